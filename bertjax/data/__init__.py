@@ -1,0 +1,1 @@
+"""From documents to masked records on disk, and from records to batches."""

@@ -1,0 +1,56 @@
+"""The one error a user sees: a single line that names the cause and the mend, exit status 2."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Bad input, flag, file or machine state; the message is one line for the user."""
+
+
+# What the operating system refuses, and what the user can do about it.
+_SYSTEM_ADVICE = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+    errno.EFBIG: "the file would exceed the allowed size; raise the limit (ulimit -f) or write "
+    "elsewhere",
+    errno.EACCES: "permission denied; choose another folder or change its permissions",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.ENOENT: "no such file or folder",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; choose another path",
+    errno.EISDIR: "this is a folder, not a file",
+}
+
+
+def describe_os_error(error: OSError) -> str | None:
+    """One line for the system errors a user can mend, None for the others."""
+    advice = _SYSTEM_ADVICE.get(error.errno or 0)
+    if advice is None:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{advice}"
+
+
+def run(main: Callable[[], None]) -> int:
+    """Calls main and returns the process's exit status: 0, 2 for the user's errors, 130 for ^C.
+
+    An error that is not the user's keeps its traceback: that is a bug to be reported.
+    """
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        line = describe_os_error(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,1 @@
+"""Encoders, heads and objectives: pure functions of parameters and arrays."""

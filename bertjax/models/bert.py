@@ -1,0 +1,101 @@
+"""BERT: embeddings, a stack of post-norm transformer layers, a pooler (Devlin et al. 2018)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from bertjax.models.config import BertConfig
+from bertjax.models.layers import (
+    Dropout,
+    EncoderLayer,
+    LayerNorm,
+    attention_bias,
+    dense,
+    kernel_init,
+)
+
+
+class EncoderOutput(NamedTuple):
+    """What every encoder returns and every head eats.
+
+    Attributes:
+      sequence: [B, T, D], the last layer.
+      layers: [L + 1, B, T, D], the embeddings and every layer after them.
+      pooled: [B, D], tanh of a linear map of the first position.
+    """
+
+    sequence: Array
+    layers: Array
+    pooled: Array
+
+
+class Embeddings(nn.Module):
+    """Sum of token, position and segment embeddings, normalised (paper, figure 2)."""
+
+    config: BertConfig
+
+    def setup(self) -> None:
+        def table(rows: int) -> nn.Embed:
+            return nn.Embed(
+                rows, self.config.hidden_size, embedding_init=kernel_init(self.config)
+            )
+
+        self.token = table(self.config.vocab_size)
+        self.position = table(self.config.max_positions)
+        self.segment = table(self.config.num_segments)
+        self.norm = LayerNorm(self.config)
+        self.dropout = Dropout(self.config.hidden_dropout)
+
+    def __call__(self, input_ids: Array, segment_ids: Array, deterministic: bool) -> Array:
+        length = input_ids.shape[1]
+        # [B, T] -> [B, T, D]
+        summed = self.token(input_ids) + self.position.embedding[:length]
+        # A product with the one-hot segments has a cheap gradient, unlike a gather of two rows.
+        one_hot = jnp.eye(self.config.num_segments, dtype=summed.dtype)[segment_ids]
+        summed = summed + one_hot @ self.segment.embedding
+        return self.dropout(self.norm(summed), deterministic).astype(self.config.dtype)
+
+
+class Bert(nn.Module):
+    """The encoder."""
+
+    config: BertConfig
+
+    def setup(self) -> None:
+        self.embeddings = Embeddings(self.config)
+        self.layer = [EncoderLayer(self.config) for _ in range(self.config.num_layers)]
+        self.pooler = dense(self.config.hidden_size, self.config, "pooler")
+
+    def __call__(
+        self,
+        input_ids: Array,
+        input_mask: Array,
+        segment_ids: Array,
+        *,
+        deterministic: bool = True,
+    ) -> EncoderOutput:
+        """Encodes a batch.
+
+        Args:
+          input_ids: [B, T] int32 token ids, T at most config.max_positions.
+          input_mask: [B, T], 1 for real tokens and 0 for padding.
+          segment_ids: [B, T], 0 for the first segment and 1 for the second.
+          deterministic: False turns dropout on; the "dropout" random stream is then needed.
+        """
+        bias = attention_bias(input_mask)
+        x = self.embeddings(input_ids, segment_ids, deterministic)
+        layers = [x]
+        for layer in self.layer:
+            x = layer(x, bias, deterministic)
+            layers.append(x)
+        # [B, T, D] -> [B, D]
+        pooled = jnp.tanh(self.pooler(x[:, 0]))
+        return EncoderOutput(sequence=x, layers=jnp.stack(layers), pooled=pooled)
+
+    def token_table(self) -> Array:
+        """[V, D], which the masked-LM head shares with the input (paper, appendix A.2)."""
+        return self.embeddings.token.embedding

@@ -1,0 +1,98 @@
+"""The sizes of BERT: one frozen dataclass, and the table of published sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bertjax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+    """Everything that fixes the shape and arithmetic of an encoder (Devlin et al. 2018, section 3).
+
+    Attributes:
+      vocab_size: V, rows of the token table.
+      hidden_size: D.
+      num_layers: L.
+      num_heads: H; each head is D / H wide.
+      intermediate_size: inner width of the feed-forward part, 4 D in the paper.
+      max_positions: longest input the position table covers.
+      num_segments: rows of the segment table.
+      hidden_dropout, attention_dropout: probabilities of dropping a value.
+      norm_epsilon: added to the variance in layer normalisation.
+      initializer_range: deviation of the truncated normal that kernels start from.
+      dtype: of the matrix products, "float32" or "bfloat16"; parameters, softmax, layer
+        normalisation and loss are float32 in both.
+    """
+
+    vocab_size: int
+    hidden_size: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    intermediate_size: int = 3072
+    max_positions: int = 512
+    num_segments: int = 2
+    hidden_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    norm_epsilon: float = 1e-12
+    initializer_range: float = 0.02
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_heads:
+            raise UserError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}"
+            )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"dtype '{self.dtype}' is unknown; use float32 or bfloat16")
+
+    def to_dict(self) -> dict[str, int | float | str]:
+        return dataclasses.asdict(self)
+
+
+def _miniatures() -> dict[str, dict[str, int]]:
+    """The 24 sizes of Turc et al. 2019: L in 2..12, D in 128..768, heads of width 64."""
+    return {
+        f"L{layers}_H{width}": {
+            "num_layers": layers,
+            "hidden_size": width,
+            "num_heads": width // 64,
+            "intermediate_size": 4 * width,
+        }
+        for layers in (2, 4, 6, 8, 10, 12)
+        for width in (128, 256, 512, 768)
+    }
+
+
+SIZES: dict[str, dict[str, int]] = {
+    **_miniatures(),
+    "tiny": _miniatures()["L2_H128"],
+    "mini": _miniatures()["L4_H256"],
+    "small": _miniatures()["L4_H512"],
+    "medium": _miniatures()["L8_H512"],
+    "minilm": {
+        "num_layers": 6,
+        "hidden_size": 384,
+        "num_heads": 12,
+        "intermediate_size": 1536,
+    },
+    "base": _miniatures()["L12_H768"],
+    "large": {
+        "num_layers": 24,
+        "hidden_size": 1024,
+        "num_heads": 16,
+        "intermediate_size": 4096,
+    },
+}
+
+
+def size(name: str) -> dict[str, int]:
+    """The dimensions of a published size.
+
+    Raises:
+      UserError: the name is not in SIZES; the message lists the legal ones.
+    """
+    if name not in SIZES:
+        raise UserError(f"unknown size '{name}'; choose one of {', '.join(SIZES)}")
+    return dict(SIZES[name])

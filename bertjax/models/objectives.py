@@ -1,0 +1,117 @@
+"""What is minimised: sums over a batch and the counts that divide them, kept apart.
+
+A loss is one global sum over one global count. Sums add up over microbatches and devices; a mean
+of means does not. So an objective gives its sums and its counts separately, and the train step
+divides once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax import Array
+
+Batch = dict[str, Array]
+# {"masked_lm": {"loss": sum, "accuracy": sum}, ...}: every part's "loss" is minimised.
+Sums = dict[str, dict[str, Array]]
+
+
+class Objective(NamedTuple):
+    """The two halves of a loss.
+
+    Attributes:
+      counts: batch -> {part: how many examples the part's sums run over}.
+      sums: (params, batch, dropout key or None) -> {part: {"loss": sum, metric: sum, ...}}.
+    """
+
+    counts: Callable[[Batch], dict[str, Array]]
+    sums: Callable[[Any, Batch, Array | None], Sums]
+
+
+def _cross_entropy_sums(logits: Array, labels: Array, weights: Array) -> dict[str, Array]:
+    """Weighted sums of the loss (nats) and of the correct predictions over all leading axes."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+    return {"loss": jnp.sum(losses * weights), "accuracy": jnp.sum(correct * weights)}
+
+
+def _dropout(key: Array | None) -> dict[str, Any]:
+    if key is None:
+        return {"deterministic": True}
+    return {"deterministic": False, "rngs": {"dropout": key}}
+
+
+def pretraining(model: nn.Module) -> Objective:
+    """Masked LM plus next sentence, the sum of the two mean losses (paper, appendix A.2)."""
+
+    def counts(batch: Batch) -> dict[str, Array]:
+        return {
+            "masked_lm": jnp.sum(batch["masked_lm_weights"]),
+            "next_sentence": jnp.asarray(batch["next_sentence_labels"].size, jnp.float32),
+        }
+
+    def sums(params: Any, batch: Batch, key: Array | None) -> Sums:
+        output = model.apply(
+            {"params": params},
+            batch["input_ids"],
+            batch["input_mask"],
+            batch["segment_ids"],
+            batch["masked_lm_positions"],
+            **_dropout(key),
+        )
+        pairs = batch["next_sentence_labels"].reshape(-1)
+        return {
+            "masked_lm": _cross_entropy_sums(
+                output.masked_lm, batch["masked_lm_ids"], batch["masked_lm_weights"]
+            ),
+            "next_sentence": _cross_entropy_sums(
+                output.next_sentence, pairs, jnp.ones(pairs.shape)
+            ),
+        }
+
+    return Objective(counts, sums)
+
+
+def classification(model: nn.Module) -> Objective:
+    """Cross entropy over labels [B]; rows whose example_weights are 0 only fill the batch."""
+
+    def counts(batch: Batch) -> dict[str, Array]:
+        return {"label": jnp.sum(batch["example_weights"])}
+
+    def sums(params: Any, batch: Batch, key: Array | None) -> Sums:
+        logits = model.apply(
+            {"params": params},
+            batch["input_ids"],
+            batch["input_mask"],
+            batch["segment_ids"],
+            **_dropout(key),
+        )
+        return {"label": _cross_entropy_sums(logits, batch["labels"], batch["example_weights"])}
+
+    return Objective(counts, sums)
+
+
+def total_loss(sums: Sums, counts: dict[str, Array]) -> Array:
+    """The scalar to minimise: every part's loss over its count, added up."""
+    parts = [sums[part]["loss"] / jnp.maximum(counts[part], 1.0) for part in sums]
+    return jnp.sum(jnp.stack(parts))
+
+
+def averages(sums: Sums, counts: dict[str, Array]) -> dict[str, Array]:
+    """{"masked_lm_loss": mean, "masked_lm_accuracy": mean, ...}."""
+    return {
+        f"{part}_{name}": value / jnp.maximum(counts[part], 1.0)
+        for part, values in sums.items()
+        for name, value in values.items()
+    }
+
+
+def zeros_like_sums(objective: Objective, params: Any, batch: Batch, key: Array | None) -> Sums:
+    """Sums of an empty batch: where accumulation starts."""
+    shapes = jax.eval_shape(objective.sums, params, batch, key)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

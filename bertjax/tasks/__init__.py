@@ -1,0 +1,1 @@
+"""Downstream tasks: read, encode, score, write."""

@@ -1,0 +1,108 @@
+"""One update, as a pure function of state and batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from bertjax.models import objectives
+from bertjax.models.objectives import Batch, Objective
+from bertjax.state import TrainState
+
+Metrics = dict[str, Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def dropout_key(seed: int, step: Array) -> Array:
+    """The random key of a step; a function of seed and step alone, so a resumed run repeats it."""
+    # The "rbg" generator costs a fraction of threefry's time on every kind of device.
+    return jax.random.fold_in(jax.random.key(seed, impl="rbg"), step)
+
+
+def _microbatches(batch: Batch, count: int) -> Batch:
+    """[B, ...] -> [count, B / count, ...]; every device cuts its own rows, none change place."""
+
+    def split(x: Array) -> Array:
+        return x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(split, batch)
+
+
+def _gradients(
+    objective: Objective, params: Any, batch: Batch, counts: Metrics, key: Array
+) -> tuple[Any, objectives.Sums]:
+    def loss(params: Any) -> tuple[Array, objectives.Sums]:
+        sums = objective.sums(params, batch, key)
+        return objectives.total_loss(sums, counts), sums
+
+    gradients, sums = jax.grad(loss, has_aux=True)(params)
+    return gradients, sums
+
+
+def _accumulated(
+    objective: Objective, params: Any, batch: Batch, counts: Metrics, key: Array, microbatches: int
+) -> tuple[Any, objectives.Sums]:
+    """Adds up gradients over microbatches; counts are the whole batch's, so the sum is exact."""
+    parts = _microbatches(batch, microbatches)
+    keys = jax.random.split(key, microbatches)
+
+    def add(total: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
+        found = _gradients(objective, params, part[0], counts, part[1])
+        return jax.tree.map(jnp.add, total, found), None
+
+    first = jax.tree.map(lambda x: x[0], parts)
+    empty = (
+        optax.tree.zeros_like(params),
+        objectives.zeros_like_sums(objective, params, first, key),
+    )
+    return jax.lax.scan(add, empty, (parts, keys))[0]
+
+
+def make_train_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    microbatches: int = 1,
+) -> TrainStep:
+    """Builds the jitted step; the state it is given is consumed (its memory is reused).
+
+    The loss is one global sum over one global count. `microbatches` > 1 runs the batch in that
+    many parts, one after the other, for the gradient of the whole.
+
+    Metrics: the objective's averages, "loss" (their minimised sum) and "gradient_norm".
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        counts = objective.counts(batch)
+        key = dropout_key(seed, state.step)
+        if microbatches == 1:
+            gradients, sums = _gradients(objective, state.params, batch, counts, key)
+        else:
+            gradients, sums = _accumulated(
+                objective, state.params, batch, counts, key, microbatches
+            )
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {
+            "loss": objectives.total_loss(sums, counts),
+            "gradient_norm": optax.global_norm(gradients),
+            **objectives.averages(sums, counts),
+        }
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+EvalStep = Callable[[Any, Batch], tuple[objectives.Sums, dict[str, Array]]]
+
+
+def make_eval_step(objective: Objective) -> EvalStep:
+    """Builds (params, batch) -> (sums, counts), without dropout."""
+    return jax.jit(lambda params, batch: (objective.sums(params, batch, None),
+                                          objective.counts(batch)))

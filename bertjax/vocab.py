@@ -1,0 +1,231 @@
+"""Learns a WordPiece or SentencePiece vocabulary from text of any length in bounded memory.
+
+One pass counts the words, a full table drops its rarest; SentencePiece's trainer then learns from
+the counts alone, so learning takes as long for 1 GB as for 100 GB of text.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import sentencepiece
+
+from bertjax import tokenizer
+from bertjax.errors import UserError
+
+# As in the files of 2018: [PAD] is 0, [UNK] 100, [CLS] 101, [SEP] 102, [MASK] 103.
+UNUSED = 99
+# SentencePiece marks the begin of a word and an unknown character with these two.
+_SPACE, _RESERVED = "▁", frozenset("▁▅")
+_THREADS = 8  # fixed, because the order of the sums, and so the vocabulary, hangs on it
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A vocabulary and how it came about; `learned.tokenizer.save(folder)` writes its files."""
+
+    tokenizer: tokenizer.Tokenizer
+    words: int  # different words it was learned from
+    dropped: int  # rare words dropped to stay within memory
+    note: str  # what the user should know, or ""
+
+
+def learn(
+    lines: Iterable[str],
+    *,
+    kind: str = "wordpiece",
+    size: int = 30_522,
+    lowercase: bool = True,
+    coverage: float = 0.9999,
+    unused: int = UNUSED,
+    model: str = "unigram",
+    max_words: int = 1_000_000,
+    progress: Callable[[int], None] | None = None,
+) -> Learned:
+    """Learns a vocabulary; the same lines give the same bytes on any machine.
+
+    Args:
+      lines: text, one line at a time; read once.
+      kind: "wordpiece" or "sentencepiece".
+      size: entries wanted; rounded up to a multiple of 8, which accelerators like, with unused
+        entries. With too little text the vocabulary is smaller and `note` says so.
+      coverage: share of all characters in the text whose letters must be in the vocabulary; the
+        letters beyond it become [UNK], so that a few stray signs do not fill the vocabulary.
+      unused: [unusedN] entries of a WordPiece vocabulary, for the user's own symbols later.
+      model: "unigram" or "bpe", for SentencePiece.
+      max_words: different words held in memory (about 100 bytes each).
+      progress: called with the number of characters read so far, every few megabytes.
+
+    Raises:
+      UserError: no text, or a size below the special symbols and the alphabet.
+    """
+    learners = {"wordpiece": _wordpiece, "sentencepiece": _sentencepiece}
+    if kind not in learners:
+        raise UserError(f"unknown kind of vocabulary {kind!r}; known: {', '.join(learners)}")
+    counts, dropped = count_chunks(lines, max_words, progress)
+    if not counts:
+        raise UserError("no text to learn a vocabulary from: every line is empty")
+    wanted = -(-size // 8) * 8
+    if kind == "wordpiece":
+        made = _wordpiece(counts, wanted, lowercase, coverage, unused)
+    else:
+        made = _sentencepiece(counts, wanted, lowercase, coverage, model)
+    note = ""
+    if made.vocab_size < wanted:
+        note = (
+            f"the text is too short for {size} entries; the vocabulary has {made.vocab_size}. "
+            "Give more text or a smaller size"
+        )
+    return Learned(made, len(counts), dropped, note)
+
+
+def count_chunks(
+    lines: Iterable[str], limit: int, progress: Callable[[int], None] | None = None
+) -> tuple[Counter[str], int]:
+    """Counts the white-space-delimited chunks, and how many rare ones memory had no room for.
+
+    Above `limit` different chunks the rarer half goes (of equals, the later in the alphabet), as
+    in word2vec: what is rare so far can hardly become frequent enough to matter.
+    """
+    counts: Counter[str] = Counter()
+    dropped = read = reported = 0
+    for line in lines:
+        counts.update(tokenizer.chunks(line))
+        if len(counts) > limit:
+            dropped += len(counts) - limit // 2
+            counts = Counter(dict(_by_frequency(counts)[: limit // 2]))
+        read += len(line)
+        if progress and read - reported >= 1 << 22:
+            progress(read)
+            reported = read
+    return counts, dropped
+
+
+def _by_frequency(counts: Counter[str]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda row: (-row[1], row[0]))
+
+
+# --- WordPiece ------------------------------------------------------------------------------
+
+
+def _wordpiece(
+    counts: Counter[str], size: int, lowercase: bool, coverage: float, unused: int
+) -> tokenizer.Tokenizer:
+    """Byte-pair encoding over the words that the WordPiece tokenizer itself will see."""
+    words: Counter[str] = Counter()
+    for chunk, count in counts.items():
+        for word in tokenizer.basic_words(chunk, lowercase).split():
+            words[word] += count
+    letters = alphabet(words, coverage)
+    head = ["[PAD]", *(f"[unused{i}]" for i in range(unused)), *tokenizer.SPECIALS[1:]]
+    tokens = head + letters + ["##" + letter for letter in letters]
+    if size < len(tokens):
+        raise UserError(
+            f"a vocabulary of {size} is too small: {len(head)} special and unused entries and the "
+            f"{len(letters)} letters of this text, each in two forms, need {len(tokens)}; "
+            "give a larger size or a lower coverage"
+        )
+    known = set(letters)
+    kept = Counter({w: n for w, n in words.items() if known.issuperset(w)})
+    merges = size - len(tokens) + len(letters)  # ▁a is a merge there, and a letter here
+    pieces = _train(
+        kept,
+        model_type="bpe",
+        vocab_size=2 + len(letters) + merges,
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        max_sentencepiece_length=24,
+        unk_id=0,
+        pad_id=-1,
+        bos_id=-1,
+        eos_id=-1,
+    )
+    reader = sentencepiece.SentencePieceProcessor(model_proto=pieces)
+    merged = map(reader.id_to_piece, range(1, reader.get_piece_size()))
+    # SentencePiece gives merges in the order they were made, the most useful first.
+    tokens += [_as_wordpiece(piece) for piece in merged if piece != _SPACE]
+    tokens = list(dict.fromkeys(tokens))[:size]
+    room = -len(tokens) % 8
+    tokens += [f"[unused{i}]" for i in range(unused, unused + room)]
+    return tokenizer.WordPieceTokenizer(tokens, lowercase)
+
+
+def _as_wordpiece(piece: str) -> str:
+    return piece[1:] if piece.startswith(_SPACE) else "##" + piece
+
+
+def alphabet(words: Counter[str], coverage: float) -> list[str]:
+    """The commonest letters, which together make up `coverage` of all characters, sorted."""
+    letters: Counter[str] = Counter()
+    for word, count in words.items():
+        for letter in word:
+            letters[letter] += count
+    left = coverage * sum(letters.values())
+    kept = []
+    for letter, count in _by_frequency(letters):
+        if left <= 0:
+            break
+        kept.append(letter)
+        left -= count
+    return sorted(set(kept) - _RESERVED)
+
+
+# --- SentencePiece --------------------------------------------------------------------------
+
+
+def _sentencepiece(
+    counts: Counter[str], size: int, lowercase: bool, coverage: float, model: str
+) -> tokenizer.Tokenizer:
+    """A SentencePiece model with BERT's five symbols, which text itself can never produce."""
+    if model not in ("unigram", "bpe"):
+        raise UserError(f"unknown SentencePiece model {model!r}; known: unigram, bpe")
+    settings = dict(
+        model_type=model,
+        vocab_size=size,
+        character_coverage=coverage,
+        normalization_rule_name="nmt_nfkc_cf" if lowercase else "nmt_nfkc",
+    )
+    for role, (number, name) in zip(
+        ("pad", "unk", "bos", "eos"), enumerate(tokenizer.SPECIALS), strict=False
+    ):
+        settings |= {f"{role}_id": number, f"{role}_piece": name}
+    made = tokenizer.SentencePieceTokenizer(_train(counts, **settings, control_symbols="[MASK]"))
+    if room := -made.vocab_size % 8:  # too little text for the size
+        symbols = ["[MASK]", *(f"[unused{i}]" for i in range(room))]
+        settings |= {"vocab_size": made.vocab_size + room, "control_symbols": symbols}
+        made = tokenizer.SentencePieceTokenizer(_train(counts, **settings))
+    return made
+
+
+def _train(counts: Counter[str], **settings: object) -> bytes:
+    """SentencePiece's trainer on word counts; the bytes of its model."""
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(_rows(counts)),
+            input_format="tsv",
+            model_writer=model,
+            hard_vocab_limit=False,
+            num_threads=_THREADS,
+            minloglevel=4,
+            **settings,
+        )
+    except RuntimeError as error:
+        raise UserError(f"SentencePiece cannot learn from this text: {error}") from None
+    return model.getvalue()
+
+
+def _rows(counts: Counter[str]) -> Iterable[str]:
+    """The trainer's rows, word<TAB>count.
+
+    It seeds its pieces from strings that stand in two rows at least, so that a word must be
+    written in two halves to count as often as it does.
+    """
+    for word, count in _by_frequency(counts):
+        if _RESERVED.isdisjoint(word):
+            yield f"{word}\t{count - count // 2}"
+            if count > 1:
+                yield f"{word}\t{count // 2}"
