@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ast
 import csv
+import functools
+import gc
 import hashlib
 import inspect
 import multiprocessing
@@ -67,8 +69,8 @@ def sources(search: Sequence[str] | None = None) -> list[Source]:
     with its standard library.
     """
     found = [] if search else list(_standard_library())
-    options = {"path": list(search)} if search else {}
-    for distribution in metadata.distributions(**options):
+    here = metadata.distributions(path=list(search)) if search else metadata.distributions()
+    for distribution in here:
         name = distribution.metadata["Name"]
         if name and name.lower() not in _SKIPPED_LIBRARIES:
             found += _package(distribution, name.lower().replace("_", "-"))
@@ -95,8 +97,8 @@ def _package(distribution: metadata.Distribution, library: str) -> Iterator[Sour
     for name in names:
         if name.endswith(".py") and _SKIPPED_PARTS.isdisjoint(name.split("/")):
             yield Source(library, _module(name), str(distribution.locate_file(name)))
-    description = distribution.metadata.get_payload()
-    if isinstance(description, str) and description.strip():
+    description = str(distribution.metadata.json.get("description", ""))
+    if description.strip():
         yield Source(library, "README", description)
 
 
@@ -107,7 +109,11 @@ def _module(name: str) -> str:
 # --- From a docstring to sentences ----------------------------------------------------------
 
 _UNDERLINE = re.compile(r"([=\-~^\"'`#*+.:_])\1{2,}\s*$")
-_DROPPED = re.compile(r"\s*(>>>|\.\.\. |\.\.\.$|\.\. |\||\+[-=]|#|@\w|In \[|Out\[|\$ |%|:type |:rtype|<)")
+# Directives, tables, headings, shell lines, tags, and section names such as "Args:".
+_DROPPED = re.compile(
+    r"\.\. |\||\+[-=]|#|@\w|In \[|Out\[|\$ |%|:type |:rtype|<|"
+    r"[A-Z]\w+( \w+){0,2}:$"
+)
 _FIELD = re.compile(r":(?:param|arg|return|returns|raises|raise|keyword)[^:]*:\s*")
 _GOOGLE_ARGUMENT = re.compile(r"[`*]*[\w.]+[`*]*( ?\([^)]*\))?:\s+(?=\S)")
 _NUMPY_ARGUMENT = re.compile(r"[*\w][\w*, .]* : .*$")
@@ -127,9 +133,13 @@ _MARKUP = [
     )
 ]
 _FUNCTION_WORDS = frozenset(
-    "a an the of to in is are be was it its this that these those and or not for from with by on "
-    "at as if when which can may will must should has have into than then there you we".split()
+    re.findall(
+        r"\w+",
+        "a an the of to in is are be was it its this that these those and or not for from with by "
+        "on at as if when which can may will must should has have into than then there you we",
+    )
 )
+_CODE_SIGNS = re.compile(r"[\\${}|]|://|__")
 _PLAIN_WORD = re.compile(r"[(\"']?[A-Za-z][A-Za-z'’-]*[)\"']?[.,;:!?]?[)\"']?$")
 
 
@@ -137,7 +147,8 @@ def prose(docstring: str) -> list[str]:
     """The English sentences of a docstring or a description, without code, tables and markup.
 
     A sentence stays when it begins with a capital letter, ends in . ! or ?, has 5 to 80 words, at
-    least 80 % of them plain words, at least 15 % of them English function words, and no link.
+    least 80 % of them plain words, at least 15 % of them English function words, and neither a
+    link nor a sign that only code and formulas have.
     """
     found = []
     for paragraph in _paragraphs(inspect.cleandoc(docstring).splitlines()):
@@ -148,7 +159,9 @@ def prose(docstring: str) -> list[str]:
 
 
 def _is_prose(sentence: str) -> bool:
-    if not (sentence[0].isupper() and sentence[-1] in ".!?") or "://" in sentence:
+    if not (sentence[0].isupper() and sentence[-1] in ".!?" and sentence.isprintable()):
+        return False
+    if _CODE_SIGNS.search(sentence):
         return False
     words = sentence.split()
     plain = sum(_PLAIN_WORD.match(word) is not None for word in words)
@@ -172,8 +185,8 @@ def _paragraphs(lines: list[str]) -> Iterator[str]:
 
 
 def _without_code(lines: list[str]) -> Iterator[str]:
-    """Leaves out fenced code, literal blocks and directives (all that is indented below them)."""
-    fence, below = "", -1
+    """Leaves out fenced code, doctests, literal blocks and directives with what is below them."""
+    fence, below, doctest = "", -1, False
     for line in lines:
         text = line.strip()
         indent = len(line) - len(line.lstrip())
@@ -181,7 +194,8 @@ def _without_code(lines: list[str]) -> Iterator[str]:
             fence = "" if text.startswith(fence) else fence
         elif text[:3] in ("```", "~~~"):
             fence = text[:3]
-        elif not text:
+        elif not text or doctest or text.startswith(">>>"):
+            doctest = bool(text)  # up to the next blank line it is code or output
             yield ""
         elif below < 0 or indent <= below:
             below = indent if text.endswith("::") or text.startswith(".. ") else -1
@@ -208,10 +222,10 @@ def _read(source: Source) -> list[list[str]]:
     return [found for text in dict.fromkeys(_docstrings(tree)) if (found := prose(text))]
 
 
-def _docstrings(tree: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-                ) -> Iterator[str]:
-    text = ast.get_docstring(tree, clean=False)
-    if text and text.isprintable() is not None:
+def _docstrings(
+    tree: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef,
+) -> Iterator[str]:
+    if text := ast.get_docstring(tree, clean=False):
         yield text
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -247,7 +261,8 @@ def _read_all(found: list[Source], workers: int | None) -> Iterator[list[list[st
         return
     # Not fork: the caller may have threads (JAX has), which a fork can leave locked.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    # A syntax tree has no cycles: looking for them costs a fifth of the time and finds nothing.
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=gc.disable) as pool:
         yield from pool.map(_read, found, chunksize=64)
 
 
@@ -262,8 +277,7 @@ def write_corpus(path: str | Path, found: Iterable[Document] | None = None) -> t
     """Writes one sentence a line, a blank line between documents; (documents, bytes) written.
 
     Raises:
-      UserError: the installed packages carry no docstrings (python -OO does not matter; stripped
-        installations do).
+      UserError: the installed packages carry no documentation, as in a stripped installation.
     """
     number = 0
     target = Path(path)
@@ -284,8 +298,22 @@ def write_corpus(path: str | Path, found: Iterable[Document] | None = None) -> t
 
 _BLANK = "it"
 # What the libraries are called in prose, beside their distribution and top-level module names.
-_NICKNAMES = "np jnp jsp tf plt sklearn scikit nnx linen py cpython pip sp".split()
-_DOTTED = re.compile(r"\b[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+(?:\(\))?")
+_NICKNAMES = (
+    "np",
+    "jnp",
+    "jsp",
+    "jaxpr",
+    "jaxprs",
+    "tf",
+    "plt",
+    "sklearn",
+    "nnx",
+    "linen",
+    "py",
+    "sp",
+)
+# Two letters or more in each part, to spare "i.e." and "e.g.".
+_DOTTED = re.compile(r"\b[A-Za-z_]\w+(?:\.[A-Za-z_]\w+)+(?:\(\))?")
 
 
 def write_task(
@@ -329,27 +357,36 @@ def write_task(
 
 
 def _passages(found: Iterable[Document]) -> dict[str, dict[str, list[str]]]:
-    """library -> module -> different blanked passages of 12 words or more."""
+    """library -> module -> different blanked passages of 20 words or more."""
     held = list(found)
-    names = {*_NICKNAMES, *chain.from_iterable(_names(document) for document in held)}
+    names = {*_NICKNAMES, *chain.from_iterable(map(_names, held))}
+    long = [name for name in names if len(name) >= 5]
+
+    @functools.cache
+    def is_name(word: str) -> bool:
+        return word in names or any(name in word for name in long)  # numpy, NumpyArray
+
     seen: set[bytes] = set()
     passages: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for document in held:
-        own = {part.strip("_").lower() for part in document.module.split(".")} - {""}
+        own = {part.strip("_").lower() for part in document.module.split(".")}
         for text in chain.from_iterable(map(_pack, document.docstrings)):
-            text = blank(text, names | own)
+            text = blank(text, own, is_name)
             if _is_new(text, seen):
                 passages[document.library][document.module].append(text)
     return passages
 
 
 def _names(document: Document) -> set[str]:
-    library = document.library
-    names = {library, *library.split("-")[:1]}
-    return names if document.module == "README" else {*names, document.module.split(".")[0]}
+    """What must not be said: the distribution's name and its top-level module."""
+    library, top = document.library, document.module.split(".")[0].lower()
+    # The standard library's top-level modules are everyday words: string, select, copy.
+    if library == STANDARD_LIBRARY or document.module == "README":
+        return {library}
+    return {library, library.split("-")[0], top}
 
 
-def _pack(docstring: list[str], enough: int = 12) -> Iterator[str]:
+def _pack(docstring: list[str], enough: int = 20) -> Iterator[str]:
     """Consecutive sentences together, until there are `enough` words to tell a library by."""
     held: list[str] = []
     for sentence in docstring:
@@ -359,18 +396,15 @@ def _pack(docstring: list[str], enough: int = 12) -> Iterator[str]:
             held = []
 
 
-def blank(text: str, names: set[str]) -> str:
-    """Puts a neutral word in the place of dotted names and of the given (lower-case) names."""
-    text = _DOTTED.sub(_BLANK, text)
-    return re.sub(
-        r"[A-Za-z_][\w]*",
-        lambda word: _BLANK if _is_name(word.group().lower(), names) else word.group(),
-        text,
-    )
+def blank(text: str, own: set[str], is_name: Callable[[str], bool]) -> str:
+    """Puts a neutral word in the place of dotted names, of names and of the module's `own`."""
 
+    def replace(word: re.Match[str]) -> str:
+        lower = word.group().lower().strip("_")
+        hidden = lower not in _FUNCTION_WORDS and (lower in own or is_name(lower))
+        return _BLANK if hidden else word.group()
 
-def _is_name(word: str, names: set[str]) -> bool:
-    return word not in _FUNCTION_WORDS and (word in names or word.strip("_") in names)
+    return re.sub(r"[A-Za-z_]\w*", replace, _DOTTED.sub(_BLANK, text))
 
 
 def _divide(modules: dict[str, list[str]], need: dict[str, int]) -> dict[str, list[str]]:

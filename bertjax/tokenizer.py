@@ -375,7 +375,9 @@ def load(path: str | Path, lowercase: bool | None = None) -> Tokenizer:
         tokens = _read_vocabulary(file)
     for name in SPECIALS:
         if name not in tokens:
-            raise UserError(f"{file}: no {name} in the vocabulary; BERT needs {', '.join(SPECIALS)}")
+            raise UserError(
+                f"{file}: no {name} in the vocabulary; BERT needs {', '.join(SPECIALS)}"
+            )
     if lowercase is None:
         lowercase = not any(t != t.lower() for t in tokens if not t.startswith("["))
     limit = settings.get("max_chars_per_word", MAX_CHARS_PER_WORD)

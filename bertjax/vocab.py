@@ -10,6 +10,7 @@ import io
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import sentencepiece
 
@@ -182,7 +183,7 @@ def _sentencepiece(
     """A SentencePiece model with BERT's five symbols, which text itself can never produce."""
     if model not in ("unigram", "bpe"):
         raise UserError(f"unknown SentencePiece model {model!r}; known: unigram, bpe")
-    settings = dict(
+    settings: dict[str, Any] = dict(
         model_type=model,
         vocab_size=size,
         character_coverage=coverage,
@@ -200,7 +201,7 @@ def _sentencepiece(
     return made
 
 
-def _train(counts: Counter[str], **settings: object) -> bytes:
+def _train(counts: Counter[str], **settings: Any) -> bytes:
     """SentencePiece's trainer on word counts; the bytes of its model."""
     model = io.BytesIO()
     try:

@@ -1,0 +1,122 @@
+"""Speed of WordPiece encoding and agreement with its peers, on real text; prints one table.
+
+    BERTJAX_DATA=<folder> python benchmarks/tokenizer.py [--reference <folder>]
+
+The folder holds corpus/*.txt.xz and vocab/bert-base-{uncased,cased}-vocab.txt. Peers, each left out
+by name when it is not installed: tokenization.py of google-research/bert (--reference names the
+folder it lies in; else tf-models-official's copy), Hugging Face tokenizers, tensorflow-text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+from bertjax import errors, text, tokenizer
+
+Encode = Callable[[list[str]], list[list[int]]]
+
+
+def main() -> None:
+    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags.add_argument("--reference", help="folder of google-research/bert's tokenization.py")
+    flags.add_argument("--lines", type=int, default=20_000, help="lines of the corpus to encode")
+    flags.add_argument("--rounds", type=int, default=5, help="runs of each, taken in turn")
+    flags.add_argument("--case", choices=("uncased", "cased"), default="uncased")
+    options = flags.parse_args()
+    folder = os.environ.get("BERTJAX_DATA")
+    if not folder:
+        print("skipped: BERTJAX_DATA, the folder with the corpus and vocabularies, is not set")
+        return
+    vocabulary = Path(folder, "vocab", f"bert-base-{options.case}-vocab.txt")
+    lines = read_lines(Path(folder), options.lines)
+    ours = tokenizer.load(vocabulary, options.case == "uncased")
+    encoders: dict[str, Encode] = {"bertjax": ours.encode_batch}
+    for name, find in PEERS.items():
+        try:
+            encoders[name] = find(vocabulary, options.case == "uncased", options.reference)
+        except ImportError as error:
+            print(f"{name}: left out ({error})")
+    report(encoders, lines, options.rounds, ours)
+
+
+def read_lines(folder: Path, number: int) -> list[str]:
+    documents = text.documents([str(folder / "corpus" / "*.txt.xz")])
+    return list(islice((line for document in documents for line in document), number))
+
+
+def google_research(vocabulary: Path, lowercase: bool, reference: str | None) -> Encode:
+    if reference:
+        sys.path.insert(0, reference)
+        module = importlib.import_module("tokenization")
+    else:
+        module = importlib.import_module("official.nlp.tools.tokenization")
+    reader = module.FullTokenizer(str(vocabulary), do_lower_case=lowercase)
+    return lambda lines: [reader.convert_tokens_to_ids(reader.tokenize(s)) for s in lines]
+
+
+def hugging_face(vocabulary: Path, lowercase: bool, reference: str | None) -> Encode:
+    from tokenizers.implementations import BertWordPieceTokenizer
+
+    # One thread, as the others: this is a comparison per core.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    reader = BertWordPieceTokenizer(str(vocabulary), lowercase=lowercase)
+    # Its file lists the specials as added tokens; here text is to be text.
+    reader.encode_special_tokens = True
+    return lambda lines: [row.ids for row in reader.encode_batch(lines, add_special_tokens=False)]
+
+
+def tensorflow_text(vocabulary: Path, lowercase: bool, reference: str | None) -> Encode:
+    module = importlib.import_module("tensorflow_text")
+    tokens = vocabulary.read_text(encoding="utf-8").splitlines()
+    reader = module.FastBertTokenizer(tokens, lower_case_nfd_strip_accents=lowercase)
+    return lambda lines: reader.tokenize(lines).merge_dims(1, 2).to_list()
+
+
+PEERS = {
+    "google-research/bert": google_research,
+    "HF tokenizers": hugging_face,
+    "tensorflow-text": tensorflow_text,
+}
+
+
+def report(
+    encoders: dict[str, Encode], lines: list[str], rounds: int, ours: tokenizer.Tokenizer
+) -> None:
+    """Runs the encoders in turn, so that what else the machine does hits all of them alike."""
+    megabytes = sum(len(line.encode()) for line in lines) / 1e6
+    speeds: dict[str, list[float]] = {name: [] for name in encoders}
+    results = {name: encode(lines) for name, encode in encoders.items()}
+    for _ in range(rounds):
+        for name, encode in encoders.items():
+            begin = time.perf_counter()
+            encode(lines)
+            speeds[name].append(megabytes / (time.perf_counter() - begin))
+    print(f"{len(lines)} lines, {megabytes:.1f} MB, one process, {rounds} rounds in turn")
+    print(f"{'':22}{'MB/s median':>12}{'min':>8}{'max':>8}{'lines that differ':>20}")
+    for name, found in speeds.items():
+        differ = differences(results["bertjax"], results[name])
+        row = f"{name:22}{statistics.median(found):12.2f}{min(found):8.2f}{max(found):8.2f}"
+        print(f"{row}{len(differ):20}")
+    for name, found_ids in results.items():
+        for i in differences(results["bertjax"], found_ids)[:3]:
+            pair = zip(results["bertjax"][i], found_ids[i], strict=False)
+            at = next((j for j, (a, b) in enumerate(pair) if a != b), 0)
+            mine = ours.pieces(results["bertjax"][i][at : at + 6])
+            theirs = ours.pieces(found_ids[i][at : at + 6])
+            print(f"line {i}: bertjax {mine}, {name} {theirs}")
+
+
+def differences(ours: list[list[int]], theirs: list[list[int]]) -> list[int]:
+    return [i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main))

@@ -1,0 +1,215 @@
+"""Run folders: the resolved config, and checkpoints that are there in full or not at all.
+
+    run/config.json           everything needed to rebuild model and tokenizer
+    run/vocab.txt ...         the tokenizer
+    run/checkpoints/<step>/   params/, optimizer/ (and metrics), written by orbax
+
+Only this file knows orbax.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from flax import traverse_util
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from bertjax.data.records import write_whole
+from bertjax.errors import UserError
+from bertjax.state import TrainState
+
+CONFIG = "config.json"
+
+
+def save_config(run: Path, config: dict[str, Any]) -> None:
+    """Writes the resolved config of a run.
+
+    Raises:
+      UserError: the folder already belongs to a run with another config; the difference is named.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    if (run / CONFIG).exists():
+        _refuse_difference(run, load_config(run), config)
+    write_whole(run / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def load_config(run: Path) -> dict[str, Any]:
+    """The resolved config of a run.
+
+    Raises:
+      UserError: not a run folder.
+    """
+    path = run / CONFIG
+    if not path.is_file():
+        raise UserError(f"{run}: not a run (no {CONFIG}); give the --workdir of a training run")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from error
+
+
+def _refuse_difference(run: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    old = traverse_util.flatten_dict(saved, sep=".")
+    new = traverse_util.flatten_dict(json.loads(json.dumps(wanted)), sep=".")
+    changed = [
+        f"{name} was {old.get(name, 'unset')}, is {new.get(name, 'unset')}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+    if changed:
+        raise UserError(
+            f"{run}: holds a run with other settings ({'; '.join(changed[:3])}); "
+            "use another --workdir or delete the folder"
+        )
+
+
+def _open(run: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
+    # orbax warns about every option that was set on purpose.
+    logging.set_verbosity(logging.ERROR)
+    handlers = {name: ocp.StandardCheckpointHandler() for name in ("params", "optimizer")}
+    return ocp.CheckpointManager(
+        (run / "checkpoints").absolute(), options=options, item_handlers=handlers
+    )
+
+
+def _score(metrics: dict[str, float]) -> float:
+    return metrics["score"]
+
+
+class Checkpoints:
+    """Saves and restores the states of one run; a context that ends when all is on disk."""
+
+    def __init__(self, run: Path, *, keep_last: int = 2):
+        """Keeps the last n and, of those saved with a score, the best one too."""
+        self._run = run
+        keep = preservation_policy.AnyPreservationPolicy(
+            [
+                preservation_policy.LatestN(keep_last),
+                preservation_policy.BestN(
+                    n=1, get_metric_fn=_score, keep_checkpoints_without_metrics=False
+                ),
+            ]
+        )
+        self._manager = _open(run, ocp.CheckpointManagerOptions(best_fn=_score, preservation_policy=keep))
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, score: float | None = None) -> None:
+        """Saves in the background; a checkpoint appears under its name when it is complete.
+
+        Args:
+          score: of the state on the development set, higher is better.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(state.params),
+                optimizer=ocp.args.StandardSave({"step": state.step, "state": state.opt_state}),
+            ),
+            metrics=None if score is None else {"score": score},
+            force=True,
+        )
+
+    def restore(self, abstract: TrainState) -> TrainState:
+        """The newest state, placed as `abstract` (shapes, types, shardings) says.
+
+        Raises:
+          UserError: no checkpoint, or one of other shapes.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            raise UserError(f"{self._run}: no checkpoint to restore")
+        saved = self._manager.item_metadata(step)["params"].tree
+        check_shapes(self._run, saved, abstract.params)
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(abstract.params),
+                optimizer=ocp.args.StandardRestore(
+                    {"step": abstract.step, "state": abstract.opt_state}
+                ),
+            ),
+        )
+        optimizer = restored["optimizer"]
+        return TrainState(optimizer["step"], restored["params"], optimizer["state"])
+
+
+def flat(params: Any) -> dict[str, Any]:
+    """{"encoder/layer_0/attention/query/kernel": array, ...}."""
+    return traverse_util.flatten_dict(params, sep="/")
+
+
+def check_shapes(source: Path, given: Any, wanted: Any) -> None:
+    """Compares two parameter trees by names and shapes.
+
+    Raises:
+      UserError: names the first parameter that is missing, unknown or of another shape.
+    """
+    have, want = flat(given), flat(wanted)
+    for name in sorted(have.keys() | want.keys()):
+        if name not in want or name not in have:
+            where = "only in the checkpoint" if name in have else "missing in the checkpoint"
+            raise UserError(f"{source}: parameter {name} is {where}; use the model it was made with")
+        if tuple(have[name].shape) != tuple(want[name].shape):
+            raise UserError(
+                f"{source}: parameter {name} has shape {tuple(have[name].shape)}, the model "
+                f"wants {tuple(want[name].shape)}; use the size and vocabulary it was made with"
+            )
+
+
+def load_params(run: Path, step: int | None = None, *, best: bool = False) -> Any:
+    """A run's parameters as a nested dict of NumPy arrays, on the host.
+
+    Args:
+      step: the newest checkpoint if not given.
+      best: the one with the highest score instead, if any has a score.
+
+    Raises:
+      UserError: no such run or checkpoint.
+    """
+    load_config(run)
+    if not (run / "checkpoints").is_dir():
+        raise UserError(f"{run}: no checkpoint yet; run the training first")
+    with _open(run, ocp.CheckpointManagerOptions(best_fn=_score, read_only=True)) as manager:
+        steps = sorted(manager.all_steps())
+        chosen = step if step is not None else (steps[-1] if steps else None)
+        if best and step is None:
+            scores = {s: (manager.metrics(s) or {}).get("score") for s in steps}
+            chosen = max((s for s in steps if scores[s] is not None), key=scores.get, default=chosen)
+        if chosen not in steps:
+            raise UserError(
+                f"{run}: no checkpoint {'' if step is None else f'of step {step} '}"
+                f"(there are: {', '.join(map(str, steps)) or 'none'})"
+            )
+        shapes = manager.item_metadata(chosen)["params"].tree
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+        wanted = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes
+        )
+        restored = manager.restore(
+            chosen, args=ocp.args.Composite(params=ocp.args.StandardRestore(wanted))
+        )
+    return jax.tree.map(np.asarray, restored["params"])

@@ -1,0 +1,92 @@
+"""What a run shows and keeps of itself: one live line, metrics.jsonl, TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+
+from tqdm import tqdm
+
+from bertjax.data.records import write_whole
+
+METRICS = "metrics.jsonl"
+
+# name in the metrics -> how the live line shows it, in this order.
+_SHOWN: dict[str, Callable[[float], str]] = {
+    "loss": "loss {:.3f}".format,
+    "masked_lm_accuracy": "masked-LM accuracy {:.3f}".format,
+    "next_sentence_accuracy": "next-sentence {:.3f}".format,
+    "label_accuracy": "accuracy {:.3f}".format,
+    "tokens_per_second": "{:,.0f} tokens/s".format,
+    "padding_share": "padding {:.1%}".format,
+    "input_wait_share": "input wait {:.1%}".format,
+}
+
+
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """The lines of a run's metrics.jsonl; none if it has no such file."""
+    path = run / METRICS
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+class RunLog:
+    """Writes metrics as they come; a context, so that the files are closed in any case."""
+
+    def __init__(self, run: Path, title: str, total_steps: int, start_step: int):
+        """Continues the log of a run from start_step; later lines of a killed run are dropped."""
+        import tensorflow as tf
+
+        kept = [line for line in read_metrics(run) if line["step"] <= start_step]
+        write_whole(run / METRICS, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self._summary = tf.summary
+        self._file = open(run / METRICS, "a", encoding="utf-8")  # noqa: SIM115
+        self._events = tf.summary.create_file_writer(str(run))
+        self._total, self._live = total_steps, sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total_steps, initial=start_step, desc=title, disable=not self._live,
+            bar_format="{desc} {percentage:3.0f}%|{bar:16}| {postfix}", dynamic_ncols=True,
+        )
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+        self._file.close()
+        self._events.close()
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Adds one line of metrics to the file and the events, and renews the live line."""
+        self.keep(step, metrics)
+        shown = [show(metrics[name]) for name, show in _SHOWN.items() if name in metrics]
+        eta = timedelta(seconds=round(metrics.get("eta_seconds", 0.0)))
+        line = f"step {step:,}/{self._total:,} {' | '.join(shown)} | ETA {eta}"
+        self._bar.update(step - self._bar.n)
+        self._bar.set_postfix_str(line)
+        if not self._live:
+            print(line, flush=True)
+
+    def keep(self, step: int, metrics: dict[str, float]) -> None:
+        """Adds one line of metrics to the file and the events only."""
+        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._file.flush()
+        with self._events.as_default():
+            for name, value in metrics.items():
+                self._summary.scalar(name, value, step)
+        self._events.flush()
+
+    def say(self, line: str) -> None:
+        """Prints a line without breaking the live one."""
+        self._bar.write(line, file=sys.stdout)
+        sys.stdout.flush()

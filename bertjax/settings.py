@@ -1,0 +1,64 @@
+"""Reads a config file such as configs/bert.py:tiny and applies `name=value` overrides to it."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import runpy
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from bertjax.errors import UserError
+
+
+def load(spec: str, overrides: list[str]) -> ConfigDict:
+    """Loads "path/to/file.py:argument" and overrides single values.
+
+    Args:
+      spec: a Python file with get_config(argument); the argument may be left out.
+      overrides: "train.steps=1000" and the like; names and types must be those of the config.
+
+    Raises:
+      UserError: no such file, no get_config in it, an unknown name or a value of another type.
+    """
+    name, _, argument = spec.partition(":")
+    path = Path(name)
+    if not path.is_file():
+        raise UserError(f"--config={spec}: {path} not found; try --config=configs/bert.py:tiny")
+    get_config = runpy.run_path(str(path)).get("get_config")
+    if get_config is None:
+        raise UserError(f"--config={spec}: {path} has no function get_config")
+    config = get_config(argument) if argument else get_config()
+    for override in overrides:
+        _apply(config, override)
+    return config
+
+
+def _apply(config: ConfigDict, override: str) -> None:
+    name, equals, value = override.partition("=")
+    known = _names(config)
+    if not equals or name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
+        raise UserError(f"'{override}': no such setting; write name=value, like {', '.join(near)}")
+    try:
+        config.update_from_flattened_dict({name: _parse(value)})
+    except TypeError as error:
+        kind = type(known[name]).__name__
+        raise UserError(f"'{override}': {name} is of type {kind}, give such a value") from error
+
+
+def _names(config: ConfigDict) -> dict[str, Any]:
+    return {
+        f"{group}.{name}" if isinstance(values, ConfigDict) else group: value
+        for group, values in config.items()
+        for name, value in (values.items() if isinstance(values, ConfigDict) else [("", values)])
+    }
+
+
+def _parse(value: str) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value

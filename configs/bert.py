@@ -1,0 +1,41 @@
+"""BERT pretraining as in Devlin et al. 2018; the argument is a size of bertjax.models.config.SIZES.
+
+    python -m bertjax.prepare --input books/*.txt.xz --output records/books
+    python -m bertjax.pretrain --config=configs/bert.py:tiny --workdir=runs/tiny \\
+        data.records=records/books train.steps=2000
+
+The defaults are the paper's: batches of 256 sequences, a million steps, 16 TPU chips for 4 days
+with base. On a laptop set train.batch_size=32 train.learning_rate=5e-4 and a few thousand steps.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(size: str = "base") -> ConfigDict:
+    return ConfigDict(
+        {
+            "model": {
+                "size": size,
+                "max_positions": 512,
+                "hidden_dropout": 0.1,
+                "attention_dropout": 0.1,
+                "dtype": "float32",
+            },
+            "data": {"records": "records", "eval_records": ""},
+            "train": {
+                "batch_size": 256,
+                "steps": 1_000_000,
+                "learning_rate": 1e-4,
+                "warmup_steps": 10_000,
+                "weight_decay": 0.01,
+                "clip_norm": 1.0,
+                "microbatches": 1,
+                "seed": 0,
+            },
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+            "log_every": 100,
+            "save_every": 1000,
+            "eval_every": 5000,
+            "keep_last": 2,
+        }
+    )
