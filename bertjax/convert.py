@@ -18,13 +18,14 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 from safetensors import SafetensorError
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as HuggingFaceTokenizer
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
 from bertjax.models.heads import Classifier, PretrainingModel
-from bertjax.tokenizer import SPECIALS, Tokenizer, WordPieceTokenizer
+from bertjax.tokenizer import SentencePieceTokenizer, Tokenizer, WordPieceTokenizer
 
 
 class Row(NamedTuple):
@@ -100,6 +101,7 @@ _ONLY: dict[str, Any] = {
     "add_cross_attention": False,
     "tie_word_embeddings": True,
 }
+_ROLES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _BUFFERS = ("bert.embeddings.position_ids", "bert.embeddings.token_type_ids")
 _TIED = {
@@ -217,7 +219,8 @@ def _shapes(config: BertConfig, given: dict[str, np.ndarray]) -> dict[str, tuple
 
     def init(key: jax.Array) -> Any:
         pretraining = PretrainingModel(config).init(key, row, row, row, row)
-        return pretraining["params"] | Classifier(config, bias.size).init(key, row, row, row)["params"]
+        classifier = Classifier(config, bias.size).init(key, row, row, row)
+        return pretraining["params"] | classifier["params"]
 
     flat = traverse_util.flatten_dict(jax.eval_shape(init, jax.random.key(0)), sep="/")
     return {path: leaf.shape for path, leaf in flat.items()}
@@ -263,7 +266,7 @@ def read_huggingface(folder: Path) -> tuple[BertConfig, Any, FolderInfo]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(f"{path}: not found; give a folder written by transformers or bertjax.export")
+        raise UserError(f"{path}: not found; give a folder that save_pretrained has written")
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
@@ -359,20 +362,12 @@ def write_huggingface(
     check_target(folder)
     tensors = to_huggingface(params, config)
     settings = _config_json(params, config, tokenizer, labels)
-    described = _tokenizer_json(tokenizer)
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
         safetensors.numpy.save_file(tensors, partial / _WEIGHTS, metadata={"format": "pt"})
         _write_json(partial / "config.json", settings)
-        tokenizer.save(partial)
-        described.save(str(partial / "tokenizer.json"))
-        names = dict(zip(_ROLES, tokenizer.pieces(_special_ids(tokenizer)), strict=True))
-        _write_json(partial / "special_tokens_map.json", names)
-        saved = _read_json(partial / "tokenizer_config.json")
-        _write_json(
-            partial / "tokenizer_config.json", saved | names | {"model_max_length": max_seq_length}
-        )
+        _write_tokenizer(partial, tokenizer, max_seq_length)
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -406,37 +401,40 @@ def _config_json(
 # --- Tokenizers -----------------------------------------------------------------------------
 
 
-_ROLES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+def _write_tokenizer(folder: Path, tokenizer: Tokenizer, max_seq_length: int) -> None:
+    """Our own files, and tokenizer.json, which transformers runs word for word.
 
-
-def _special_ids(tokenizer: Tokenizer) -> list[int]:
-    return [getattr(tokenizer, role.replace("_token", "_id")) for role in _ROLES]
-
-
-def _tokenizer_json(tokenizer: Tokenizer) -> HuggingFaceTokenizer:
-    """Our rules in the terms of the tokenizers library, which transformers runs as they are.
-
-    Unlike ours, it reads "[MASK]" and the like in a text as that symbol.
+    transformers' BertTokenizer would ignore max_chars_per_word, so the class is the plain one.
+    Unlike our tokenizers it reads "[MASK]" and the like in a text as that symbol.
 
     Raises:
-      UserError: a SentencePiece model of another type than unigram.
+      UserError: a tokenizer without a counterpart.
     """
+    tokenizer.save(folder)
     if isinstance(tokenizer, WordPieceTokenizer):
         described = _wordpiece_json(tokenizer)
     elif isinstance(tokenizer, SentencePieceTokenizer):
-        described = _sentencepiece_json(tokenizer)
+        described = _sentencepiece_json(tokenizer, (folder / "spiece.model").read_bytes())
     else:
         raise UserError(f"a {tokenizer.kind} tokenizer has no counterpart in transformers")
-    ids = _special_ids(tokenizer)
-    specials = tokenizer.pieces(ids)
-    described.add_special_tokens(specials)
-    cls, sep = specials[2], specials[3]
+    ids = {role: getattr(tokenizer, role.replace("_token", "_id")) for role in _ROLES}
+    names = dict(zip(ids, tokenizer.pieces(ids.values()), strict=True))
+    described.add_special_tokens(list(names.values()))
+    cls, sep = names["cls_token"], names["sep_token"]
     described.post_processor = processors.TemplateProcessing(
         single=f"{cls} $A {sep}",
         pair=f"{cls} $A {sep} $B:1 {sep}:1",
-        special_tokens=[(cls, ids[2]), (sep, ids[3])],
+        special_tokens=[(cls, ids["cls_token"]), (sep, ids["sep_token"])],
     )
-    return described
+    described.save(str(folder / "tokenizer.json"))
+    _write_json(folder / "special_tokens_map.json", names)
+    settings = _read_json(folder / "tokenizer_config.json")
+    settings |= {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        "model_max_length": max_seq_length,
+    }
+    _write_json(folder / "tokenizer_config.json", settings | names)
 
 
 def _wordpiece_json(tokenizer: WordPieceTokenizer) -> HuggingFaceTokenizer:
@@ -453,8 +451,9 @@ def _wordpiece_json(tokenizer: WordPieceTokenizer) -> HuggingFaceTokenizer:
     return described
 
 
-def _sentencepiece_json(tokenizer: SentencePieceTokenizer) -> HuggingFaceTokenizer:
-    proto = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model)
+def _sentencepiece_json(tokenizer: SentencePieceTokenizer, data: bytes) -> HuggingFaceTokenizer:
+    messages: Any = sentencepiece_model_pb2  # made at import, so type checkers see nothing in it
+    proto = messages.ModelProto.FromString(data)
     trainer, rules = proto.trainer_spec, proto.normalizer_spec
     if trainer.model_type != trainer.UNIGRAM:
         raise UserError("only SentencePiece's unigram models have a counterpart in transformers")

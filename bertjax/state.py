@@ -62,10 +62,8 @@ def init_state(
     return jax.jit(create, out_shardings=shardings)(jax.random.key(seed))
 
 
-def with_params(
-    state: TrainState, params: Any, optimizer: optax.GradientTransformation
-) -> TrainState:
-    """The state at step 0 with given parameters (host or device arrays) in place of its own."""
+def with_params(state: TrainState, params: Any) -> TrainState:
+    """The state with given parameters (host or device arrays) in place of its own."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state.params)
     placed = jax.tree.map(jax.device_put, params, shardings)
     return state.replace(params=placed)

@@ -174,6 +174,8 @@ class WordPieceTokenizer:
         self._match = GreedyMatch(
             ids, unk_token="[UNK]", max_input_chars_per_word=max_chars_per_word
         )
+        # The longest match of a word that is an entry itself needs no search.
+        self._whole = {t: i for t, i in ids.items() if len(t) <= max_chars_per_word}
         self._memo = _Memo(self._encode_chunk)
         reserved = [ids[name] for name in SPECIALS]
         reserved += [i for i, t in enumerate(tokens) if re.fullmatch(r"\[unused\d+\]", t)]
@@ -188,6 +190,8 @@ class WordPieceTokenizer:
 
     def _match_word(self, word: str) -> list[tuple[int, int]]:
         """(id, characters covered) of each piece of a word."""
+        if (whole := self._whole.get(word)) is not None:
+            return [(whole, len(word))]
         try:
             found = self._match.tokenize(word)
         except UnicodeEncodeError:  # half of a surrogate pair: no vocabulary has that

@@ -1,0 +1,327 @@
+"""Fine-tunes a pretrained encoder on a labelled task.
+
+example:
+  python -m bertjax.finetune --task=sst2 --data_dir=glue/SST-2 --init=runs/base \\
+      --workdir=runs/sst2
+Your own files: --task=classify (columns sentence, label) or --task=pair (sentence1, sentence2,
+label) with train.tsv and dev.tsv, and test.tsv if there is one, in --data_dir.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import io
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from bertjax import (
+    checkpoint,
+    errors,
+    loop,
+    memory,
+    metrics,
+    optimizer,
+    partition,
+    pretrained,
+)
+from bertjax.data import examples as data_examples
+from bertjax.data.examples import Encoded, Example
+from bertjax.data.records import write_whole
+from bertjax.errors import UserError
+from bertjax.models import heads, objectives
+from bertjax.run_log import RunLog
+from bertjax.state import TrainState, abstract_state, init_state, with_params
+from bertjax.tasks.base import Task
+from bertjax.tasks.glue import TASKS
+from bertjax.train_step import make_train_step
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bertjax.finetune",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--task", required=True, choices=sorted(TASKS))
+    add("--data_dir", type=Path, required=True, help="folder with the task's files")
+    add("--init", type=Path, required=True, help="a run of bertjax or a Hugging Face folder")
+    add("--workdir", type=Path, required=True, help="folder of the run; continued if it has one")
+    add("--from_scratch", action="store_true",
+        help="take size and vocabulary of --init, but random weights")
+    add("--batch_size", type=int, help="default: the task's")
+    add("--learning_rate", type=float, help="default: the task's")
+    add("--epochs", type=int, help="default: the task's")
+    add("--max_seq_length", type=int, help="longer texts are cut (default: the task's)")
+    add("--warmup_share", type=float, default=0.1, help="of all steps (%(default)s)")
+    add("--dropout", type=float, help="default: that of --init")
+    add("--dtype", choices=["float32", "bfloat16"], default="float32")
+    add("--seed", type=int, default=0)
+    return parser.parse_args(argv)
+
+
+def apply_recipe(flags: argparse.Namespace, task: Task) -> None:
+    """Flags that were not given take the task's values."""
+    for name, value in dataclasses.asdict(task.recipe).items():
+        if getattr(flags, name) is None:
+            setattr(flags, name, value)
+
+
+@dataclasses.dataclass
+class Data:
+    """The task's examples, read and encoded; splits without a file are absent."""
+
+    labels: list[str]
+    examples: dict[str, list[Example]]
+    encoded: dict[str, list[Encoded]]
+
+
+def read_data(task: Task, flags: argparse.Namespace, tokenizer: Any) -> Data:
+    """Reads all splits and checks every label before anything is trained."""
+    splits = ["train", "dev"] + ["test"] * (flags.data_dir / "test.tsv").exists()
+    examples = {split: task.read(flags.data_dir, split) for split in splits}
+    labels = list(task.labels or sorted({str(example.label) for example in examples["train"]}))
+    if len(labels) < 2:
+        raise UserError(f"{flags.data_dir}/train.tsv: only one label, '{labels[0]}'")
+    encoded = {
+        split: data_examples.encode(rows, tokenizer, labels, flags.max_seq_length)
+        for split, rows in examples.items()
+    }
+    for split, rows in encoded.items():
+        cut = sum(row.was_cut for row in rows)
+        note = f", {cut:,} of them cut at {flags.max_seq_length} tokens" if cut else ""
+        print(f"{split}: {len(rows):,} examples{note}")
+    return Data(labels, examples, encoded)
+
+
+def make_predict(model: heads.Classifier):
+    """Builds (params, batch) -> probabilities [B, labels]."""
+
+    def predict(params: Any, batch: objectives.Batch) -> Array:
+        logits = model.apply(
+            {"params": params}, batch["input_ids"], batch["input_mask"], batch["segment_ids"]
+        )
+        return jax.nn.softmax(logits)
+
+    return jax.jit(predict)
+
+
+class Predictor:
+    """Probabilities for all examples of a split, in their order; each is counted once."""
+
+    def __init__(self, model: heads.Classifier, mesh: Any, flags: argparse.Namespace, pad_id: int):
+        self._predict, self._mesh, self._pad_id = make_predict(model), mesh, pad_id
+        self._flags = flags
+
+    def __call__(self, params: Any, encoded: Sequence[Encoded]) -> np.ndarray:
+        """Returns [N, labels] float32."""
+        found: list[np.ndarray] = []
+        rows: list[np.ndarray] = []
+        for chosen, batch in data_examples.eval_batches(
+            encoded,
+            batch_size=self._flags.batch_size,
+            max_seq_length=self._flags.max_seq_length,
+            pad_id=self._pad_id,
+        ):
+            output = self._predict(params, partition.global_batch(batch, self._mesh))
+            found.append(np.asarray(output)[: len(chosen)])
+            rows.append(chosen)
+        return np.concatenate(found)[np.argsort(np.concatenate(rows))]
+
+
+def write_predictions(
+    path: Path, examples: Sequence[Example], labels: list[str], probabilities: np.ndarray
+) -> None:
+    """One line an example: index, prediction, label, confidence, texts."""
+    content = io.StringIO()
+    writer = csv.writer(content, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
+    pair = examples[0].text_b is not None
+    writer.writerow(
+        ["index", "prediction", "label", "confidence", "text_a"] + ["text_b"] * pair
+    )
+    for index, (example, row) in enumerate(zip(examples, probabilities, strict=True)):
+        best = int(row.argmax())
+        texts = [example.text_a] + [example.text_b] * pair
+        writer.writerow([index, labels[best], example.label, f"{row[best]:.4f}", *texts])
+    write_whole(path, content.getvalue().encode())
+
+
+def resolved(
+    flags: argparse.Namespace, task: Task, start: pretrained.Pretrained, labels: list[str]
+) -> dict[str, Any]:
+    keep = ("batch_size", "learning_rate", "epochs", "warmup_share", "from_scratch", "seed")
+    return {
+        "kind": "finetune",
+        "model": start.config.to_dict(),
+        "tokenizer": {"kind": start.tokenizer.kind, "fingerprint": start.tokenizer.fingerprint},
+        "max_seq_length": flags.max_seq_length,
+        "task": task.name,
+        "labels": labels,
+        "init": str(flags.init),
+        "data_dir": str(flags.data_dir),
+        "settings": {name: getattr(flags, name) for name in keep},
+    }
+
+
+def start_state(
+    init: Any,
+    tx: Any,
+    mesh: Any,
+    flags: argparse.Namespace,
+    start: pretrained.Pretrained,
+    checkpoints: checkpoint.Checkpoints,
+) -> TrainState:
+    """1. this run's own checkpoint; 2. the given parameters; 3. scratch."""
+    if checkpoints.latest_step() is not None:
+        state = checkpoints.restore(abstract_state(init, tx, mesh))
+        print(f"continuing at step {int(state.step):,}")
+        return state
+    state = init_state(init, tx, mesh, flags.seed)
+    if flags.from_scratch:
+        return state
+    merged, changes = pretrained.transplant(start.params, state.params, flags.init)
+    print("\n".join([f"weights from {flags.init}", *changes]))
+    return with_params(state, merged)
+
+
+def finished(workdir: Path) -> bool:
+    path = workdir / "metrics.json"
+    if not path.exists():
+        return False
+    result = json.loads(path.read_text(encoding="utf-8"))
+    print(f"reusing {workdir}: {result['primary']} {result['score']:.4f} on dev")
+    return True
+
+
+def finish(
+    flags: argparse.Namespace,
+    task: Task,
+    data: Data,
+    predictor: Predictor,
+    train_seconds: float,
+) -> None:
+    """Predicts with the best checkpoint and writes predictions and metrics."""
+    params = checkpoint.load_params(flags.workdir, best=True)
+    for split in data.examples.keys() - {"train"}:
+        probabilities = predictor(params, data.encoded[split])
+        path = flags.workdir / f"predictions-{split}.tsv"
+        write_predictions(path, data.examples[split], data.labels, probabilities)
+        if split == "dev":
+            scores = score(task, data, probabilities)
+    gold = [str(example.label) for example in data.examples["dev"]]
+    result = {
+        "task": task.name,
+        "split": "dev",
+        "primary": task.primary,
+        "score": scores[task.primary],
+        **scores,
+        "examples": len(gold),
+        "majority_baseline": metrics.majority_share(gold),
+        "init": "scratch" if flags.from_scratch else str(flags.init),
+        "train_seconds": round(train_seconds, 1),
+    }
+    write_whole(flags.workdir / "metrics.json", (json.dumps(result, indent=2) + "\n").encode())
+    print(
+        f"best on dev: {task.primary} {result['score']:.4f} ({len(gold):,} examples; always the "
+        f"most frequent label: {result['majority_baseline']:.4f})\n"
+        f"wrote {flags.workdir}/metrics.json and predictions-dev.tsv"
+    )
+
+
+def score(task: Task, data: Data, probabilities: np.ndarray) -> dict[str, float]:
+    gold = [str(example.label) for example in data.examples["dev"]]
+    return task.score(gold, [data.labels[i] for i in probabilities.argmax(axis=1)])
+
+
+def train(
+    flags: argparse.Namespace,
+    model: heads.Classifier,
+    task: Task,
+    data: Data,
+    start: pretrained.Pretrained,
+    predictor: Predictor,
+    mesh: Any,
+) -> float:
+    """Trains to the last epoch, evaluating after each; returns seconds spent."""
+    steps_per_epoch = -(-len(data.encoded["train"]) // flags.batch_size)
+    total = steps_per_epoch * flags.epochs
+    tx = optimizer.adam_2018(
+        optimizer.linear_schedule(flags.learning_rate, int(flags.warmup_share * total), total)
+    )
+    train_step = make_train_step(objectives.classification(model), tx, seed=flags.seed)
+
+    def init(key: Array) -> Any:
+        ids = np.zeros((1, 8), np.int32)
+        return model.init(key, ids, ids, ids)["params"]
+
+    began = time.monotonic()
+    with checkpoint.Checkpoints(flags.workdir, keep_last=1) as checkpoints:
+        state = start_state(init, tx, mesh, flags, start, checkpoints)
+        first = int(state.step)
+        batches = data_examples.train_batches(
+            data.encoded["train"],
+            batch_size=flags.batch_size,
+            max_seq_length=flags.max_seq_length,
+            pad_id=start.tokenizer.pad_id,
+            seed=flags.seed,
+            start_step=first,
+        )
+        timetable = loop.Timetable(
+            total, log_every=max(1, min(50, steps_per_epoch)), eval_every=steps_per_epoch,
+            save_every=max(steps_per_epoch, 1000),
+        )
+        with RunLog(flags.workdir, "fine-tuning", total, first) as log:
+
+            def evaluate(state: TrainState) -> tuple[dict[str, float], float]:
+                scores = score(task, data, predictor(state.params, data.encoded["dev"]))
+                epoch = int(state.step) / steps_per_epoch
+                log.say(f"epoch {epoch:g}: dev {task.primary} {scores[task.primary]:.4f}")
+                return {f"dev_{name}": v for name, v in scores.items()}, scores[task.primary]
+
+            loop.train(
+                state, train_step, batches, mesh=mesh, timetable=timetable, log=log,
+                checkpoints=checkpoints, evaluate=evaluate,
+            )
+    return time.monotonic() - began
+
+
+def main() -> None:
+    flags = parse_arguments()
+    memory.keep_freed_memory()
+    task = TASKS[flags.task]
+    apply_recipe(flags, task)
+    start = pretrained.load(flags.init)
+    if flags.max_seq_length > start.config.max_positions:
+        raise UserError(
+            f"--max_seq_length={flags.max_seq_length}: {flags.init} has "
+            f"{start.config.max_positions} positions; give at most that"
+        )
+    dropout = {} if flags.dropout is None else {
+        "hidden_dropout": flags.dropout, "attention_dropout": flags.dropout
+    }
+    bert = dataclasses.replace(start.config, dtype=flags.dtype, **dropout)
+    start = start._replace(config=bert)
+    data = read_data(task, flags, start.tokenizer)
+    checkpoint.save_config(flags.workdir, resolved(flags, task, start, data.labels))
+    if finished(flags.workdir):
+        return
+    start.tokenizer.save(flags.workdir)
+    mesh = partition.make_mesh()
+    model = heads.Classifier(bert, num_labels=len(data.labels))
+    predictor = Predictor(model, mesh, flags, start.tokenizer.pad_id)
+    seconds = train(flags, model, task, data, start, predictor, mesh)
+    finish(flags, task, data, predictor, seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main))

@@ -1,0 +1,126 @@
+"""Eight CPU devices, no network, and the tiny vocabulary, corpus and sizes that tests share."""
+
+from __future__ import annotations
+
+import os
+
+# All of this must stand before jax, tensorflow or transformers are imported anywhere.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import random  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from flax import linen as nn  # noqa: E402
+
+from bertjax.models.config import BertConfig  # noqa: E402
+from bertjax.models.heads import PretrainingModel  # noqa: E402
+from bertjax.tokenizer import SPECIALS, WordPieceTokenizer  # noqa: E402
+
+_DETERMINERS = "the a this that every".split()
+_ADJECTIVES = "small old quiet bright green heavy distant curious".split()
+_NOUNS = (
+    "river farmer lantern garden letter kitchen teacher bridge winter harbour engine village"
+).split()
+_VERBS = "watched carried found painted remembered followed repaired crossed".split()
+_ENDINGS = ["yesterday", "before dawn", "in the rain", "without a word", "again and again"]
+
+
+@pytest.fixture(scope="session")
+def tiny_tokens() -> list[str]:
+    """A WordPiece vocabulary of some 150 entries: specials, letters, and the corpus' words."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = {word for part in _ENDINGS for word in part.split()}
+    words |= {*_DETERMINERS, *_ADJECTIVES, *_NOUNS, *_VERBS}
+    unused = [f"[unused{i}]" for i in range(3)]
+    pieces = [*letters, *"0123456789.,!?'-", *(f"##{letter}" for letter in letters)]
+    pieces += ["##ed", "##ing", "##er", "##s", *sorted(words - set(letters))]
+    return [SPECIALS[0], *unused, *SPECIALS[1:], *pieces]
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_tokens: list[str]) -> WordPieceTokenizer:
+    return WordPieceTokenizer(tiny_tokens, lowercase=True)
+
+
+def _sentence(rng: random.Random) -> str:
+    def phrase() -> str:
+        return f"{rng.choice(_DETERMINERS)} {rng.choice(_ADJECTIVES)} {rng.choice(_NOUNS)}"
+
+    sentence = f"{phrase()} {rng.choice(_VERBS)} {phrase()} {rng.choice(_ENDINGS)}."
+    return sentence[0].upper() + sentence[1:]
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text file: 12 documents of 8 to 15 lines, one sentence a line, a blank line between."""
+    rng = random.Random(0)
+    documents = ["\n".join(_sentence(rng) for _ in range(rng.randint(8, 15))) for _ in range(12)]
+    path = tmp_path_factory.mktemp("corpus") / "tiny.txt"
+    path.write_text("\n\n".join(documents) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_tokens: list[str]) -> BertConfig:
+    """Two layers of width 32 with two heads; the vocabulary is the tiny one, rounded up to 8."""
+    return BertConfig(
+        vocab_size=-(-len(tiny_tokens) // 8) * 8,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=2,
+        intermediate_size=64,
+        max_positions=64,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_batch(tiny_config: BertConfig) -> dict[str, np.ndarray]:
+    """A pretraining batch of 32 rows of length 16: padding, and 0 to 4 masked positions a row."""
+    rng = np.random.default_rng(0)
+    rows, length, predictions = 32, 16, 4
+    lengths = rng.integers(6, length + 1, size=(rows, 1))
+    return {
+        "input_ids": rng.integers(4, tiny_config.vocab_size, (rows, length)).astype(np.int32),
+        "input_mask": (np.arange(length) < lengths).astype(np.int32),
+        "segment_ids": (np.arange(length) >= lengths // 2).astype(np.int32),
+        "masked_lm_positions": np.sort(rng.integers(0, 6, (rows, predictions))).astype(np.int32),
+        "masked_lm_ids": rng.integers(4, tiny_config.vocab_size, (rows, predictions)).astype(
+            np.int32
+        ),
+        "masked_lm_weights": (np.arange(predictions) < np.arange(rows)[:, None] % 5).astype(
+            np.float32
+        ),
+        "next_sentence_labels": rng.integers(0, 2, (rows, 1)).astype(np.int32),
+    }
+
+
+@pytest.fixture(scope="session")
+def random_params() -> Callable[..., Any]:
+    """(model, seed) -> parameters in which every bias and norm, too, has a value of its own."""
+
+    def make(model: nn.Module, seed: int = 0) -> Any:
+        row = jnp.zeros((1, 1), jnp.int32)
+        inputs = [row] * (4 if isinstance(model, PretrainingModel) else 3)
+        shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+        rng = np.random.default_rng(seed)
+
+        def value(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
+            centre = 1.0 if path[-1].key == "scale" else 0.0
+            return rng.normal(centre, 0.15, leaf.shape).astype(np.float32)
+
+        return jax.tree_util.tree_map_with_path(value, shapes)
+
+    return make

@@ -1,0 +1,287 @@
+"""The encoder and its heads against published sizes and against another implementation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from bertjax import convert
+from bertjax.models import objectives
+from bertjax.models.bert import Bert
+from bertjax.models.config import SIZES, BertConfig, size
+from bertjax.models.heads import Classifier, PretrainingModel
+from bertjax.models.layers import Dropout, LayerNorm
+
+VOCAB = 30_522  # of bert-*-uncased
+Batch = dict[str, np.ndarray]
+
+
+def _count(tree: Any) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+def _shapes(name: str) -> Any:
+    """Parameter shapes of the pretraining model of a published size, without their memory."""
+    model = PretrainingModel(BertConfig(vocab_size=VOCAB, **size(name)))
+    row = jnp.zeros((1, 1), jnp.int32)
+    return jax.eval_shape(model.init, jax.random.key(0), row, row, row, row)["params"]
+
+
+def _inputs(batch: Batch) -> list[jax.Array]:
+    names = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
+    return [jnp.asarray(batch[name]) for name in names]
+
+
+# --- Sizes ----------------------------------------------------------------------------------
+
+
+def test_base_has_the_parameters_of_bert_base_uncased() -> None:
+    shapes = _shapes("base")
+    assert _count(shapes) == 110_106_428
+    assert _count(shapes["encoder"]) == 109_482_240
+
+
+def test_large_has_the_parameters_of_bert_large_uncased() -> None:
+    assert _count(_shapes("large")["encoder"]) == 335_141_888
+
+
+@pytest.mark.parametrize("layers", [2, 4, 6, 8, 10, 12])
+@pytest.mark.parametrize("width", [128, 256, 512, 768])
+def test_the_24_miniatures_have_the_sizes_of_the_paper(layers: int, width: int) -> None:
+    norm, square = 2 * width, width * width + width
+    embeddings = (VOCAB + 512 + 2) * width + norm
+    feed_forward = 2 * (4 * width * width) + 4 * width + width
+    layer = 4 * square + norm + feed_forward + norm
+    expected = embeddings + layers * layer + square
+    assert _count(_shapes(f"L{layers}_H{width}")["encoder"]) == expected
+    assert size(f"L{layers}_H{width}")["num_heads"] * 64 == width
+
+
+@pytest.mark.parametrize(
+    ("name", "whole", "encoder"),
+    [("tiny", 4.4, 4.4), ("mini", 11.3, 11.2), ("small", 29.1, 28.8), ("medium", 41.7, 41.4)],
+)
+def test_named_miniatures_round_to_their_published_millions(
+    name: str, whole: float, encoder: float
+) -> None:
+    shapes = _shapes(name)
+    assert round(_count(shapes) / 1e6, 1) == whole
+    assert round(_count(shapes["encoder"]) / 1e6, 1) == encoder
+
+
+def test_sizes_hold_the_24_miniatures_and_their_names() -> None:
+    assert sum(name.startswith("L") for name in SIZES) == 24
+    assert SIZES["base"] == SIZES["L12_H768"]
+
+
+# --- Against transformers -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pretraining(tiny_config: BertConfig, random_params: Callable[..., Any]) -> Any:
+    return random_params(PretrainingModel(tiny_config))
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_config: BertConfig, pretraining: Any, tiny_batch: Batch) -> dict[str, Any]:
+    """transformers' outputs for the same parameters and batch."""
+    config = transformers.BertConfig(
+        vocab_size=tiny_config.vocab_size,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    model = transformers.BertForPreTraining(config).eval()
+    tensors = convert.to_huggingface(pretraining, tiny_config)
+    found = model.load_state_dict({k: torch.tensor(v) for k, v in tensors.items()}, strict=False)
+    assert not found.unexpected_keys
+    given = {
+        "input_ids": torch.tensor(tiny_batch["input_ids"]),
+        "attention_mask": torch.tensor(tiny_batch["input_mask"]),
+        "token_type_ids": torch.tensor(tiny_batch["segment_ids"]),
+    }
+    with torch.no_grad():
+        heads = model(**given)
+        encoded = model.bert(**given, output_hidden_states=True)
+    return {
+        "masked_lm": heads.prediction_logits.numpy(),
+        "next_sentence": heads.seq_relationship_logits.numpy(),
+        "sequence": encoded.last_hidden_state.numpy(),
+        "pooled": encoded.pooler_output.numpy(),
+        "layers": np.stack([layer.numpy() for layer in encoded.hidden_states]),
+    }
+
+
+def test_pretraining_logits_equal_transformers(
+    tiny_config: BertConfig, pretraining: Any, reference: dict[str, Any], tiny_batch: Batch
+) -> None:
+    found = PretrainingModel(tiny_config).apply({"params": pretraining}, *_inputs(tiny_batch))
+    rows = np.arange(len(tiny_batch["input_ids"]))[:, None]
+    expected = reference["masked_lm"][rows, tiny_batch["masked_lm_positions"]]
+    np.testing.assert_allclose(found.masked_lm, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found.next_sentence, reference["next_sentence"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sequence", "pooled", "layers"])
+def test_encoder_output_equals_transformers(
+    name: str,
+    tiny_config: BertConfig,
+    pretraining: Any,
+    reference: dict[str, Any],
+    tiny_batch: Batch,
+) -> None:
+    inputs = _inputs(tiny_batch)[:3]
+    found = Bert(tiny_config).apply({"params": pretraining["encoder"]}, *inputs)
+    np.testing.assert_allclose(getattr(found, name), reference[name], rtol=0, atol=1e-5)
+
+
+# --- Claims of our own ----------------------------------------------------------------------
+
+
+def test_padding_does_not_reach_real_positions(
+    tiny_config: BertConfig, pretraining: Any, tiny_batch: Batch
+) -> None:
+    ids, mask, segments = _inputs(tiny_batch)[:3]
+    params = {"params": pretraining["encoder"]}
+    other = jnp.where(mask == 1, ids, 7 + (ids + 1) % 50)
+    first, second = (Bert(tiny_config).apply(params, x, mask, segments) for x in (ids, other))
+    real = np.asarray(mask, bool)
+    np.testing.assert_array_equal(first.sequence[real], second.sequence[real])
+    assert np.abs(first.sequence - second.sequence)[~real].max() > 0.1
+    length = int(mask[0].sum())
+    alone = Bert(tiny_config).apply(params, ids[:1, :length], mask[:1, :length],
+                                    segments[:1, :length])
+    np.testing.assert_allclose(alone.sequence[0], first.sequence[0, :length], rtol=0, atol=1e-5)
+
+
+def test_dropout_is_off_unless_asked_for(
+    tiny_config: BertConfig, pretraining: Any, tiny_batch: Batch
+) -> None:
+    model, inputs = PretrainingModel(tiny_config), _inputs(tiny_batch)
+    without = PretrainingModel(
+        dataclasses.replace(tiny_config, hidden_dropout=0.0, attention_dropout=0.0)
+    ).apply({"params": pretraining}, *inputs)
+    np.testing.assert_array_equal(
+        model.apply({"params": pretraining}, *inputs).masked_lm, without.masked_lm
+    )
+
+    def noisy(seed: int) -> Any:
+        return model.apply(
+            {"params": pretraining},
+            *inputs,
+            deterministic=False,
+            rngs={"dropout": jax.random.key(seed)},
+        ).masked_lm
+
+    np.testing.assert_array_equal(noisy(1), noisy(1))
+    assert np.abs(noisy(1) - noisy(2)).max() > 0.1
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_drops_at_its_rate_and_keeps_the_mean(rate: float) -> None:
+    ones = jnp.ones((1000, 1000))
+    dropped = Dropout(rate).apply({}, ones, False, rngs={"dropout": jax.random.key(0)})
+    # Five deviations of a mean of a million draws.
+    slack = 5 * (rate * (1 - rate)) ** 0.5 / 1000
+    assert abs(float(jnp.mean(dropped == 0)) - rate) < slack
+    np.testing.assert_allclose(dropped[dropped != 0], 1 / (1 - rate), rtol=1e-6)
+
+
+def test_each_site_of_dropout_follows_its_own_rate(
+    tiny_config: BertConfig, pretraining: Any, tiny_batch: Batch
+) -> None:
+    """hidden_dropout and attention_dropout act on their own (paper, appendix A.2: 0.1 on all)."""
+
+    def encode(hidden: float, attention: float) -> Any:
+        config = dataclasses.replace(
+            tiny_config, hidden_dropout=hidden, attention_dropout=attention
+        )
+        return Bert(config).apply(
+            {"params": pretraining["encoder"]},
+            *_inputs(tiny_batch)[:3],
+            deterministic=False,
+            rngs={"dropout": jax.random.key(0)},
+        )
+
+    plain, hidden, attention = encode(0, 0), encode(0.5, 0), encode(0, 0.5)
+    assert 0.45 < float(jnp.mean(hidden.layers[0] == 0)) < 0.55
+    np.testing.assert_array_equal(plain.layers[0], attention.layers[0])
+    assert np.abs(plain.layers[1] - attention.layers[1]).max() > 0.1
+
+
+def _primitives(jaxpr: Any) -> list[Any]:
+    """Every operation of a traced function, those of inner functions too."""
+    inner = [p for e in jaxpr.eqns for p in e.params.values() if hasattr(p, "jaxpr")]
+    return [*jaxpr.eqns, *(e for p in inner for e in _primitives(p.jaxpr))]
+
+
+def test_bfloat16_is_for_matrix_products_only(tiny_config: BertConfig, tiny_batch: Batch) -> None:
+    model = PretrainingModel(dataclasses.replace(tiny_config, dtype="bfloat16"))
+    inputs = _inputs(tiny_batch)
+    params = model.init(jax.random.key(0), *inputs)["params"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+    objective = objectives.pretraining(model)
+    batch = {name: jnp.asarray(value) for name, value in tiny_batch.items()}
+    operations = _primitives(
+        jax.make_jaxpr(lambda p: objective.sums(p, batch, None))(params).jaxpr
+    )
+    kinds: dict[str, set[str]] = {}
+    for operation in operations:
+        for variable in operation.invars:
+            if variable.aval.dtype in (jnp.float32, jnp.bfloat16):
+                kinds.setdefault(operation.primitive.name, set()).add(str(variable.aval.dtype))
+    # Softmax and the loss (exp, log) and layer normalisation (rsqrt) in float32 alone.
+    assert kinds["exp"] == kinds["log"] == kinds["rsqrt"] == kinds["reduce_sum"] == {"float32"}
+    # 2 layers of 8 products each, the pooler and three products of the heads, one of segments.
+    products = [e for e in operations if e.primitive.name == "dot_general"]
+    low = [e for e in products if {str(v.aval.dtype) for v in e.invars} == {"bfloat16"}]
+    assert (len(products), len(low)) == (2 * 8 + 1 + 3 + 1, 2 * 8 + 1 + 3)
+
+    sums = objective.sums(params, batch, None)
+    assert {leaf.dtype for leaf in jax.tree.leaves(sums)} == {jnp.dtype("float32")}
+    gradients = jax.grad(lambda p: objective.sums(p, batch, None)["masked_lm"]["loss"])(params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype("float32")}
+
+
+def test_bfloat16_outputs_are_near_float32(
+    tiny_config: BertConfig, pretraining: Any, tiny_batch: Batch
+) -> None:
+    model = PretrainingModel(dataclasses.replace(tiny_config, dtype="bfloat16"))
+    inputs = _inputs(tiny_batch)
+    exact = PretrainingModel(tiny_config).apply({"params": pretraining}, *inputs)
+    found = model.apply({"params": pretraining}, *inputs)
+    assert found.masked_lm.dtype == found.next_sentence.dtype == jnp.float32
+    assert 0 < np.abs(found.masked_lm - exact.masked_lm).max() < 0.1
+
+
+def test_layer_norm_works_in_float32_on_bfloat16(tiny_config: BertConfig) -> None:
+    """Values around 300 differ by less than bfloat16 can tell apart once squared."""
+    x = jnp.asarray(np.random.default_rng(0).normal(300, 2, (4, 32)), jnp.bfloat16)
+    params = {"params": {"scale": jnp.ones(32), "bias": jnp.zeros(32)}}
+    found = LayerNorm(tiny_config).apply(params, x)
+    wide = np.asarray(x, np.float64)
+    expected = (wide - wide.mean(-1, keepdims=True)) / wide.std(-1, keepdims=True)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=2**-8, atol=1e-5)
+
+
+def test_classifier_is_dropout_and_a_linear_map_of_the_pooled_position(
+    tiny_config: BertConfig, random_params: Callable[..., Any], tiny_batch: Batch
+) -> None:
+    model = Classifier(tiny_config, num_labels=3)
+    params, inputs = random_params(model), _inputs(tiny_batch)[:3]
+    pooled = Bert(tiny_config).apply({"params": params["encoder"]}, *inputs).pooled
+    expected = np.asarray(pooled) @ params["head"]["kernel"] + params["head"]["bias"]
+    found = model.apply({"params": params}, *inputs)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
