@@ -27,6 +27,9 @@ from bertjax.state import TrainState
 
 CONFIG = "config.json"
 
+# orbax warns about every option, also of those set on purpose.
+logging.set_verbosity(logging.ERROR)
+
 
 def save_config(run: Path, config: dict[str, Any]) -> None:
     """Writes the resolved config of a run.
@@ -71,8 +74,6 @@ def _refuse_difference(run: Path, saved: dict[str, Any], wanted: dict[str, Any])
 
 
 def _open(run: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
-    # orbax warns about every option that was set on purpose.
-    logging.set_verbosity(logging.ERROR)
     handlers = {name: ocp.StandardCheckpointHandler() for name in ("params", "optimizer")}
     return ocp.CheckpointManager(
         (run / "checkpoints").absolute(), options=options, item_handlers=handlers

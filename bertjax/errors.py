@@ -21,6 +21,7 @@ _SYSTEM_ADVICE = {
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.ENOENT: "no such file or folder",
     errno.ENOTDIR: "a part of the path is a file, not a folder; choose another path",
+    errno.EEXIST: "a file of this name is in the way; choose another path",
     errno.EISDIR: "this is a folder, not a file",
 }
 

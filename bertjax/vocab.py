@@ -220,13 +220,16 @@ def _train(counts: Counter[str], **settings: Any) -> bytes:
 
 
 def _rows(counts: Counter[str]) -> Iterable[str]:
-    """The trainer's rows, word<TAB>count.
+    """The trainer's rows, text<TAB>count, in which every word counts as often as it does.
 
-    It seeds its pieces from strings that stand in two rows at least, so that a word must be
-    written in two halves to count as often as it does.
+    The unigram trainer takes a string for a possible piece if it occurs with different characters
+    after it. In the text a frequent word does; to do so here it stands once before another word.
     """
-    for word, count in _by_frequency(counts):
-        if _RESERVED.isdisjoint(word):
-            yield f"{word}\t{count - count // 2}"
-            if count > 1:
-                yield f"{word}\t{count // 2}"
+    usable = [row for row in _by_frequency(counts) if _RESERVED.isdisjoint(row[0])]
+    repeated = [row for row in usable if row[1] > 1]
+    for (word, count), (following, _) in zip(repeated, repeated[1:] + repeated[:1], strict=True):
+        yield f"{word} {following}\t1"
+        if count > 2:
+            yield f"{word}\t{count - 2}"
+    for word, _ in usable[len(repeated) :]:
+        yield f"{word}\t1"

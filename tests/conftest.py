@@ -46,7 +46,7 @@ def tiny_tokens() -> list[str]:
     words |= {*_DETERMINERS, *_ADJECTIVES, *_NOUNS, *_VERBS}
     unused = [f"[unused{i}]" for i in range(3)]
     pieces = [*letters, *"0123456789.,!?'-", *(f"##{letter}" for letter in letters)]
-    pieces += ["##ed", "##ing", "##er", "##s", *sorted(words - set(letters))]
+    pieces += ["##ed", "##ing", "##er", "##ly", *sorted(words - set(letters))]
     return [SPECIALS[0], *unused, *SPECIALS[1:], *pieces]
 
 

@@ -26,7 +26,8 @@ class Records:
     """All records of a folder as one random-access sequence of serialized messages.
 
     Raises:
-      UserError: as records.load_manifest; a shard whose number of records is not the manifest's.
+      UserError: as records.load_manifest; a shard whose number of records, or their lengths, are
+        not the manifest's.
     """
 
     def __init__(self, folder: Path):
@@ -39,7 +40,20 @@ class Records:
                     f"{reader.path}: {len(reader)} records, the manifest says {shard.examples}; "
                     "copy it again or prepare the records again"
                 )
+            self._check_lengths(reader)
         self._ends = list(accumulate(map(len, self._shards)))
+
+    def _check_lengths(self, reader: ShardReader) -> None:
+        """Parses a shard's first record, so that a wrong length is told before a run begins."""
+        try:
+            _parse(tf.constant([reader[i] for i in range(min(len(reader), 1))]), self.manifest)
+        except tf.errors.InvalidArgumentError as error:
+            raise UserError(
+                f"{reader.path}: its records have not the features of max_seq_length "
+                f"{self.manifest.max_seq_length} and max_predictions_per_seq "
+                f"{self.manifest.max_predictions_per_seq}, as the manifest says; prepare the "
+                "records again"
+            ) from error
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -66,6 +80,30 @@ def _parse(messages: tf.Tensor, manifest: Manifest) -> dict[str, tf.Tensor]:
         name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value
         for name, value in parsed.items()
     }
+
+
+def _checked(batches: Iterator[Batch], records: Records) -> Iterator[Batch]:
+    """The batches, each looked through for what would make the loss NaN or meaningless.
+
+    Raises:
+      UserError: a record that cannot be parsed, or an id that is not in the vocabulary.
+    """
+    size = records.manifest.vocab_size
+    try:
+        for batch in batches:
+            for name in ("input_ids", "masked_lm_ids"):
+                wrong = batch[name][(batch[name] < 0) | (batch[name] >= size)]
+                if len(wrong):
+                    raise UserError(
+                        f"{records.folder}: {name} holds the id {wrong[0]}, but the vocabulary of "
+                        f"the manifest has {size} entries; prepare the records again"
+                    )
+            yield batch
+    except tf.errors.InvalidArgumentError as error:
+        raise UserError(
+            f"{records.folder}: a record is damaged; copy the shards again or prepare the records "
+            "again"
+        ) from error
 
 
 def permuted(positions: tf.Tensor, num_records: int, seed: int) -> tf.Tensor:
@@ -119,7 +157,7 @@ def train_batches(
 
     dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
     dataset = dataset.map(read, num_parallel_calls=2, deterministic=True).prefetch(4)
-    return dataset.as_numpy_iterator()
+    return _checked(dataset.as_numpy_iterator(), records)
 
 
 def eval_batches(
@@ -130,11 +168,15 @@ def eval_batches(
     Yields what train_batches yields, and "example_weights" [B / num_hosts] float32.
     """
     local = batch_size // num_hosts
-    for first in range(host * local, len(records) + host * local, batch_size):
-        wanted = np.arange(first, first + local)
-        real = wanted < len(records)
-        messages = tf.constant([records[index] for index in wanted * real])
-        batch = _parse(messages, records.manifest)
-        arrays = {name: value.numpy() for name, value in batch.items()}
-        arrays["masked_lm_weights"] *= real[:, None]
-        yield {**arrays, "example_weights": real.astype(np.float32)}
+
+    def read() -> Iterator[Batch]:
+        for first in range(host * local, len(records) + host * local, batch_size):
+            wanted = np.arange(first, first + local)
+            real = wanted < len(records)
+            messages = tf.constant([records[index] for index in wanted * real])
+            batch = _parse(messages, records.manifest)
+            arrays = {name: value.numpy() for name, value in batch.items()}
+            arrays["masked_lm_weights"] *= real[:, None]
+            yield {**arrays, "example_weights": real.astype(np.float32)}
+
+    return _checked(read(), records)

@@ -13,6 +13,7 @@ import json
 import os
 import struct
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,18 +82,33 @@ class Manifest:
         write_whole(folder / MANIFEST, text.encode())
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary name to write to: it becomes `path` at the end, or is removed after an error."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        # A write that fails does not say where.
+        error.filename = error.filename or str(path)
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file that is there in full or not at all, whatever happens in between."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    with whole(path) as partial:
+        partial.write_bytes(content)
 
 
 def load_manifest(folder: Path) -> Manifest:
     """Reads and checks a folder's manifest and the sizes of its shards.
 
     Raises:
-      UserError: no manifest, one of another version, or a shard missing or of another size.
+      UserError: no manifest, one of another version or without records, or a shard missing or of
+        another size.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -108,6 +124,8 @@ def load_manifest(folder: Path) -> Manifest:
             f"{path}: format version {manifest.format_version}, this bertjax reads "
             f"{FORMAT_VERSION}; prepare the records again"
         )
+    if not manifest.num_examples:
+        raise UserError(f"{path}: no records; prepare the records again")
     for shard in manifest.shards:
         file = folder / shard.file
         found = file.stat().st_size if file.is_file() else -1
@@ -137,21 +155,23 @@ def write_shard(path: Path, messages: Iterable[bytes]) -> Shard:
     """Writes one TFRecord file whole or not at all, and returns its entry for the manifest."""
     import tensorflow as tf
 
-    partial = path.with_name(path.name + ".partial")
-    count = 0
+    count, digest = 0, hashlib.sha256()
     try:
-        with tf.io.TFRecordWriter(str(partial)) as writer:
-            for count, message in enumerate(messages, start=1):
-                writer.write(message)
+        with whole(path) as partial:
+            with tf.io.TFRecordWriter(str(partial)) as writer:
+                for message in messages:
+                    writer.write(message)
+                    count += 1
+            with open(partial, "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+            size = partial.stat().st_size
     except tf.errors.OpError as error:
-        raise UserError(f"{path}: could not be written ({error.message})") from error
-    digest = hashlib.sha256()
-    with open(partial, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    entry = Shard(path.name, count, partial.stat().st_size, digest.hexdigest())
-    os.replace(partial, path)
-    return entry
+        raise UserError(
+            f"{path}: could not be written ({error.message}); see to the disk's free space and "
+            "the folder's permissions and run the same command again"
+        ) from error
+    return Shard(path.name, count, size, digest.hexdigest())
 
 
 class ShardReader:

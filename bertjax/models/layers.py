@@ -50,7 +50,12 @@ class Dropout(nn.Module):
             return x
         keep = 1.0 - self.rate
         # 16 random bits a value halve the generator's work; the rate is exact to 1 / 65536.
-        bits = jax.random.bits(self.make_rng("dropout"), x.shape, jnp.uint16)
+        # [..., (n + 1) / 2] words -> [..., (n + 1) / 2, 2] halves -> [..., n]
+        words = (*x.shape[:-1], (x.shape[-1] + 1) // 2)
+        halves = jax.lax.bitcast_convert_type(
+            jax.random.bits(self.make_rng("dropout"), words, jnp.uint32), jnp.uint16
+        )
+        bits = halves.reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
         kept = bits < jnp.uint16(round(keep * 65536))
         return jnp.where(kept, x / keep, jnp.zeros_like(x))
 

@@ -1,0 +1,141 @@
+"""The package is light to import, its floors hold, and every entry point explains itself."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import bertjax
+
+ROOT = Path(bertjax.__file__).parent
+
+# A file imports from floors below it and from its own; no two files import each other.
+FLOORS = (
+    "errors settings memory text tokenizer vocab documentation metrics",
+    "data models partition optimizer",
+    "state train_step checkpoint convert loop run_log pretrained tasks",
+    "prepare pretrain finetune export fill collect report",
+)
+FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
+ENTRY_POINTS = FLOORS[-1].split()
+# Heavy libraries that the ground floor must not take when it is imported.
+HEAVY = {"jax", "flax", "optax", "orbax", "tensorflow", "torch", "matplotlib"}
+
+
+def modules() -> dict[str, ast.Module]:
+    """Dotted name below bertjax -> syntax tree, of every file but the empty-handed packages."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[-1] != "__init__":
+            found[".".join(parts)] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+MODULES = modules()
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Full dotted names of what a tree imports, also inside functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imported_modules(name: str) -> set[str]:
+    """The modules of bertjax that a module imports, as names below bertjax."""
+    found = set()
+    for full in imports(MODULES[name]):
+        inner = full.removeprefix("bertjax.")
+        while inner not in MODULES and "." in inner:
+            inner = inner.rpartition(".")[0]
+        if full.startswith("bertjax.") and inner in MODULES:
+            found.add(inner)
+    return found
+
+
+def floor(name: str) -> int:
+    return FLOOR_OF[name.split(".")[0]]
+
+
+def test_import_is_light() -> None:
+    """README: `import bertjax` takes no TensorFlow, no JAX, and under half a second."""
+    code = (
+        "import sys, time; start = time.perf_counter(); import bertjax;"
+        "print(time.perf_counter() - start, *sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds, *loaded = result.stdout.split()
+    assert float(seconds) < 0.5
+    assert HEAVY.isdisjoint(loaded)
+
+
+def test_every_file_has_a_floor() -> None:
+    assert {name.split(".")[0] for name in MODULES} == set(FLOOR_OF)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_only_from_floors_below(name: str) -> None:
+    above = {other for other in imported_modules(name) if floor(other) > floor(name)}
+    assert not above, f"{name} is on floor {floor(name)} and imports {above}"
+
+
+def test_nobody_imports_an_entry_point() -> None:
+    importers = {
+        (name, other)
+        for name in MODULES
+        for other in imported_modules(name)
+        if other in ENTRY_POINTS
+    }
+    assert not importers
+
+
+def test_models_know_neither_data_nor_tasks() -> None:
+    rooms = {
+        other.split(".")[0]
+        for name in MODULES
+        if name.startswith("models.")
+        for other in imported_modules(name)
+    }
+    assert rooms <= {"models", "errors"}
+
+
+def test_there_is_no_circle() -> None:
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"imports in a circle: {(*path, name)}"
+        for other in imported_modules(name):
+            visit(other, (*path, name))
+
+    for name in MODULES:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("name", sorted(n for n in MODULES if floor(n) == 0))
+def test_ground_floor_takes_no_heavy_library_at_import(name: str) -> None:
+    top_level = [
+        node for node in MODULES[name].body if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    taken = {full.split(".")[0] for node in top_level for full in imports(node)}
+    assert taken.isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_help_fits_one_screen_and_shows_an_example(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module(f"bertjax.{name}").parse_arguments(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) <= 40
+    assert max(map(len, text.splitlines())) <= 100
+    assert f"python -m bertjax.{name} " in text.partition("example:")[2]

@@ -1,0 +1,229 @@
+"""Where parameters live, and that no placement or accumulation changes what a step computes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+
+from bertjax import optimizer as optimizers
+from bertjax import partition, state, train_step
+from bertjax.errors import UserError
+from bertjax.models import objectives
+from bertjax.models.config import BertConfig
+from bertjax.models.heads import Classifier, PretrainingModel
+
+Batch = dict[str, np.ndarray]
+MODELS: dict[str, Callable[[BertConfig], Any]] = {
+    "pretraining": PretrainingModel,
+    "classifier": lambda config: Classifier(config, num_labels=3),
+}
+MESHES = {"data=8": (8, 1, 1), "data=2 fsdp=2 tensor=2": (2, 2, 2)}
+
+
+def _one_device() -> Mesh:
+    return Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), partition.AXES)
+
+
+def _init(model: Any) -> Callable[[jax.Array], Any]:
+    row = jnp.zeros((1, 1), jnp.int32)
+    inputs = [row] * (4 if isinstance(model, PretrainingModel) else 3)
+    return lambda key: model.init(key, *inputs)["params"]
+
+
+def _adam() -> optax.GradientTransformation:
+    return optimizers.adam_2018(optimizers.linear_schedule(1e-3, 2, 10))
+
+
+# --- Rows and meshes ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_parameter_and_moment_matches_exactly_one_row(
+    name: str, tiny_config: BertConfig
+) -> None:
+    abstract = state.abstract_state(
+        _init(MODELS[name](tiny_config)), _adam(), partition.make_mesh()
+    )
+    leaves = jax.tree_util.tree_leaves_with_path(abstract)
+    named = {partition.path_name(path): leaf for path, leaf in leaves if leaf.shape}
+    # Parameters and Adam's two moments.
+    assert len(named) == 3 * len(jax.tree.leaves(abstract.params))
+    for path in named:
+        assert len(partition.matching_rows(path)) == 1, path
+
+
+def test_every_row_is_needed(tiny_config: BertConfig) -> None:
+    names = set()
+    for make in MODELS.values():
+        shapes = jax.eval_shape(_init(make(tiny_config)), jax.random.key(0))
+        leaves = jax.tree_util.tree_leaves_with_path(shapes)
+        names |= {partition.path_name(path) for path, _ in leaves}
+    used = {id(spec) for name in names for spec in partition.matching_rows(name)}
+    assert [pattern for pattern, spec in partition.ROWS if id(spec) not in used] == []
+
+
+@pytest.mark.parametrize("name", ["encoder/embeddings/tokens/embedding", "other_bias", "head/b"])
+def test_a_misspelt_parameter_is_an_error_not_a_replica(name: str) -> None:
+    tree = {name: jax.ShapeDtypeStruct((8,), jnp.float32)}
+    with pytest.raises(ValueError, match=f"{name} matches 0 rows"):
+        partition.tree_shardings(tree, partition.make_mesh())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"data": 3}, "needs 3 devices, there are 8; set mesh.data=-1"),
+        ({"data": -1, "tensor": 3}, "needs 6 devices, there are 8"),
+        ({"data": -1, "fsdp": -1}, "only one of"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(sizes: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        partition.make_mesh(**sizes)
+
+
+def test_minus_one_takes_what_the_others_leave() -> None:
+    assert dict(partition.make_mesh(-1, 2, 2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert partition.make_mesh().shape["data"] == 8
+
+
+# --- Birth ----------------------------------------------------------------------------------
+
+
+def test_the_state_is_born_sharded(tiny_config: BertConfig) -> None:
+    mesh = partition.make_mesh(2, 2, 2)
+    abstract = state.abstract_state(_init(PretrainingModel(tiny_config)), _adam(), mesh)
+    born = state.init_state(_init(PretrainingModel(tiny_config)), _adam(), mesh, seed=0)
+    for leaf, wanted in zip(jax.tree.leaves(born), jax.tree.leaves(abstract), strict=True):
+        assert leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim)
+    query = born.params["encoder"]["layer_0"]["attention"]["query"]["kernel"]
+    moment = born.opt_state[1].mean["encoder"]["layer_0"]["attention"]["query"]["kernel"]
+    for leaf in (query, moment):
+        assert leaf.sharding.spec == PartitionSpec("fsdp", "tensor")
+        assert {shard.data.shape for shard in leaf.addressable_shards} == {(16, 16)}
+    table = born.params["encoder"]["embeddings"]["token"]["embedding"]
+    assert table.addressable_shards[0].data.shape == (tiny_config.vocab_size // 2, 16)
+
+
+def test_an_axis_that_the_mesh_does_not_divide_stays_whole(tiny_config: BertConfig) -> None:
+    """bert-base's 30,522 pieces over four devices, say."""
+    odd = dataclasses.replace(tiny_config, vocab_size=30_522)
+    shapes = jax.eval_shape(_init(PretrainingModel(odd)), jax.random.key(0))
+    placed = partition.tree_shardings(shapes, partition.make_mesh(1, 2, 4))
+    table = placed["encoder"]["embeddings"]["token"]["embedding"]
+    assert table.spec == PartitionSpec(None, "fsdp")
+    assert placed["masked_lm"]["bias"].spec == PartitionSpec(None)
+
+
+def test_a_seed_gives_the_same_parameters_on_every_mesh(tiny_config: BertConfig) -> None:
+    init = _init(PretrainingModel(tiny_config))
+    meshes = [_one_device(), partition.make_mesh(8), partition.make_mesh(2, 2, 2)]
+    first, *others = (state.init_state(init, optax.sgd(1.0), m, seed=3).params for m in meshes)
+    for other in others:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-7), first, other
+        )
+
+
+# --- One step -------------------------------------------------------------------------------
+
+
+def _step(
+    model: Any, params: Any, batch: Batch, mesh: Mesh, microbatches: int = 1
+) -> tuple[dict[str, float], Any]:
+    """Metrics and gradients of one train step: plain descent at rate 1 moves by the gradient."""
+    pretraining = isinstance(model, PretrainingModel)
+    objective = (objectives.pretraining if pretraining else objectives.classification)(model)
+    descent = optax.sgd(1.0)
+    begin = state.init_state(_init(model), descent, mesh, seed=0)
+    begin = state.with_params(begin, params)
+    step = train_step.make_train_step(objective, descent, seed=0, microbatches=microbatches)
+    after, metrics = step(begin, partition.global_batch(batch, mesh))
+    assert int(after.step) == 1
+    gradients = jax.tree.map(lambda old, new: old - np.asarray(new), params, after.params)
+    return {name: float(value) for name, value in metrics.items()}, gradients
+
+
+def _largest_difference(first: Any, second: Any) -> float:
+    pairs = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), first, second)
+    return max(jax.tree.leaves(pairs))
+
+
+def _without_dropout(config: BertConfig) -> BertConfig:
+    return dataclasses.replace(config, hidden_dropout=0.0, attention_dropout=0.0)
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def case(
+    request: pytest.FixtureRequest,
+    tiny_config: BertConfig,
+    tiny_batch: Batch,
+    random_params: Callable[..., Any],
+) -> tuple[Any, Any, Batch, tuple[dict[str, float], Any]]:
+    """(model, parameters, batch, what one device finds in one piece)."""
+    model = MODELS[request.param](_without_dropout(tiny_config))
+    batch = tiny_batch
+    if request.param == "classifier":
+        rows = len(tiny_batch["input_ids"])
+        batch = {name: tiny_batch[name] for name in ("input_ids", "input_mask", "segment_ids")}
+        batch["labels"] = (np.arange(rows) % 3).astype(np.int32)
+        batch["example_weights"] = (np.arange(rows) < rows - 5).astype(np.float32)
+    params = random_params(model)
+    return model, params, batch, _step(model, params, batch, _one_device())
+
+
+@pytest.mark.parametrize("sizes", MESHES.values(), ids=list(MESHES))
+def test_eight_devices_compute_what_one_does(case: Any, sizes: tuple[int, int, int]) -> None:
+    model, params, batch, (metrics, gradients) = case
+    found, found_gradients = _step(model, params, batch, partition.make_mesh(*sizes))
+    assert found == pytest.approx(metrics, rel=0, abs=1e-5)
+    assert _largest_difference(found_gradients, gradients) < 1e-5
+    assert metrics["gradient_norm"] > 0.1
+
+
+@pytest.mark.parametrize("sizes", [None, (4, 2, 1)], ids=["1 device", "8 devices"])
+def test_microbatches_add_up_to_the_large_batch(
+    case: Any, sizes: tuple[int, int, int] | None
+) -> None:
+    """Also where the parts hold different numbers of masked positions, or of filler rows."""
+    model, params, batch, (metrics, gradients) = case
+    weights = batch.get("masked_lm_weights", batch.get("example_weights"))
+    assert weights is not None
+    counts = {float(weights[part::4].sum()) for part in range(4)}
+    assert len(counts) > 1
+    mesh = partition.make_mesh(*sizes) if sizes else _one_device()
+    found, found_gradients = _step(model, params, batch, mesh, microbatches=4)
+    assert found == pytest.approx(metrics, rel=0, abs=1e-6 * max(1, metrics["loss"]))
+    assert _largest_difference(found_gradients, gradients) < 1e-6
+
+
+def test_the_loss_divides_one_sum_by_one_count(case: Any) -> None:
+    """A step's loss is the mean over masked positions of the batch, not a mean of rows' means."""
+    model, params, batch, (metrics, _) = case
+    pretraining = isinstance(model, PretrainingModel)
+    names = ["input_ids", "input_mask", "segment_ids"]
+    names += ["masked_lm_positions"] if pretraining else []
+    output = model.apply({"params": params}, *(jnp.asarray(batch[name]) for name in names))
+
+    def mean(logits: Any, labels: np.ndarray, weights: np.ndarray) -> float:
+        logits = np.asarray(logits, np.float64)
+        top = logits.max(-1, keepdims=True)
+        log_sum = np.log(np.exp(logits - top).sum(-1, keepdims=True)) + top
+        losses = (log_sum - np.take_along_axis(logits, labels[..., None], -1))[..., 0]
+        return float((losses * weights).sum() / weights.sum())
+
+    if pretraining:
+        pairs = batch["next_sentence_labels"][:, 0]
+        expected = mean(output.masked_lm, batch["masked_lm_ids"], batch["masked_lm_weights"])
+        expected += mean(output.next_sentence, pairs, np.ones(len(pairs)))
+    else:
+        expected = mean(output, batch["labels"], batch["example_weights"])
+    assert metrics["loss"] == pytest.approx(expected, abs=1e-5)
