@@ -98,7 +98,8 @@ class Checkpoints:
                 ),
             ]
         )
-        self._manager = _open(run, ocp.CheckpointManagerOptions(best_fn=_score, preservation_policy=keep))
+        options = ocp.CheckpointManagerOptions(best_fn=_score, preservation_policy=keep)
+        self._manager = _open(run, options)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -172,8 +173,10 @@ def check_shapes(source: Path, given: Any, wanted: Any) -> None:
     have, want = flat(given), flat(wanted)
     for name in sorted(have.keys() | want.keys()):
         if name not in want or name not in have:
-            where = "only in the checkpoint" if name in have else "missing in the checkpoint"
-            raise UserError(f"{source}: parameter {name} is {where}; use the model it was made with")
+            where = "only there" if name in have else "missing there"
+            raise UserError(
+                f"{source}: parameter {name} is {where}; use the model it was made with"
+            )
         if tuple(have[name].shape) != tuple(want[name].shape):
             raise UserError(
                 f"{source}: parameter {name} has shape {tuple(have[name].shape)}, the model "
@@ -198,8 +201,8 @@ def load_params(run: Path, step: int | None = None, *, best: bool = False) -> An
         steps = sorted(manager.all_steps())
         chosen = step if step is not None else (steps[-1] if steps else None)
         if best and step is None:
-            scores = {s: (manager.metrics(s) or {}).get("score") for s in steps}
-            chosen = max((s for s in steps if scores[s] is not None), key=scores.get, default=chosen)
+            scores = {s: found["score"] for s in steps if (found := manager.metrics(s))}
+            chosen = max(scores, key=lambda s: scores[s], default=chosen)
         if chosen not in steps:
             raise UserError(
                 f"{run}: no checkpoint {'' if step is None else f'of step {step} '}"

@@ -63,7 +63,7 @@ def fill(start: pretrained.Pretrained, text: str, top: int) -> list[dict[str, An
     """
     ids = np.array([encode(text, start.tokenizer, start.config.max_positions)], np.int32)
     positions = np.flatnonzero(ids[0] == start.tokenizer.mask_id)
-    output = PretrainingModel(start.config).apply(
+    output: Any = PretrainingModel(start.config).apply(
         {"params": start.params}, ids, np.ones_like(ids), np.zeros_like(ids), positions[None]
     )
     probabilities = np.asarray(jax.nn.softmax(output.masked_lm[0]))

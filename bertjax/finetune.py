@@ -10,35 +10,24 @@ label) with train.tsv and dev.tsv, and test.tsv if there is one, in --data_dir.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import io
 import json
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jax import Array
 
-from bertjax import (
-    checkpoint,
-    errors,
-    loop,
-    memory,
-    metrics,
-    optimizer,
-    partition,
-    pretrained,
-)
+from bertjax import checkpoint, errors, loop, memory, metrics, optimizer, partition, pretrained
 from bertjax.data import examples as data_examples
 from bertjax.data.examples import Encoded, Example
 from bertjax.data.records import write_whole
 from bertjax.errors import UserError
 from bertjax.models import heads, objectives
+from bertjax.models.config import BertConfig
+from bertjax.predictor import Predictor, write_predictions
 from bertjax.run_log import RunLog
 from bertjax.state import TrainState, abstract_state, init_state, with_params
 from bertjax.tasks.base import Task
@@ -57,8 +46,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--data_dir", type=Path, required=True, help="folder with the task's files")
     add("--init", type=Path, required=True, help="a run of bertjax or a Hugging Face folder")
     add("--workdir", type=Path, required=True, help="folder of the run; continued if it has one")
-    add("--from_scratch", action="store_true",
-        help="take size and vocabulary of --init, but random weights")
+    add(
+        "--from_scratch",
+        action="store_true",
+        help="take size and vocabulary of --init, but random weights",
+    )
     add("--batch_size", type=int, help="default: the task's")
     add("--learning_rate", type=float, help="default: the task's")
     add("--epochs", type=int, help="default: the task's")
@@ -102,58 +94,6 @@ def read_data(task: Task, flags: argparse.Namespace, tokenizer: Any) -> Data:
         note = f", {cut:,} of them cut at {flags.max_seq_length} tokens" if cut else ""
         print(f"{split}: {len(rows):,} examples{note}")
     return Data(labels, examples, encoded)
-
-
-def make_predict(model: heads.Classifier):
-    """Builds (params, batch) -> probabilities [B, labels]."""
-
-    def predict(params: Any, batch: objectives.Batch) -> Array:
-        logits = model.apply(
-            {"params": params}, batch["input_ids"], batch["input_mask"], batch["segment_ids"]
-        )
-        return jax.nn.softmax(logits)
-
-    return jax.jit(predict)
-
-
-class Predictor:
-    """Probabilities for all examples of a split, in their order; each is counted once."""
-
-    def __init__(self, model: heads.Classifier, mesh: Any, flags: argparse.Namespace, pad_id: int):
-        self._predict, self._mesh, self._pad_id = make_predict(model), mesh, pad_id
-        self._flags = flags
-
-    def __call__(self, params: Any, encoded: Sequence[Encoded]) -> np.ndarray:
-        """Returns [N, labels] float32."""
-        found: list[np.ndarray] = []
-        rows: list[np.ndarray] = []
-        for chosen, batch in data_examples.eval_batches(
-            encoded,
-            batch_size=self._flags.batch_size,
-            max_seq_length=self._flags.max_seq_length,
-            pad_id=self._pad_id,
-        ):
-            output = self._predict(params, partition.global_batch(batch, self._mesh))
-            found.append(np.asarray(output)[: len(chosen)])
-            rows.append(chosen)
-        return np.concatenate(found)[np.argsort(np.concatenate(rows))]
-
-
-def write_predictions(
-    path: Path, examples: Sequence[Example], labels: list[str], probabilities: np.ndarray
-) -> None:
-    """One line an example: index, prediction, label, confidence, texts."""
-    content = io.StringIO()
-    writer = csv.writer(content, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
-    pair = examples[0].text_b is not None
-    writer.writerow(
-        ["index", "prediction", "label", "confidence", "text_a"] + ["text_b"] * pair
-    )
-    for index, (example, row) in enumerate(zip(examples, probabilities, strict=True)):
-        best = int(row.argmax())
-        texts = [example.text_a] + [example.text_b] * pair
-        writer.writerow([index, labels[best], example.label, f"{row[best]:.4f}", *texts])
-    write_whole(path, content.getvalue().encode())
 
 
 def resolved(
@@ -212,12 +152,11 @@ def finish(
 ) -> None:
     """Predicts with the best checkpoint and writes predictions and metrics."""
     params = checkpoint.load_params(flags.workdir, best=True)
-    for split in data.examples.keys() - {"train"}:
+    for split in sorted(data.examples.keys() - {"train", "dev"}) + ["dev"]:
         probabilities = predictor(params, data.encoded[split])
         path = flags.workdir / f"predictions-{split}.tsv"
         write_predictions(path, data.examples[split], data.labels, probabilities)
-        if split == "dev":
-            scores = score(task, data, probabilities)
+    scores = score(task, data, probabilities)
     gold = [str(example.label) for example in data.examples["dev"]]
     result = {
         "task": task.name,
@@ -277,7 +216,9 @@ def train(
             start_step=first,
         )
         timetable = loop.Timetable(
-            total, log_every=max(1, min(50, steps_per_epoch)), eval_every=steps_per_epoch,
+            total,
+            log_every=max(1, min(50, steps_per_epoch)),
+            eval_every=steps_per_epoch,
             save_every=max(steps_per_epoch, 1000),
         )
         with RunLog(flags.workdir, "fine-tuning", total, first) as log:
@@ -289,10 +230,33 @@ def train(
                 return {f"dev_{name}": v for name, v in scores.items()}, scores[task.primary]
 
             loop.train(
-                state, train_step, batches, mesh=mesh, timetable=timetable, log=log,
-                checkpoints=checkpoints, evaluate=evaluate,
+                state,
+                train_step,
+                batches,
+                mesh=mesh,
+                timetable=timetable,
+                log=log,
+                checkpoints=checkpoints,
+                evaluate=evaluate,
             )
     return time.monotonic() - began
+
+
+def model_config(flags: argparse.Namespace, start: pretrained.Pretrained) -> BertConfig:
+    """The config of --init with what the flags change.
+
+    Raises:
+      UserError: --max_seq_length is more than the encoder has positions.
+    """
+    if flags.max_seq_length > start.config.max_positions:
+        raise UserError(
+            f"--max_seq_length={flags.max_seq_length}: {flags.init} has "
+            f"{start.config.max_positions} positions; give at most that"
+        )
+    changed: dict[str, Any] = {"dtype": flags.dtype}
+    if flags.dropout is not None:
+        changed |= {"hidden_dropout": flags.dropout, "attention_dropout": flags.dropout}
+    return dataclasses.replace(start.config, **changed)
 
 
 def main() -> None:
@@ -301,24 +265,21 @@ def main() -> None:
     task = TASKS[flags.task]
     apply_recipe(flags, task)
     start = pretrained.load(flags.init)
-    if flags.max_seq_length > start.config.max_positions:
-        raise UserError(
-            f"--max_seq_length={flags.max_seq_length}: {flags.init} has "
-            f"{start.config.max_positions} positions; give at most that"
-        )
-    dropout = {} if flags.dropout is None else {
-        "hidden_dropout": flags.dropout, "attention_dropout": flags.dropout
-    }
-    bert = dataclasses.replace(start.config, dtype=flags.dtype, **dropout)
-    start = start._replace(config=bert)
+    start = start._replace(config=model_config(flags, start))
     data = read_data(task, flags, start.tokenizer)
     checkpoint.save_config(flags.workdir, resolved(flags, task, start, data.labels))
     if finished(flags.workdir):
         return
     start.tokenizer.save(flags.workdir)
     mesh = partition.make_mesh()
-    model = heads.Classifier(bert, num_labels=len(data.labels))
-    predictor = Predictor(model, mesh, flags, start.tokenizer.pad_id)
+    model = heads.Classifier(start.config, num_labels=len(data.labels))
+    predictor = Predictor(
+        model,
+        mesh,
+        batch_size=flags.batch_size,
+        max_seq_length=flags.max_seq_length,
+        pad_id=start.tokenizer.pad_id,
+    )
     seconds = train(flags, model, task, data, start, predictor, mesh)
     finish(flags, task, data, predictor, seconds)
 

@@ -20,4 +20,4 @@ def keep_freed_memory() -> None:
     # One heap for all threads, never split off by mmap, never shrunk.
     mallopt(_M_ARENA_MAX, 1)
     mallopt(_M_MMAP_MAX, 0)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_M_TRIM_THRESHOLD, -1)

@@ -28,15 +28,23 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--input", nargs="+", required=True, metavar="PATH",
-        help=".txt, .txt.gz, .txt.xz files, folders or globs; a blank line ends a document")
+    add(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help=".txt, .txt.gz, .txt.xz files, folders or globs; a blank line ends a document",
+    )
     add("--output", type=Path, required=True, help="folder for records, manifest, vocabulary")
     add("--vocab", type=Path, help="use this vocab.txt, .model or folder; default: learn one")
     add("--vocab_kind", choices=["wordpiece", "sentencepiece"], default="wordpiece")
     add("--vocab_size", type=int, default=8192, help="of a learnt vocabulary (%(default)s)")
     add("--cased", action="store_true", help="keep case and accents (default: lower-case)")
-    add("--keep_lines", action="store_true",
-        help="lines are sentences already; default: split them into sentences")
+    add(
+        "--keep_lines",
+        action="store_true",
+        help="lines are sentences already; default: split them into sentences",
+    )
     add("--language", default="en", help="for sentence splitting (%(default)s)")
     add("--max_seq_length", type=int, default=128)
     add("--max_predictions_per_seq", type=int, default=20)
@@ -88,6 +96,10 @@ def _vocabulary(flags: argparse.Namespace, paths: list[Path], work: Path) -> Pat
         found = tokenizer.load(flags.vocab, _lowercase(flags))
     else:
         progress = tqdm(desc="counting words", unit=" characters", unit_scale=True)
+
+        def show(read: int) -> None:
+            progress.update(read - progress.n)
+
         with progress:
             lines = (line for path in paths for line in text.lines(path))
             learned = vocab.learn(
@@ -95,7 +107,7 @@ def _vocabulary(flags: argparse.Namespace, paths: list[Path], work: Path) -> Pat
                 kind=flags.vocab_kind,
                 size=flags.vocab_size,
                 lowercase=not flags.cased,
-                progress=lambda read: progress.update(read - progress.n),
+                progress=show,
             )
         if learned.note:
             print(f"note: {learned.note}")
@@ -140,9 +152,7 @@ def main() -> None:
         return
     start = time.monotonic()
     work = open_work_folder(flags.output, {"source": source, **dataclasses.asdict(settings)})
-    blocks = text.blocks(
-        flags.input, split_sentences=not flags.keep_lines, language=flags.language
-    )
+    blocks = text.blocks(flags.input, split_sentences=not flags.keep_lines, language=flags.language)
     manifest = build(
         blocks,
         _vocabulary(flags, paths, work),

@@ -10,19 +10,21 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from bertjax import checkpoint, errors, loop, memory, optimizer, partition, settings, tokenizer
 from bertjax.data import input as data_input
 from bertjax.errors import UserError
-from bertjax.models import config as model_config
+from bertjax.models import config as model_sizes
 from bertjax.models import heads, objectives
-from bertjax.run_log import RunLog
+from bertjax.models.config import BertConfig
+from bertjax.run_log import RunLog, read_metrics
 from bertjax.state import TrainState, abstract_state, init_state
 from bertjax.train_step import make_eval_step, make_train_step
 
@@ -41,22 +43,29 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def open_records(folder: str, flag: str) -> data_input.Records:
+    """Opens a folder of records whose vocabulary is the one its manifest names."""
     if not folder:
         raise UserError(f"{flag} is not set; give the --output folder of bertjax.prepare")
-    return data_input.Records(Path(folder))
+    records = data_input.Records(Path(folder))
+    if tokenizer.load(folder).fingerprint != records.manifest.tokenizer["fingerprint"]:
+        raise UserError(
+            f"{folder}: the vocabulary is not the one of {folder}/manifest.json; prepare the "
+            "records again"
+        )
+    return records
 
 
-def build_model(config: ConfigDict, records: data_input.Records) -> model_config.BertConfig:
+def build_model(config: ConfigDict, records: data_input.Records) -> BertConfig:
     """The model that fits the records; what the manifest says is not repeated in the config."""
     manifest = records.manifest
-    wanted = config.model.to_dict()
+    wanted: dict[str, Any] = config.model.to_dict()
     if manifest.max_seq_length > wanted["max_positions"]:
         raise UserError(
             f"{records.folder}: records of length {manifest.max_seq_length}, the model has "
             f"{wanted['max_positions']} positions; set model.max_positions"
         )
-    dimensions = model_config.size(wanted.pop("size"))
-    return model_config.BertConfig(vocab_size=manifest.vocab_size, **dimensions, **wanted)
+    wanted |= model_sizes.size(wanted.pop("size"))
+    return BertConfig(vocab_size=manifest.vocab_size, **wanted)
 
 
 def check_same(records: data_input.Records, other: data_input.Records) -> None:
@@ -68,9 +77,7 @@ def check_same(records: data_input.Records, other: data_input.Records) -> None:
         )
 
 
-def resolved(
-    config: ConfigDict, model: model_config.BertConfig, records: data_input.Records
-) -> dict[str, Any]:
+def resolved(config: ConfigDict, model: BertConfig, records: data_input.Records) -> dict[str, Any]:
     manifest = records.manifest
     return {
         "kind": "pretrain",
@@ -113,79 +120,104 @@ def warn_if_stuck(loss: float, entropy: float, log: RunLog) -> None:
         )
 
 
-def main() -> None:
-    flags = parse_arguments()
-    memory.keep_freed_memory()
-    config = settings.load(flags.config, flags.overrides)
+class Inputs(NamedTuple):
+    """Records to train on and, if wanted, records held out; the model that fits them."""
 
-    # What goes in: records, checked against the config before anything is computed.
+    records: data_input.Records
+    held_out: data_input.Records | None
+    bert: BertConfig
+
+
+def open_inputs(config: ConfigDict) -> Inputs:
+    """Opens the records and checks them against each other and the config.
+
+    Raises:
+      UserError: anything that would fail later, before anything is computed or written.
+    """
     records = open_records(config.data.records, "data.records")
-    held_out = data_input.Records(Path(config.data.eval_records)) if config.data.eval_records \
-        else None
-    if held_out is not None:
+    held_out = None
+    if config.data.eval_records:
+        held_out = open_records(config.data.eval_records, "data.eval_records")
         check_same(records, held_out)
-    bert = build_model(config, records)
-    mesh = partition.make_mesh(**config.mesh.to_dict())
-    words = tokenizer.load(records.folder)
-    if words.fingerprint != records.manifest.tokenizer["fingerprint"]:
-        raise UserError(f"{records.folder}: the vocabulary is not the one of the manifest")
-    checkpoint.save_config(flags.workdir, resolved(config, bert, records))
-    words.save(flags.workdir)
+    return Inputs(records, held_out, build_model(config, records))
 
-    # What is trained.
-    model = heads.PretrainingModel(bert)
-    objective = objectives.pretraining(model)
-    train = config.train
-    schedule = optimizer.linear_schedule(train.learning_rate, train.warmup_steps, train.steps)
-    tx = optimizer.adam_2018(
-        schedule, weight_decay=train.weight_decay, clip_norm=train.clip_norm
-    )
-    train_step = make_train_step(
-        objective, tx, seed=train.seed, microbatches=train.microbatches
-    )
+
+def make_evaluate(
+    inputs: Inputs, objective: objectives.Objective, mesh: Mesh, batch_size: int, log: RunLog
+) -> loop.Evaluate | None:
+    """Evaluation on the held-out records, every example once; None if there are none."""
+    held_out = inputs.held_out
+    if held_out is None:
+        return None
     eval_step = make_eval_step(objective)
-    init = init_function(model, records.manifest.max_predictions_per_seq)
-    entropy = records.manifest.corpus["unigram_entropy"]
-    hosts = {"host": jax.process_index(), "num_hosts": jax.process_count()}
+    entropy = inputs.records.manifest.corpus["unigram_entropy"]
 
-    with checkpoint.Checkpoints(flags.workdir, keep_last=config.keep_last) as checkpoints:
-        state = start_state(init, tx, mesh, train.seed, checkpoints)
+    def evaluate(state: TrainState) -> tuple[dict[str, float], float | None]:
+        batches = data_input.eval_batches(held_out, batch_size=batch_size, **hosts())
+        found = loop.evaluate_batches(eval_step, state.params, batches, mesh)
+        log.say(
+            f"held out, step {int(state.step):,}: masked-LM loss {found['masked_lm_loss']:.3f}, "
+            f"accuracy {found['masked_lm_accuracy']:.3f}, "
+            f"next-sentence accuracy {found['next_sentence_accuracy']:.3f}"
+        )
+        warn_if_stuck(found["masked_lm_loss"], entropy, log)
+        return {f"eval_{name}": value for name, value in found.items()}, None
+
+    return evaluate
+
+
+def hosts() -> dict[str, int]:
+    return {"host": jax.process_index(), "num_hosts": jax.process_count()}
+
+
+def train(config: ConfigDict, workdir: Path, inputs: Inputs, mesh: Mesh) -> None:
+    """Trains from the newest checkpoint, or from the start, to the last step."""
+    wanted, manifest = config.train, inputs.records.manifest
+    entropy = manifest.corpus["unigram_entropy"]
+    model = heads.PretrainingModel(inputs.bert)
+    objective = objectives.pretraining(model)
+    schedule = optimizer.linear_schedule(wanted.learning_rate, wanted.warmup_steps, wanted.steps)
+    tx = optimizer.adam_2018(schedule, weight_decay=wanted.weight_decay, clip_norm=wanted.clip_norm)
+    train_step = make_train_step(objective, tx, seed=wanted.seed, microbatches=wanted.microbatches)
+    init = init_function(model, manifest.max_predictions_per_seq)
+    with checkpoint.Checkpoints(workdir, keep_last=config.keep_last) as checkpoints:
+        state = start_state(init, tx, mesh, wanted.seed, checkpoints)
         start = int(state.step)
         batches = data_input.train_batches(
-            records, batch_size=train.batch_size, seed=train.seed, start_step=start, **hosts
+            inputs.records,
+            batch_size=wanted.batch_size,
+            seed=wanted.seed,
+            start_step=start,
+            **hosts(),
         )
-        timetable = loop.Timetable(
-            train.steps, config.log_every, config.eval_every, config.save_every
-        )
-        with RunLog(flags.workdir, "pretraining", train.steps, start) as log:
+        with RunLog(workdir, "pretraining", wanted.steps, start) as log:
             log.say(f"the masked-LM loss must fall below {entropy:.3f} (unigram entropy, nats)")
-
-            def evaluate(state: TrainState) -> tuple[dict[str, float], float | None]:
-                assert held_out is not None
-                found = loop.evaluate_batches(
-                    eval_step,
-                    state.params,
-                    data_input.eval_batches(held_out, batch_size=train.batch_size, **hosts),
-                    mesh,
-                )
-                log.say(
-                    f"held out, step {int(state.step):,}: masked-LM loss "
-                    f"{found['masked_lm_loss']:.3f}, accuracy {found['masked_lm_accuracy']:.3f}, "
-                    f"next-sentence accuracy {found['next_sentence_accuracy']:.3f}"
-                )
-                warn_if_stuck(found["masked_lm_loss"], entropy, log)
-                return {f"eval_{name}": value for name, value in found.items()}, None
-
             loop.train(
                 state,
                 train_step,
                 batches,
                 mesh=mesh,
-                timetable=timetable,
+                timetable=loop.Timetable(
+                    wanted.steps, config.log_every, config.eval_every, config.save_every
+                ),
                 log=log,
                 checkpoints=checkpoints,
-                evaluate=evaluate if held_out is not None else None,
+                evaluate=make_evaluate(inputs, objective, mesh, wanted.batch_size, log),
             )
+            last = read_metrics(workdir)[-1:]
+            if inputs.held_out is None and last:
+                warn_if_stuck(last[0]["masked_lm_loss"], entropy, log)
+
+
+def main() -> None:
+    flags = parse_arguments()
+    memory.keep_freed_memory()
+    config = settings.load(flags.config, flags.overrides)
+    inputs = open_inputs(config)
+    mesh = partition.make_mesh(**config.mesh.to_dict())
+    checkpoint.save_config(flags.workdir, resolved(config, inputs.bert, inputs.records))
+    tokenizer.load(inputs.records.folder).save(flags.workdir)
+    train(config, flags.workdir, inputs, mesh)
 
 
 if __name__ == "__main__":

@@ -49,8 +49,12 @@ class RunLog:
         self._events = tf.summary.create_file_writer(str(run))
         self._total, self._live = total_steps, sys.stderr.isatty()
         self._bar = tqdm(
-            total=total_steps, initial=start_step, desc=title, disable=not self._live,
-            bar_format="{desc} {percentage:3.0f}%|{bar:16}| {postfix}", dynamic_ncols=True,
+            total=total_steps,
+            initial=start_step,
+            desc=title,
+            disable=not self._live,
+            bar_format="{desc} {percentage:3.0f}%|{bar:16}| {postfix}",
+            dynamic_ncols=True,
         )
 
     def __enter__(self) -> RunLog:

@@ -106,5 +106,6 @@ EvalStep = Callable[[Any, Batch], tuple[objectives.Sums, dict[str, Array]]]
 
 def make_eval_step(objective: Objective) -> EvalStep:
     """Builds (params, batch) -> (sums, counts), without dropout."""
-    return jax.jit(lambda params, batch: (objective.sums(params, batch, None),
-                                          objective.counts(batch)))
+    return jax.jit(
+        lambda params, batch: (objective.sums(params, batch, None), objective.counts(batch))
+    )

@@ -29,12 +29,11 @@ from bertjax.models.config import BertConfig  # noqa: E402
 from bertjax.models.heads import PretrainingModel  # noqa: E402
 from bertjax.tokenizer import SPECIALS, WordPieceTokenizer  # noqa: E402
 
-_DETERMINERS = "the a this that every".split()
-_ADJECTIVES = "small old quiet bright green heavy distant curious".split()
-_NOUNS = (
-    "river farmer lantern garden letter kitchen teacher bridge winter harbour engine village"
-).split()
-_VERBS = "watched carried found painted remembered followed repaired crossed".split()
+_DETERMINERS = ["the", "a", "this", "that", "every"]
+_ADJECTIVES = ["small", "old", "quiet", "bright", "green", "heavy", "distant", "curious"]
+_NOUNS = ["river", "farmer", "lantern", "garden", "letter", "kitchen", "teacher", "bridge"]
+_NOUNS += ["winter", "harbour", "engine", "village"]
+_VERBS = ["watched", "carried", "found", "painted", "remembered", "followed", "repaired", "crossed"]
 _ENDINGS = ["yesterday", "before dawn", "in the rain", "without a word", "again and again"]
 
 

@@ -30,7 +30,8 @@ def _count(tree: Any) -> int:
 
 def _shapes(name: str) -> Any:
     """Parameter shapes of the pretraining model of a published size, without their memory."""
-    model = PretrainingModel(BertConfig(vocab_size=VOCAB, **size(name)))
+    config = dataclasses.replace(BertConfig(VOCAB), **size(name))
+    model = PretrainingModel(config)
     row = jnp.zeros((1, 1), jnp.int32)
     return jax.eval_shape(model.init, jax.random.key(0), row, row, row, row)["params"]
 
@@ -38,6 +39,12 @@ def _shapes(name: str) -> Any:
 def _inputs(batch: Batch) -> list[jax.Array]:
     names = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
     return [jnp.asarray(batch[name]) for name in names]
+
+
+def _apply(model: Any, params: Any, inputs: list[jax.Array], **more: Any) -> Any:
+    return jax.jit(lambda params, inputs: model.apply({"params": params}, *inputs, **more))(
+        params, inputs
+    )
 
 
 # --- Sizes ----------------------------------------------------------------------------------
@@ -125,7 +132,7 @@ def reference(tiny_config: BertConfig, pretraining: Any, tiny_batch: Batch) -> d
 def test_pretraining_logits_equal_transformers(
     tiny_config: BertConfig, pretraining: Any, reference: dict[str, Any], tiny_batch: Batch
 ) -> None:
-    found = PretrainingModel(tiny_config).apply({"params": pretraining}, *_inputs(tiny_batch))
+    found = _apply(PretrainingModel(tiny_config), pretraining, _inputs(tiny_batch))
     rows = np.arange(len(tiny_batch["input_ids"]))[:, None]
     expected = reference["masked_lm"][rows, tiny_batch["masked_lm_positions"]]
     np.testing.assert_allclose(found.masked_lm, expected, rtol=0, atol=1e-5)
@@ -141,7 +148,7 @@ def test_encoder_output_equals_transformers(
     tiny_batch: Batch,
 ) -> None:
     inputs = _inputs(tiny_batch)[:3]
-    found = Bert(tiny_config).apply({"params": pretraining["encoder"]}, *inputs)
+    found = _apply(Bert(tiny_config), pretraining["encoder"], inputs)
     np.testing.assert_allclose(getattr(found, name), reference[name], rtol=0, atol=1e-5)
 
 
@@ -152,15 +159,14 @@ def test_padding_does_not_reach_real_positions(
     tiny_config: BertConfig, pretraining: Any, tiny_batch: Batch
 ) -> None:
     ids, mask, segments = _inputs(tiny_batch)[:3]
-    params = {"params": pretraining["encoder"]}
+    model, params = Bert(tiny_config), pretraining["encoder"]
     other = jnp.where(mask == 1, ids, 7 + (ids + 1) % 50)
-    first, second = (Bert(tiny_config).apply(params, x, mask, segments) for x in (ids, other))
+    first, second = (_apply(model, params, [x, mask, segments]) for x in (ids, other))
     real = np.asarray(mask, bool)
     np.testing.assert_array_equal(first.sequence[real], second.sequence[real])
     assert np.abs(first.sequence - second.sequence)[~real].max() > 0.1
     length = int(mask[0].sum())
-    alone = Bert(tiny_config).apply(params, ids[:1, :length], mask[:1, :length],
-                                    segments[:1, :length])
+    alone = _apply(model, params, [x[:1, :length] for x in (ids, mask, segments)])
     np.testing.assert_allclose(alone.sequence[0], first.sequence[0, :length], rtol=0, atol=1e-5)
 
 
@@ -168,29 +174,25 @@ def test_dropout_is_off_unless_asked_for(
     tiny_config: BertConfig, pretraining: Any, tiny_batch: Batch
 ) -> None:
     model, inputs = PretrainingModel(tiny_config), _inputs(tiny_batch)
-    without = PretrainingModel(
+    rateless = PretrainingModel(
         dataclasses.replace(tiny_config, hidden_dropout=0.0, attention_dropout=0.0)
-    ).apply({"params": pretraining}, *inputs)
-    np.testing.assert_array_equal(
-        model.apply({"params": pretraining}, *inputs).masked_lm, without.masked_lm
     )
+    plain, without = (_apply(m, pretraining, inputs).masked_lm for m in (model, rateless))
+    np.testing.assert_array_equal(plain, without)
 
     def noisy(seed: int) -> Any:
-        return model.apply(
-            {"params": pretraining},
-            *inputs,
-            deterministic=False,
-            rngs={"dropout": jax.random.key(seed)},
-        ).masked_lm
+        rngs = {"dropout": jax.random.key(seed)}
+        return _apply(model, pretraining, inputs, deterministic=False, rngs=rngs).masked_lm
 
-    np.testing.assert_array_equal(noisy(1), noisy(1))
-    assert np.abs(noisy(1) - noisy(2)).max() > 0.1
+    first, again, other = noisy(1), noisy(1), noisy(2)
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0.1
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_dropout_drops_at_its_rate_and_keeps_the_mean(rate: float) -> None:
     ones = jnp.ones((1000, 1000))
-    dropped = Dropout(rate).apply({}, ones, False, rngs={"dropout": jax.random.key(0)})
+    dropped: Any = Dropout(rate).apply({}, ones, False, rngs={"dropout": jax.random.key(0)})
     # Five deviations of a mean of a million draws.
     slack = 5 * (rate * (1 - rate)) ** 0.5 / 1000
     assert abs(float(jnp.mean(dropped == 0)) - rate) < slack
@@ -206,11 +208,10 @@ def test_each_site_of_dropout_follows_its_own_rate(
         config = dataclasses.replace(
             tiny_config, hidden_dropout=hidden, attention_dropout=attention
         )
-        return Bert(config).apply(
-            {"params": pretraining["encoder"]},
-            *_inputs(tiny_batch)[:3],
-            deterministic=False,
-            rngs={"dropout": jax.random.key(0)},
+        rngs = {"dropout": jax.random.key(0)}
+        inputs = _inputs(tiny_batch)[:3]
+        return _apply(
+            Bert(config), pretraining["encoder"], inputs, deterministic=False, rngs=rngs
         )
 
     plain, hidden, attention = encode(0, 0), encode(0.5, 0), encode(0, 0.5)
@@ -261,8 +262,8 @@ def test_bfloat16_outputs_are_near_float32(
 ) -> None:
     model = PretrainingModel(dataclasses.replace(tiny_config, dtype="bfloat16"))
     inputs = _inputs(tiny_batch)
-    exact = PretrainingModel(tiny_config).apply({"params": pretraining}, *inputs)
-    found = model.apply({"params": pretraining}, *inputs)
+    exact = _apply(PretrainingModel(tiny_config), pretraining, inputs)
+    found = _apply(model, pretraining, inputs)
     assert found.masked_lm.dtype == found.next_sentence.dtype == jnp.float32
     assert 0 < np.abs(found.masked_lm - exact.masked_lm).max() < 0.1
 
@@ -271,7 +272,7 @@ def test_layer_norm_works_in_float32_on_bfloat16(tiny_config: BertConfig) -> Non
     """Values around 300 differ by less than bfloat16 can tell apart once squared."""
     x = jnp.asarray(np.random.default_rng(0).normal(300, 2, (4, 32)), jnp.bfloat16)
     params = {"params": {"scale": jnp.ones(32), "bias": jnp.zeros(32)}}
-    found = LayerNorm(tiny_config).apply(params, x)
+    found: Any = LayerNorm(tiny_config).apply(params, x)
     wide = np.asarray(x, np.float64)
     expected = (wide - wide.mean(-1, keepdims=True)) / wide.std(-1, keepdims=True)
     assert found.dtype == jnp.bfloat16
@@ -283,7 +284,7 @@ def test_classifier_is_dropout_and_a_linear_map_of_the_pooled_position(
 ) -> None:
     model = Classifier(tiny_config, num_labels=3)
     params, inputs = random_params(model), _inputs(tiny_batch)[:3]
-    pooled = Bert(tiny_config).apply({"params": params["encoder"]}, *inputs).pooled
+    pooled = _apply(Bert(tiny_config), params["encoder"], inputs).pooled
     expected = np.asarray(pooled) @ params["head"]["kernel"] + params["head"]["bias"]
-    found = model.apply({"params": params}, *inputs)
+    found = _apply(model, params, inputs)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

@@ -59,6 +59,14 @@ def _assert_same(first: Any, second: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
+def _assert_close(ours: Any, theirs: Any) -> None:
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+def _apply(model: Any, params: Any, *inputs: jax.Array) -> Any:
+    return jax.jit(model.apply)({"params": params}, *inputs)
+
+
 def _inputs(batch: Batch) -> list[jax.Array]:
     return [jnp.asarray(batch[name]) for name in ("input_ids", "input_mask", "segment_ids")]
 
@@ -164,13 +172,9 @@ def test_transformers_loads_our_pretraining_model(
     with torch.no_grad():
         theirs = model(**_torch_inputs(tiny_batch))
     positions = jnp.tile(jnp.arange(16), (32, 1))
-    ours = PretrainingModel(tiny_config).apply(
-        {"params": pretraining}, *_inputs(tiny_batch), positions
-    )
-    np.testing.assert_allclose(ours.masked_lm, theirs.prediction_logits, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(
-        ours.next_sentence, theirs.seq_relationship_logits, rtol=0, atol=1e-5
-    )
+    ours = _apply(PretrainingModel(tiny_config), pretraining, *_inputs(tiny_batch), positions)
+    _assert_close(ours.masked_lm, theirs.prediction_logits)
+    _assert_close(ours.next_sentence, theirs.seq_relationship_logits)
     assert type(transformers.AutoModelForPreTraining.from_pretrained(folder)) is type(model)
 
 
@@ -191,8 +195,8 @@ def test_transformers_loads_our_classifier_with_its_labels(
     assert model.config.label2id == {name: i for i, name in enumerate(labels)}
     with torch.no_grad():
         theirs = model(**_torch_inputs(tiny_batch)).logits
-    ours = Classifier(tiny_config, 3).apply({"params": classifier}, *_inputs(tiny_batch))
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+    ours = _apply(Classifier(tiny_config, 3), classifier, *_inputs(tiny_batch))
+    _assert_close(ours, theirs)
     assert convert.read_huggingface(path)[2].labels == labels
 
 
@@ -278,17 +282,13 @@ def test_minilm_gives_the_same_ids_and_vectors_as_transformers(minilm: Path) -> 
     with torch.no_grad():
         theirs = model(**given, output_hidden_states=True)
     names = ("input_ids", "attention_mask", "token_type_ids")
-    found = Bert(config).apply(
-        {"params": params["encoder"]}, *(jnp.asarray(given[name].numpy()) for name in names)
-    )
+    inputs = [jnp.asarray(given[name].numpy()) for name in names]
+    found = _apply(Bert(config), params["encoder"], *inputs)
     real = given["attention_mask"].numpy() == 1
-    close = {"rtol": 0, "atol": 1e-5}
-    np.testing.assert_allclose(
-        found.sequence[real], theirs.last_hidden_state.numpy()[real], **close
-    )
-    np.testing.assert_allclose(found.pooled, theirs.pooler_output, **close)
+    _assert_close(found.sequence[real], theirs.last_hidden_state.numpy()[real])
+    _assert_close(found.pooled, theirs.pooler_output)
     for ours_layer, theirs_layer in zip(found.layers, theirs.hidden_states, strict=True):
-        np.testing.assert_allclose(ours_layer[real], theirs_layer.numpy()[real], **close)
+        _assert_close(ours_layer[real], theirs_layer.numpy()[real])
 
 
 def test_a_sharded_half_precision_folder_of_transformers_loads(
@@ -432,7 +432,7 @@ def test_export_writes_a_checkpoint_and_says_how_far_it_is_off(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     params = pretraining if kind == "pretrain" else classifier
-    labels = {} if kind == "pretrain" else {"labels": ["a", "b", "c"]}
+    labels: dict[str, Any] = {} if kind == "pretrain" else {"labels": ["a", "b", "c"]}
     config = dataclasses.replace(tiny_config, dtype="bfloat16")
     _run_folder(tmp_path / "run", config, params, tiny_tokenizer, kind=kind, **labels)
     for step, target in ((None, "newest"), (1, "first")):
@@ -440,7 +440,8 @@ def test_export_writes_a_checkpoint_and_says_how_far_it_is_off(
         flags += ["--format=hf"] + ([f"--step={step}"] if step else [])
         monkeypatch.setattr("sys.argv", flags)
         export.main()
-        assert "largest difference of its outputs from the run's: 0.0e+00" in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert "largest difference of its outputs from the run's: 0.0e+00" in shown
         found = convert.read_huggingface(tmp_path / target)
         _assert_same(found[1], jax.tree.map(lambda leaf, by=step or 2: leaf * by, params))
         assert found[2].labels == labels.get("labels", [])

@@ -231,7 +231,8 @@ def test_a_folder_without_a_manifest_names_the_command(tmp_path: Path) -> None:
 
 def test_the_manifest_reads_back_as_it_was(tmp_path: Path) -> None:
     shard = records.write_shard(tmp_path / "a.tfrecord", records.serialize(make_rows(3)))
-    assert records.load_manifest(tmp_path) == put_manifest(tmp_path, [shard])
+    written = put_manifest(tmp_path, [shard])
+    assert records.load_manifest(tmp_path) == written
 
 
 @pytest.mark.parametrize("name", ["input_ids", "masked_lm_ids"])

@@ -82,9 +82,7 @@ def _padded_length(longest: int, max_seq_length: int) -> int:
     return next((n for n in LENGTHS if longest <= n < max_seq_length), max_seq_length)
 
 
-def collate(
-    chosen: Sequence[Encoded], batch_size: int, max_seq_length: int, pad_id: int
-) -> Batch:
+def collate(chosen: Sequence[Encoded], batch_size: int, max_seq_length: int, pad_id: int) -> Batch:
     """Lays examples out as rows; rows that only fill the batch up have example_weights 0.
 
     Returns:
@@ -110,9 +108,7 @@ def collate(
     }
 
 
-def epoch_order(
-    lengths: np.ndarray, batch_size: int, seed: int, epoch: int
-) -> list[np.ndarray]:
+def epoch_order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
     """The batches of an epoch as arrays of example numbers; a function of its arguments alone.
 
     All examples are shuffled; within groups of batches they are then sorted by length, and the
@@ -120,7 +116,7 @@ def epoch_order(
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
-    batches = []
+    batches: list[np.ndarray] = []
     for start in range(0, len(order), _GROUP * batch_size):
         group = order[start : start + _GROUP * batch_size]
         group = group[np.argsort(lengths[group], kind="stable")]

@@ -191,7 +191,7 @@ class ShardReader:
         size = path.stat().st_size
         self._bytes = np.memmap(path, np.uint8, mode="r") if size else np.zeros(0, np.uint8)
         starts, lengths, offset = [], [], 0
-        view = memoryview(self._bytes)
+        view = self._bytes.data
         while offset < size:
             end = offset + self._HEADER
             length = struct.unpack_from("<Q", view, offset)[0] if end <= size else size

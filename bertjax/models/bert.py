@@ -40,9 +40,7 @@ class Embeddings(nn.Module):
 
     def setup(self) -> None:
         def table(rows: int) -> nn.Embed:
-            return nn.Embed(
-                rows, self.config.hidden_size, embedding_init=kernel_init(self.config)
-            )
+            return nn.Embed(rows, self.config.hidden_size, embedding_init=kernel_init(self.config))
 
         self.token = table(self.config.vocab_size)
         self.position = table(self.config.max_positions)

@@ -56,7 +56,7 @@ def pretraining(model: nn.Module) -> Objective:
         }
 
     def sums(params: Any, batch: Batch, key: Array | None) -> Sums:
-        output = model.apply(
+        output: Any = model.apply(
             {"params": params},
             batch["input_ids"],
             batch["input_mask"],
@@ -84,7 +84,7 @@ def classification(model: nn.Module) -> Objective:
         return {"label": jnp.sum(batch["example_weights"])}
 
     def sums(params: Any, batch: Batch, key: Array | None) -> Sums:
-        logits = model.apply(
+        logits: Any = model.apply(
             {"params": params},
             batch["input_ids"],
             batch["input_mask"],

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bertjax import metrics
-from bertjax.errors import UserError
 from bertjax.data.examples import Example
+from bertjax.errors import UserError
 from bertjax.tasks.base import Task
 
 
@@ -38,9 +38,7 @@ def read_tsv(path: Path) -> tuple[list[str], list[list[str]]]:
 
 def _column(path: Path, header: list[str], name: str) -> int:
     if name not in header:
-        raise UserError(
-            f"{path}:1: no column '{name}'; the header has: {', '.join(header)}"
-        )
+        raise UserError(f"{path}:1: no column '{name}'; the header has: {', '.join(header)}")
     return header.index(name)
 
 

@@ -1,0 +1,73 @@
+"""Draws line charts as inline SVG that follows the page's colours and needs nothing from outside."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib
+
+matplotlib.use("svg")
+
+from matplotlib import pyplot  # noqa: E402
+
+# Drawn in a colour that no line has, then replaced by the text colour of the page.
+_INK = "#010203"
+_COLORS = ("#2f7fd1", "#d98324", "#3a9d6e", "#a05fb5")
+# What belongs to a file of its own and not into a page: prologue, metadata, namespaces.
+_FILE_ONLY = re.compile(
+    r'<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>| xmlns\S*="[^"]*"', re.S
+)
+
+
+class Line(NamedTuple):
+    """One curve: its name in the legend, x and y values; `points` shows each as a dot."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    points: bool = False
+
+
+def line_chart(
+    lines: Sequence[Line],
+    *,
+    title: str,
+    x_label: str = "step",
+    level: tuple[str, float] | None = None,
+    percent: bool = False,
+) -> str:
+    """An <svg> element with the curves and, if given, a dashed level with its name.
+
+    Args:
+      percent: y values are shares from 0 to 1, shown as percentages.
+    """
+    settings = {
+        "svg.fonttype": "none",  # text stays text
+        "svg.hashsalt": title,  # the same chart has the same ids, another chart others
+        "font.family": "sans-serif",
+        "font.size": 10,
+        **{f"{part}.color": _INK for part in ("text", "xtick", "ytick")},
+        **{f"axes.{part}color": _INK for part in ("edge", "label")},
+    }
+    with matplotlib.rc_context(settings):
+        figure, axes = pyplot.subplots(figsize=(5.2, 3.0), layout="constrained")
+        for line, color in zip(lines, _COLORS, strict=False):
+            style = "o-" if line.points else "-"
+            axes.plot(line.x, line.y, style, color=color, label=line.name, markersize=4)
+        if level:
+            name, height = level
+            axes.axhline(height, color=_INK, linestyle="--", linewidth=1, label=name)
+        axes.set_title(title, fontsize=11, loc="left")
+        axes.set_xlabel(x_label)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color=_INK, alpha=0.12)
+        axes.yaxis.set_major_formatter("{x:.0%}" if percent else "{x:,g}")
+        axes.xaxis.set_major_formatter("{x:,g}")
+        axes.legend(frameon=False, fontsize=9)
+        target = io.StringIO()
+        figure.savefig(target, format="svg", transparent=True)
+        pyplot.close(figure)
+    return _FILE_ONLY.sub("", target.getvalue()).replace(_INK, "currentColor").strip()
