@@ -1,4 +1,4 @@
-"""Draws line charts as inline SVG that follows the page's colours and needs nothing from outside."""
+"""Draws line charts as SVG to stand in a page: they follow its colours and need nothing else."""
 
 from __future__ import annotations
 
@@ -38,21 +38,22 @@ def line_chart(
     x_label: str = "step",
     level: tuple[str, float] | None = None,
     percent: bool = False,
+    from_zero: bool = False,
 ) -> str:
     """An <svg> element with the curves and, if given, a dashed level with its name.
 
     Args:
       percent: y values are shares from 0 to 1, shown as percentages.
+      from_zero: the y axis begins at 0.
     """
-    settings = {
-        "svg.fonttype": "none",  # text stays text
-        "svg.hashsalt": title,  # the same chart has the same ids, another chart others
-        "font.family": "sans-serif",
-        "font.size": 10,
-        **{f"{part}.color": _INK for part in ("text", "xtick", "ytick")},
-        **{f"axes.{part}color": _INK for part in ("edge", "label")},
-    }
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context():
+        # Text stays text; the same chart has the same ids, another chart others.
+        matplotlib.rc("svg", fonttype="none", hashsalt=title)
+        matplotlib.rc("font", family="sans-serif", size=10)
+        matplotlib.rc("text", color=_INK)
+        matplotlib.rc("xtick", color=_INK)
+        matplotlib.rc("ytick", color=_INK)
+        matplotlib.rc("axes", edgecolor=_INK, labelcolor=_INK)
         figure, axes = pyplot.subplots(figsize=(5.2, 3.0), layout="constrained")
         for line, color in zip(lines, _COLORS, strict=False):
             style = "o-" if line.points else "-"
@@ -60,6 +61,8 @@ def line_chart(
         if level:
             name, height = level
             axes.axhline(height, color=_INK, linestyle="--", linewidth=1, label=name)
+        if from_zero:
+            axes.set_ylim(bottom=0)
         axes.set_title(title, fontsize=11, loc="left")
         axes.set_xlabel(x_label)
         axes.spines[["top", "right"]].set_visible(False)

@@ -21,9 +21,9 @@ from absl import logging
 from flax import traverse_util
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from bertjax.data.records import write_whole
 from bertjax.errors import UserError
 from bertjax.state import TrainState
+from bertjax.whole_file import write_whole
 
 CONFIG = "config.json"
 
@@ -53,9 +53,12 @@ def load_config(run: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{run}: not a run (no {CONFIG}); give the --workdir of a training run")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: not a JSON object")
+    return config
 
 
 def _refuse_difference(run: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:

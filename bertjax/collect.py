@@ -1,7 +1,8 @@
 """Collects the text to begin with: the documentation that every installation carries.
 
 Writes train.txt, valid.txt (modules held out) and a labelled task to fine-tune on, in which the
-library is to be told by a passage of its documentation (task/train.tsv, task/dev.tsv).
+library is to be told by a passage of its documentation (task/train.tsv, task/dev.tsv). With
+--input, train.txt and valid.txt hold your own text.
 
 example:
   python -m bertjax.collect --output runs/quickstart/text
@@ -11,19 +12,23 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from bertjax import documentation, errors
+from bertjax import documentation, errors, library_task, text
 from bertjax.documentation import Document
 from bertjax.errors import UserError
 
-FILES = ("train.txt", "valid.txt", "task/train.tsv", "task/dev.tsv")
+SOURCE = "source.json"
+# Of your own text, what is held out at once; a file may well be one single document.
+_PIECE_LINES = 100
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -33,58 +38,98 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--output", type=Path, required=True, help="folder to write; reused if it is complete")
-    add("--held_out", type=float, default=0.03, help="share of modules in valid.txt (%(default)s)")
+    add("--output", type=Path, required=True, help="folder to write; reused if it is there")
+    add(
+        "--input",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help=".txt, .txt.gz, .txt.xz files, folders or globs; a blank line ends a document",
+    )
+    add("--language", default="en", help="of --input, for sentence splitting (%(default)s)")
+    add("--held_out", type=float, default=0.03, help="share of the text in valid.txt (%(default)s)")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes (all cores)")
     return parser.parse_args(argv)
 
 
 def is_held_out(document: Document, share: float) -> bool:
-    """Hangs on the module's name only, so that other packages around it change nothing."""
+    """Hangs on the document's name only, so that others around it change nothing."""
     digest = hashlib.sha256(f"{document.library} {document.module}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
-def write_all(folder: Path, found: Sequence[Document], held_out: float) -> list[str]:
-    """Writes FILES into a folder; returns lines that tell what is in them.
+def own_text(inputs: list[str], language: str) -> Iterable[Document]:
+    """The documents of your own files, one sentence a line, long ones cut in pieces."""
+    documents = text.documents(inputs, split_sentences=True, language=language)
+    for number, lines in enumerate(tqdm(documents, desc="splitting sentences", unit=" documents")):
+        for start in range(0, len(lines), _PIECE_LINES):
+            piece = lines[start : start + _PIECE_LINES]
+            yield Document("", f"{number}.{start}", [piece])
+
+
+def write_text(folder: Path, found: list[Document], share: float) -> Iterable[str]:
+    """Writes train.txt and valid.txt; tells what is in them.
 
     Raises:
-      UserError: the documentation is too little for a task or for held-out text.
+      UserError: nothing is left for one of them.
     """
-    (folder / "task").mkdir(parents=True)
-    lines = []
     for name, kept_out in (("train.txt", False), ("valid.txt", True)):
-        part = [document for document in found if is_held_out(document, held_out) is kept_out]
-        modules, size = documentation.write_corpus(folder / name, part)
-        lines.append(f"{name}: {modules:,} modules, {size / 1e6:.1f} MB")
-    labels = documentation.write_task(folder / "task", found)
-    lines.append(f"task: which of these libraries is it? {', '.join(labels)}")
-    return lines
+        part = [document for document in found if is_held_out(document, share) is kept_out]
+        if not part:
+            raise UserError(
+                f"{name}: nothing falls into it; give more text or another --held_out than {share}"
+            )
+        number, size = documentation.write_corpus(folder / name, part)
+        yield f"{name}: {number:,} documents, {size / 1e6:.1f} MB"
 
 
-def main() -> None:
-    flags = parse_arguments()
-    if not 0 < flags.held_out < 1:
-        raise UserError(f"--held_out={flags.held_out}: give a share between 0 and 1, like 0.03")
-    output: Path = flags.output
-    if all((output / name).is_file() for name in FILES):
-        print(f"reusing {output}: {', '.join(FILES)}")
-        return
-    if output.exists() and any(output.iterdir()):
-        raise UserError(f"{output}: not empty; choose another --output or delete the folder")
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+def read_documentation(workers: int) -> list[Document]:
     with tqdm(desc="reading documentation", unit=" modules") as progress:
 
         def show(done: int, total: int) -> None:
             progress.total = total
             progress.update(done - progress.n)
 
-        found = list(documentation.documents(workers=flags.workers, progress=show))
-    told = write_all(partial, found, flags.held_out)
-    os.replace(partial, output)
-    print(f"wrote {output}", *told, sep="\n  ")
+        return list(documentation.documents(workers=workers, progress=show))
+
+
+def source_of(flags: argparse.Namespace) -> dict[str, Any]:
+    """What the folder is made of; what is installed is left out, a later package harms nothing."""
+    paths = text.files(flags.input) if flags.input else []
+    files = [[str(path), path.stat().st_size] for path in paths]
+    return {"files": files or "documentation", "held_out": flags.held_out}
+
+
+def already_done(output: Path, source: dict[str, Any]) -> bool:
+    """Raises UserError: the folder holds something else."""
+    if not output.exists():
+        return False
+    saved = output / SOURCE
+    if saved.is_file() and json.loads(saved.read_text(encoding="utf-8")) == source:
+        print(f"reusing {output}: train.txt, valid.txt, task")
+        return True
+    raise UserError(f"{output}: holds other text or files; choose another --output or delete it")
+
+
+def main() -> None:
+    flags = parse_arguments()
+    if not 0 < flags.held_out < 1:
+        raise UserError(f"--held_out={flags.held_out}: give a share between 0 and 1, like 0.03")
+    source = source_of(flags)
+    if already_done(flags.output, source):
+        return
+    # All is written beside the folder, which then appears at once.
+    partial = flags.output.with_name(flags.output.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "task").mkdir(parents=True)
+    own = list(own_text(flags.input, flags.language)) if flags.input else []
+    found = read_documentation(flags.workers)
+    told = list(write_text(partial, own or found, flags.held_out))
+    labels = library_task.write_task(partial / "task", found)
+    told.append(f"task: which of these libraries is it? {', '.join(labels)}")
+    (partial / SOURCE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, flags.output)
+    print(f"wrote {flags.output}", *told, sep="\n  ")
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ import jax
 import numpy as np
 
 from bertjax import errors, pretrained
-from bertjax.data.records import write_whole
 from bertjax.errors import UserError
 from bertjax.models.heads import PretrainingModel
 from bertjax.tokenizer import Tokenizer
+from bertjax.whole_file import write_whole
 
 MASK = "[MASK]"
 

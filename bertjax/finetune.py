@@ -23,7 +23,6 @@ from jax import Array
 from bertjax import checkpoint, errors, loop, memory, metrics, optimizer, partition, pretrained
 from bertjax.data import examples as data_examples
 from bertjax.data.examples import Encoded, Example
-from bertjax.data.records import write_whole
 from bertjax.errors import UserError
 from bertjax.models import heads, objectives
 from bertjax.models.config import BertConfig
@@ -33,6 +32,7 @@ from bertjax.state import TrainState, abstract_state, init_state, with_params
 from bertjax.tasks.base import Task
 from bertjax.tasks.glue import TASKS
 from bertjax.train_step import make_train_step
+from bertjax.whole_file import write_whole
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

@@ -28,12 +28,21 @@ Evaluate = Callable[[TrainState], tuple[dict[str, float], float | None]]
 
 @dataclasses.dataclass(frozen=True)
 class Timetable:
-    """How many steps there are, and after how many something happens; all end with one."""
+    """How many steps there are, and after how many something happens; all end with one.
+
+    Raises:
+      UserError: a number below 1.
+    """
 
     total_steps: int
     log_every: int
     eval_every: int
     save_every: int
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if value < 1:
+                raise UserError(f"{name} is {value}; it must be at least 1")
 
     def due(self, step: int, every: int) -> bool:
         return step == self.total_steps or step % every == 0

@@ -50,6 +50,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
     """
     devices = jax.device_count()
     sizes = [data, fsdp, tensor]
+    if any(size < 1 and size != -1 for size in sizes):
+        raise UserError(f"mesh of data={data} fsdp={fsdp} tensor={tensor}: sizes are 1 or more")
     if sizes.count(-1) > 1:
         raise UserError("only one of mesh.data, mesh.fsdp and mesh.tensor may be -1")
     if -1 in sizes:
@@ -93,6 +95,18 @@ def tree_shardings(tree: Any, mesh: Mesh) -> Any:
         return NamedSharding(mesh, _fit(specs[0], leaf.shape, mesh))
 
     return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, microbatches: int = 1) -> None:
+    """Every device must get as many rows as every other, in every microbatch.
+
+    Raises:
+      UserError: the rows cannot be shared out evenly.
+    """
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size < 1 or microbatches < 1 or batch_size % (devices * microbatches):
+        parts = f"{devices} device(s)" + f" x {microbatches} microbatches" * (microbatches != 1)
+        raise UserError(f"batch_size {batch_size} is not a multiple of {parts}; choose one that is")
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -16,9 +16,9 @@ from jax.sharding import Mesh
 from bertjax import partition
 from bertjax.data import examples as data_examples
 from bertjax.data.examples import Encoded, Example
-from bertjax.data.records import write_whole
 from bertjax.models.heads import Classifier
 from bertjax.models.objectives import Batch
+from bertjax.whole_file import write_whole
 
 
 class Predictor:

@@ -170,7 +170,9 @@ def hosts() -> dict[str, int]:
     return {"host": jax.process_index(), "num_hosts": jax.process_count()}
 
 
-def train(config: ConfigDict, workdir: Path, inputs: Inputs, mesh: Mesh) -> None:
+def train(
+    config: ConfigDict, workdir: Path, inputs: Inputs, mesh: Mesh, timetable: loop.Timetable
+) -> None:
     """Trains from the newest checkpoint, or from the start, to the last step."""
     wanted, manifest = config.train, inputs.records.manifest
     entropy = manifest.corpus["unigram_entropy"]
@@ -197,9 +199,7 @@ def train(config: ConfigDict, workdir: Path, inputs: Inputs, mesh: Mesh) -> None
                 train_step,
                 batches,
                 mesh=mesh,
-                timetable=loop.Timetable(
-                    wanted.steps, config.log_every, config.eval_every, config.save_every
-                ),
+                timetable=timetable,
                 log=log,
                 checkpoints=checkpoints,
                 evaluate=make_evaluate(inputs, objective, mesh, wanted.batch_size, log),
@@ -215,9 +215,13 @@ def main() -> None:
     config = settings.load(flags.config, flags.overrides)
     inputs = open_inputs(config)
     mesh = partition.make_mesh(**config.mesh.to_dict())
+    partition.check_batch_size(config.train.batch_size, mesh, config.train.microbatches)
+    timetable = loop.Timetable(
+        config.train.steps, config.log_every, config.eval_every, config.save_every
+    )
     checkpoint.save_config(flags.workdir, resolved(config, inputs.bert, inputs.records))
     tokenizer.load(inputs.records.folder).save(flags.workdir)
-    train(config, flags.workdir, inputs, mesh)
+    train(config, flags.workdir, inputs, mesh, timetable)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from bertjax.data.records import write_whole
+from bertjax.whole_file import write_whole
 
 METRICS = "metrics.jsonl"
 
@@ -32,7 +32,9 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
     path = run / METRICS
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    # A line without its end was being written when the run was killed.
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 class RunLog:

@@ -42,11 +42,13 @@ def _apply(config: ConfigDict, override: str) -> None:
     if not equals or name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
         raise UserError(f"'{override}': no such setting; write name=value, like {', '.join(near)}")
+    kind = type(known[name])
     try:
-        config.update_from_flattened_dict({name: _parse(value)})
-    except TypeError as error:
-        kind = type(known[name]).__name__
-        raise UserError(f"'{override}': {name} is of type {kind}, give such a value") from error
+        config.update_from_flattened_dict({name: _parse(value, kind)})
+    except (TypeError, ValueError, SyntaxError) as error:
+        raise UserError(
+            f"'{override}': {name} is of type {kind.__name__}, give such a value"
+        ) from error
 
 
 def _names(config: ConfigDict) -> dict[str, Any]:
@@ -57,8 +59,13 @@ def _names(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def _parse(value: str) -> Any:
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+def _parse(value: str, kind: type) -> Any:
+    """A value as its type is written in Python; text needs no quotes, a float no point."""
+    if kind is str:
         return value
+    parsed = ast.literal_eval(value)
+    if kind is float and type(parsed) is int:
+        return float(parsed)
+    if type(parsed) is not kind:
+        raise TypeError
+    return parsed

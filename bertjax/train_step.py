@@ -93,7 +93,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         metrics = {
             "loss": objectives.total_loss(sums, counts),
-            "gradient_norm": optax.global_norm(gradients),
+            "gradient_norm": optax.tree.norm(gradients),
             **objectives.averages(sums, counts),
         }
         return TrainState(state.step + 1, params, opt_state), metrics

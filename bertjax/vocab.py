@@ -14,7 +14,7 @@ from typing import Any
 
 import sentencepiece
 
-from bertjax import tokenizer
+from bertjax import tokenizer, wordpiece
 from bertjax.errors import UserError
 
 # As in the files of 2018: [PAD] is 0, [UNK] 100, [CLS] 101, [SEP] 102, [MASK] 103.
@@ -94,7 +94,7 @@ def count_chunks(
     counts: Counter[str] = Counter()
     dropped = read = reported = 0
     for line in lines:
-        counts.update(tokenizer.chunks(line))
+        counts.update(wordpiece.chunks(line))
         if len(counts) > limit:
             dropped += len(counts) - limit // 2
             counts = Counter(dict(_by_frequency(counts)[: limit // 2]))
@@ -118,10 +118,10 @@ def _wordpiece(
     """Byte-pair encoding over the words that the WordPiece tokenizer itself will see."""
     words: Counter[str] = Counter()
     for chunk, count in counts.items():
-        for word in tokenizer.basic_words(chunk, lowercase).split():
+        for word in wordpiece.basic_words(chunk, lowercase).split():
             words[word] += count
     letters = alphabet(words, coverage)
-    head = ["[PAD]", *(f"[unused{i}]" for i in range(unused)), *tokenizer.SPECIALS[1:]]
+    head = ["[PAD]", *(f"[unused{i}]" for i in range(unused)), *wordpiece.SPECIALS[1:]]
     tokens = head + letters + ["##" + letter for letter in letters]
     if size < len(tokens):
         raise UserError(
@@ -190,7 +190,7 @@ def _sentencepiece(
         normalization_rule_name="nmt_nfkc_cf" if lowercase else "nmt_nfkc",
     )
     for role, (number, name) in zip(
-        ("pad", "unk", "bos", "eos"), enumerate(tokenizer.SPECIALS), strict=False
+        ("pad", "unk", "bos", "eos"), enumerate(wordpiece.SPECIALS), strict=False
     ):
         settings |= {f"{role}_id": number, f"{role}_piece": name}
     made = tokenizer.SentencePieceTokenizer(_train(counts, **settings, control_symbols="[MASK]"))

@@ -15,8 +15,10 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import random  # noqa: E402
-from collections.abc import Callable  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
+from types import ModuleType  # noqa: E402
 from typing import Any  # noqa: E402
 
 import jax  # noqa: E402
@@ -25,6 +27,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from flax import linen as nn  # noqa: E402
 
+from bertjax import errors, prepare, pretrain  # noqa: E402
 from bertjax.models.config import BertConfig  # noqa: E402
 from bertjax.models.heads import PretrainingModel  # noqa: E402
 from bertjax.tokenizer import SPECIALS, WordPieceTokenizer  # noqa: E402
@@ -123,3 +126,102 @@ def random_params() -> Callable[..., Any]:
         return jax.tree_util.tree_map_with_path(value, shapes)
 
     return make
+
+
+# An entry point and its arguments -> the exit status its process would have.
+Command = Callable[..., int]
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keeps what is compiled, so that runs of the same model and their children compile once."""
+    folder = tmp_path_factory.mktemp("compiled")
+    names = {"jax_compilation_cache_dir": str(folder)}
+    names["jax_persistent_cache_min_compile_time_secs"] = "0.5"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in names.items():
+            patch.setenv(name.upper(), value)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        yield folder
+        jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(scope="session")
+def command(compiled: Path) -> Command:
+    """Calls an entry point's main in this process, as `python -m` would."""
+
+    def call(module: ModuleType, *arguments: object) -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+            return errors.run(module.main)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def tiny_vocabulary(
+    tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: WordPieceTokenizer
+) -> Path:
+    folder = tmp_path_factory.mktemp("vocabulary")
+    tiny_tokenizer.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_records(
+    tmp_path_factory: pytest.TempPathFactory,
+    command: Command,
+    tiny_corpus: Path,
+    tiny_vocabulary: Path,
+) -> Path:
+    """Some 130 records of length 32 with 5 predictions, in four shards."""
+    folder = tmp_path_factory.mktemp("data") / "records"
+    arguments = ["--keep_lines", "--max_seq_length=32", "--max_predictions_per_seq=5"]
+    arguments += ["--dupe_factor=2", "--num_shards=4", "--workers=1"]
+    files = [f"--input={tiny_corpus}", f"--vocab={tiny_vocabulary}", f"--output={folder}"]
+    assert command(prepare, *files, *arguments) == 0
+    return folder
+
+
+# One layer of width 32 is too small to be among the published sizes.
+_TINY_SETTINGS = """
+from ml_collections import ConfigDict
+from bertjax.models.config import SIZES
+
+SIZES["nano"] = dict(num_layers=1, hidden_size=32, num_heads=2, intermediate_size=64)
+
+
+def get_config(size="nano"):
+    return ConfigDict({
+        "model": {"size": size, "max_positions": 32, "hidden_dropout": 0.1,
+                  "attention_dropout": 0.1, "dtype": "float32"},
+        "data": {"records": "", "eval_records": ""},
+        "train": {"batch_size": 16, "steps": 12, "learning_rate": 1e-3, "warmup_steps": 2,
+                  "weight_decay": 0.01, "clip_norm": 1.0, "microbatches": 1, "seed": 0},
+        "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+        "log_every": 1, "save_every": 5, "eval_every": 100, "keep_last": 2,
+    })
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config file for twelve steps of a model of one layer of width 32."""
+    path = tmp_path_factory.mktemp("configs") / "nano.py"
+    path.write_text(_TINY_SETTINGS, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(
+    tmp_path_factory: pytest.TempPathFactory,
+    command: Command,
+    tiny_settings: Path,
+    tiny_records: Path,
+) -> Path:
+    """A pretraining run that was never interrupted."""
+    run = tmp_path_factory.mktemp("runs") / "pretrained"
+    arguments = [f"--config={tiny_settings}", f"--workdir={run}", f"data.records={tiny_records}"]
+    assert command(pretrain, *arguments) == 0
+    return run

@@ -72,8 +72,11 @@ def _inputs(batch: Batch) -> list[jax.Array]:
 
 
 def _torch_inputs(batch: Batch) -> dict[str, torch.Tensor]:
-    names = {"input_ids": "input_ids", "attention_mask": "input_mask",
-             "token_type_ids": "segment_ids"}
+    names = {
+        "input_ids": "input_ids",
+        "attention_mask": "input_mask",
+        "token_type_ids": "segment_ids",
+    }
     return {theirs: torch.tensor(batch[ours]) for theirs, ours in names.items()}
 
 
@@ -102,9 +105,7 @@ def test_an_unknown_parameter_is_refused(pretraining: Any, tiny_config: BertConf
         convert.to_huggingface(pretraining | {"gate": {"kernel": np.zeros(2)}}, tiny_config)
 
 
-def test_names_of_older_releases_are_understood(
-    pretraining: Any, tiny_config: BertConfig
-) -> None:
+def test_names_of_older_releases_are_understood(pretraining: Any, tiny_config: BertConfig) -> None:
     tensors = convert.to_huggingface(pretraining, tiny_config)
     old = {
         name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
@@ -274,9 +275,7 @@ def test_minilm_gives_the_same_ids_and_vectors_as_transformers(minilm: Path) -> 
         sentences, padding=True, return_tensors="pt"
     )
     ours = tokenizer.load(minilm)
-    for text, ids, mask in zip(
-        sentences, given["input_ids"], given["attention_mask"], strict=True
-    ):
+    for text, ids, mask in zip(sentences, given["input_ids"], given["attention_mask"], strict=True):
         assert [ours.cls_id, *ours.encode(text), ours.sep_id] == ids[mask == 1].tolist()
     model = transformers.AutoModel.from_pretrained(minilm).eval()
     with torch.no_grad():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bertjax import documentation
+from bertjax import documentation, library_task
 from bertjax.errors import UserError
 
 DOCSTRING = '''"""Compute the mean of the values along an axis.
@@ -167,7 +167,7 @@ def test_task_is_balanced_and_leaks_nothing(tmp_path: Path) -> None:
     for name, subject in names.items():
         add_library(tmp_path / "site", name, subject, modules=12 if name != "delta" else 1)
     documents = read(tmp_path / "site")
-    labels = documentation.write_task(
+    labels = library_task.write_task(
         tmp_path, documents, classes=3, train_per_class=30, dev_per_class=10
     )
     assert labels == ["alpha", "bravo", "charlie"]  # delta has too few
@@ -196,7 +196,7 @@ def test_task_is_deterministic(tmp_path: Path) -> None:
     add_library(tmp_path / "site", "bravo", "cats")
     documents = read(tmp_path / "site")
     for folder in ("1", "2"):
-        documentation.write_task(tmp_path / folder, documents, train_per_class=20, dev_per_class=5)
+        library_task.write_task(tmp_path / folder, documents, train_per_class=20, dev_per_class=5)
     for name in ("train.tsv", "dev.tsv"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 
@@ -204,7 +204,7 @@ def test_task_is_deterministic(tmp_path: Path) -> None:
 def test_task_needs_two_libraries(tmp_path: Path) -> None:
     add_library(tmp_path / "site", "alpha", "dogs")
     with pytest.raises(UserError, match="fewer than two"):
-        documentation.write_task(tmp_path, read(tmp_path / "site"))
+        library_task.write_task(tmp_path, read(tmp_path / "site"))
     assert not (tmp_path / "train.tsv").exists()
 
 
@@ -213,5 +213,5 @@ def test_names_are_blanked() -> None:
         return "numpy" in word or word == "np"
 
     text = "NumPy's np.array, i.e. a NumpyArray in linalg, as numpy.linalg.norm() is."
-    blanked = documentation.blank(text, {"linalg", "is"}, is_name)
+    blanked = library_task.blank(text, {"linalg", "is"}, is_name)
     assert blanked == "it's it, i.e. a it in it, as it is."

@@ -122,7 +122,9 @@ def test_one_text_and_two_texts(tiny_tokenizer: WordPieceTokenizer) -> None:
     river, old = t.encode("the river"), t.encode("old garden")
     single, pair = examples.encode(
         [example("the river", label="b"), example("the river", "old garden", "a")],
-        t, ["a", "b"], LIMIT,
+        t,
+        ["a", "b"],
+        LIMIT,
     )
     assert single == Encoded([t.cls_id, *river, t.sep_id], 4, 1, False)
     assert pair == Encoded([t.cls_id, *river, t.sep_id, *old, t.sep_id], 4, 0, False)
@@ -130,7 +132,18 @@ def test_one_text_and_two_texts(tiny_tokenizer: WordPieceTokenizer) -> None:
 
 def test_the_longer_text_is_cut_from_its_end(tiny_tokenizer: WordPieceTokenizer) -> None:
     t = tiny_tokenizer
-    words = "the small old quiet bright green heavy distant curious river".split()
+    words = [
+        "the",
+        "small",
+        "old",
+        "quiet",
+        "bright",
+        "green",
+        "heavy",
+        "distant",
+        "curious",
+        "river",
+    ]
     a, b = t.encode(" ".join(words)), t.encode(" ".join(words[:4]))
     assert len(a) == 10
     assert len(b) == 4

@@ -54,12 +54,21 @@ def opened(folder: Path) -> data_input.Records:
 
 
 def stream(
-    opened: data_input.Records, steps: int, start_step: int = 0, seed: int = 0, host: int = 0,
-    num_hosts: int = 1, batch_size: int = BATCH,
+    opened: data_input.Records,
+    steps: int,
+    start_step: int = 0,
+    seed: int = 0,
+    host: int = 0,
+    num_hosts: int = 1,
+    batch_size: int = BATCH,
 ) -> list[list[int]]:
     """The record numbers of each batch."""
     batches = data_input.train_batches(
-        opened, batch_size=batch_size, seed=seed, start_step=start_step, host=host,
+        opened,
+        batch_size=batch_size,
+        seed=seed,
+        start_step=start_step,
+        host=host,
         num_hosts=num_hosts,
     )
     return [batch["input_ids"][:, 0].tolist() for batch in islice(batches, steps)]
@@ -140,11 +149,7 @@ def test_evaluation_counts_every_record_once(
     batch_size: int, num_hosts: int, opened: data_input.Records
 ) -> None:
     hosts = [
-        list(
-            data_input.eval_batches(
-                opened, batch_size=batch_size, host=host, num_hosts=num_hosts
-            )
-        )
+        list(data_input.eval_batches(opened, batch_size=batch_size, host=host, num_hosts=num_hosts))
         for host in range(num_hosts)
     ]
     # Hosts that ran out of step would wait for each other for ever.

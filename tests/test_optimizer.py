@@ -26,8 +26,10 @@ def params(tiny_config: BertConfig, random_params: Callable[..., Any]) -> Flat:
 def _gradients(params: Flat, steps: int, scale: float) -> list[Flat]:
     rng = np.random.default_rng(1)
     return [
-        {name: rng.normal(0, scale, value.shape).astype(np.float32)
-         for name, value in params.items()}
+        {
+            name: rng.normal(0, scale, value.shape).astype(np.float32)
+            for name, value in params.items()
+        }
         for _ in range(steps)
     ]
 

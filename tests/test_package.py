@@ -17,9 +17,10 @@ ROOT = Path(bertjax.__file__).parent
 
 # A file imports from floors below it and from its own; no two files import each other.
 FLOORS = (
-    "errors settings memory text tokenizer vocab documentation metrics",
-    "data models partition optimizer",
-    "state train_step checkpoint convert loop run_log pretrained tasks",
+    "errors whole_file settings memory text wordpiece sentence_pieces vocabulary_files tokenizer "
+    "vocab prose documentation library_task metrics",
+    "data models partition optimizer charts",
+    "state train_step checkpoint convert loop run_log pretrained predictor results tasks",
     "prepare pretrain finetune export fill collect report",
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
@@ -63,7 +64,8 @@ def imported_modules(name: str) -> set[str]:
 
 
 def floor(name: str) -> int:
-    return FLOOR_OF[name.split(".")[0]]
+    """Files without a floor are told by a test of their own."""
+    return FLOOR_OF.get(name.split(".")[0], len(FLOORS))
 
 
 def test_import_is_light() -> None:
@@ -72,8 +74,8 @@ def test_import_is_light() -> None:
         "import sys, time; start = time.perf_counter(); import bertjax;"
         "print(time.perf_counter() - start, *sys.modules)"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    seconds, *loaded = result.stdout.split()
+    output = subprocess.check_output([sys.executable, "-c", code], text=True)
+    seconds, *loaded = output.split()
     assert float(seconds) < 0.5
     assert HEAVY.isdisjoint(loaded)
 

@@ -29,9 +29,7 @@ def make_store(documents: Sequence[Sequence[int]]) -> TokenStore:
 @pytest.fixture(scope="module")
 def store() -> TokenStore:
     rng = random.Random(3)
-    return make_store(
-        [[rng.randint(1, 25) for _ in range(rng.randint(1, 40))] for _ in range(60)]
-    )
+    return make_store([[rng.randint(1, 25) for _ in range(rng.randint(1, 40))] for _ in range(60)])
 
 
 SETTINGS = PairSettings(max_seq_length=64)
@@ -112,7 +110,9 @@ def test_the_distributions_are_those_of_the_procedure_of_2018(
         (len(a), len(b), unrelated)
         for t in range(20)
         for document in range(store.num_documents)
-        for a, b, unrelated in reference(store, document, SETTINGS, random.Random(f"r{t}{document}"))
+        for a, b, unrelated in reference(
+            store, document, SETTINGS, random.Random(f"r{t}{document}")
+        )
     ]
     ours = [
         (pair.a_end - pair.a_start, pair.b_end - pair.b_start, bool(pair.is_random))

@@ -20,6 +20,7 @@ from bertjax.data import input as data_input
 from bertjax.data import records
 from bertjax.data.records import Manifest, Shard, ShardReader
 from bertjax.errors import UserError
+from bertjax.whole_file import write_whole
 
 LENGTH, PREDICTIONS, VOCAB_SIZE = 16, 4, 100
 INTEGERS = (
@@ -258,7 +259,7 @@ def test_write_whole_keeps_the_old_file_and_nothing_else_when_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.json"
-    records.write_whole(path, b"old")
+    write_whole(path, b"old")
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -266,7 +267,7 @@ def test_write_whole_keeps_the_old_file_and_nothing_else_when_interrupted(
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            records.write_whole(path, b"new")
+            write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a.json"]
 
@@ -287,11 +288,12 @@ import resource, sys
 from pathlib import Path
 from bertjax import errors
 from bertjax.data import records
+from bertjax.whole_file import write_whole
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 target = Path(sys.argv[1])
 def main():
     if target.suffix == ".json":
-        records.write_whole(target, bytes(50_000))
+        write_whole(target, bytes(50_000))
     else:
         records.write_shard(target, (bytes(1_000) for _ in range(50)))
 sys.exit(errors.run(main))

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer as HuggingFace
 from tokenizers.models import WordPiece
 
 from bertjax import tokenizer, vocab
+from bertjax import wordpiece as wordpiece_rules
 from bertjax.errors import UserError
 
 PIECES = re.findall(
@@ -122,7 +123,7 @@ def test_batch_and_memory_change_nothing(wordpiece: tokenizer.WordPieceTokenizer
 
 
 def test_memory_of_chunks_is_bounded() -> None:
-    memo = tokenizer._Memo(lambda chunk: (len(chunk),), limit=10)
+    memo = wordpiece_rules._Memo(lambda chunk: (len(chunk),), limit=10)
     assert [memo[str(i)] for i in range(95, 145)] == [(len(str(i)),) for i in range(95, 145)]
     assert len(memo) <= 10
 
@@ -140,7 +141,7 @@ def test_offsets_point_at_each_piece_in_the_given_text(
         for piece, (begin, end) in zip(wordpiece.pieces(ids), offsets, strict=True):
             assert 0 <= begin < end <= len(text)
             if piece != "[UNK]":
-                shown = tokenizer.basic_words(text[begin:end], wordpiece.lowercase).strip()
+                shown = wordpiece_rules.basic_words(text[begin:end], wordpiece.lowercase).strip()
                 bare = piece.removeprefix("##") if len(piece) > 2 else piece
                 # The last letter alone does not know that it ends a word.
                 assert shown.replace("ς", "σ") == bare.replace("ς", "σ"), (text, piece)

@@ -28,6 +28,7 @@ from bertjax import text
 from bertjax import tokenizer as tokenizers
 from bertjax.data import masking, pairs, records
 from bertjax.errors import UserError
+from bertjax.whole_file import write_whole
 
 _JOB_CHARACTERS = 1 << 20
 _ROWS_AT_ONCE = 4096
@@ -53,8 +54,14 @@ class BuildSettings:
                 f"max_predictions_per_seq {self.max_predictions_per_seq} must lie between 1 and "
                 f"max_seq_length {self.max_seq_length}"
             )
+        if not 0 < self.masked_lm_prob < 1:
+            raise UserError(f"masked_lm_prob {self.masked_lm_prob} must lie between 0 and 1")
+        if not 0 <= self.short_seq_prob <= 1:
+            raise UserError(f"short_seq_prob {self.short_seq_prob} must lie between 0 and 1")
         if self.dupe_factor < 1:
-            raise UserError("dupe_factor must be at least 1")
+            raise UserError(f"dupe_factor {self.dupe_factor} must be at least 1")
+        if self.num_shards < 0:
+            raise UserError(f"num_shards {self.num_shards} must be at least 0 (as many as needed)")
 
 
 # The tokenizer of a worker process; loaded once by each.
@@ -236,7 +243,7 @@ def _build_shard(job: tuple[Path, Path, int, int, BuildSettings]) -> dict[str, A
     name = f"records-{index:05d}-of-{shards:05d}.tfrecord"
     shard = records.write_shard(output / name, messages())
     entry = {**dataclasses.asdict(shard), "real_tokens": real_tokens}
-    records.write_whole(store_folder / f"shard-{index:05d}.json", json.dumps(entry).encode())
+    write_whole(store_folder / f"shard-{index:05d}.json", json.dumps(entry).encode())
     return entry
 
 
@@ -275,7 +282,7 @@ def open_work_folder(output: Path, identity: dict[str, Any]) -> Path:
     if not mark.exists() or mark.read_bytes() != content:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        records.write_whole(mark, content)
+        write_whole(mark, content)
     return work
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from bertjax.errors import UserError
+from bertjax.whole_file import write_whole
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -95,12 +96,6 @@ def whole(path: Path) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that is there in full or not at all, whatever happens in between."""
-    with whole(path) as partial:
-        partial.write_bytes(content)
 
 
 def load_manifest(folder: Path) -> Manifest:

@@ -1,0 +1,56 @@
+"""Times bertjax's own pretraining step in this process; a worker of train_step.py."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import contest
+import jax
+import pretraining_batch as data
+
+from bertjax import memory, optimizer, partition
+from bertjax.models import heads, objectives
+from bertjax.models.config import BertConfig
+from bertjax.pretrain import init_function
+from bertjax.state import init_state
+from bertjax.train_step import make_train_step
+
+
+def main() -> None:
+    flags = argparse.ArgumentParser(description=__doc__)
+    flags.add_argument("--size", choices=data.SIZES, required=True)
+    flags.add_argument("--warmup", type=int, required=True)
+    flags.add_argument("--steps", type=int, required=True)
+    options = flags.parse_args()
+    memory.keep_freed_memory()
+    layers, width, num_heads, inner, sequences = data.SIZES[options.size]
+    model = heads.PretrainingModel(
+        BertConfig(
+            vocab_size=data.VOCABULARY,
+            num_layers=layers,
+            hidden_size=width,
+            num_heads=num_heads,
+            intermediate_size=inner,
+        )
+    )
+    mesh = partition.make_mesh()
+    tx = optimizer.adam_2018(optimizer.linear_schedule(1e-4, 10, 1000))
+    state = init_state(init_function(model, data.PREDICTIONS), tx, mesh, seed=0)
+    train_step = make_train_step(objectives.pretraining(model), tx, seed=0)
+    host_batch = data.batch(sequences)
+
+    def step() -> None:
+        nonlocal state
+        # As the training loop does it: from host arrays, every step.
+        state, metrics = train_step(state, partition.global_batch(host_batch, mesh))
+        jax.block_until_ready((state, metrics))
+
+    found = contest.timed(step, options.warmup, options.steps)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    versions = f"jax {jax.__version__}"
+    print(json.dumps(found | {"versions": versions, "parameters": parameters}))
+
+
+if __name__ == "__main__":
+    main()

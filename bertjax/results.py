@@ -1,0 +1,86 @@
+"""Reads what finished runs left behind: logs, scores, predictions, the facts of their records."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bertjax import checkpoint, run_log
+from bertjax.data import records
+from bertjax.errors import UserError
+
+Row = dict[str, Any]
+
+
+class Pretraining(NamedTuple):
+    """A pretraining run: its folder, resolved config, log lines and the manifest of its records."""
+
+    run: Path
+    config: Row
+    metrics: list[Row]
+    manifest: records.Manifest
+
+
+class Finetuning(NamedTuple):
+    """A finished fine-tuning: its folder, log lines, final metrics and predictions on dev."""
+
+    run: Path
+    metrics: list[Row]
+    result: Row
+    predictions: list[dict[str, str]]
+
+    @property
+    def name(self) -> str:
+        return "random weights" if self.result["init"] == "scratch" else "pretrained weights"
+
+
+def _log_lines(run: Path) -> list[Row]:
+    lines: list[Row] = [*run_log.read_metrics(run)]
+    if not lines:
+        raise UserError(f"{run}: no {run_log.METRICS}; run the training first")
+    return lines
+
+
+def read_pretraining(run: Path) -> Pretraining:
+    """Raises UserError: not a pretraining run, nothing logged yet, or its records are gone."""
+    config = checkpoint.load_config(run)
+    if config.get("kind") != "pretrain":
+        raise UserError(f"{run}: not a pretraining run; give --pretrain a run of bertjax.pretrain")
+    manifest = records.load_manifest(Path(config["settings"]["data"]["records"]))
+    return Pretraining(run, config, _log_lines(run), manifest)
+
+
+def _read(path: Path, mend: str) -> str:
+    if not path.is_file():
+        raise UserError(f"{path}: not found; {mend}")
+    return path.read_text(encoding="utf-8")
+
+
+def read_json(path: Path, mend: str) -> Any:
+    try:
+        return json.loads(_read(path, mend))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); {mend}") from error
+
+
+def read_finetuning(run: Path) -> Finetuning:
+    """Raises UserError: the run is not finished."""
+    mend = "run bertjax.finetune to its end first"
+    result = read_json(run / "metrics.json", mend)
+    table = _read(run / "predictions-dev.tsv", mend).splitlines(keepends=True)
+    return Finetuning(run, _log_lines(run), result, list(csv.DictReader(table, delimiter="\t")))
+
+
+def read_times(path: Path) -> list[tuple[str, float]]:
+    """Seconds by name, in order; a name that occurs again (a continued run) is added up."""
+    seconds: dict[str, float] = defaultdict(float)
+    for number, line in enumerate(_read(path, "give a file of names and seconds").splitlines(), 1):
+        name, _, value = line.partition("\t")
+        try:
+            seconds[name] += float(value)
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: write a name, a tab and seconds") from error
+    return list(seconds.items())

@@ -1,0 +1,236 @@
+"""A checkpoint is there in full or not at all, and gives back every bit of the state."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from bertjax import checkpoint, optimizer, partition
+from bertjax.checkpoint import Checkpoints
+from bertjax.errors import UserError
+from bertjax.models.config import BertConfig
+from bertjax.models.heads import PretrainingModel
+from bertjax.state import TrainState, abstract_state
+
+Init = Callable[[jax.Array], Any]
+OPTIMIZER = optimizer.adam_2018(optimizer.linear_schedule(1e-3, 2, 10))
+
+
+def init_of(config: BertConfig) -> Init:
+    def init(key: jax.Array) -> Any:
+        ids = np.zeros((1, 8), np.int32)
+        return PretrainingModel(config).init(key, ids, ids, ids, ids[:, :2])["params"]
+
+    return init
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Mesh:
+    return partition.make_mesh(data=2, fsdp=2, tensor=2)
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config: BertConfig) -> BertConfig:
+    return dataclasses.replace(tiny_config, num_layers=1)
+
+
+@pytest.fixture(scope="module")
+def state(config: BertConfig, mesh: Mesh) -> TrainState:
+    """A state whose optimizer has something to remember: every leaf holds its own numbers."""
+    shapes = abstract_state(init_of(config), OPTIMIZER, mesh)
+    rng = np.random.default_rng(0)
+
+    def fill(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        values = rng.normal(size=leaf.shape) if leaf.shape else rng.integers(1, 100)
+        return jax.device_put(np.asarray(values, leaf.dtype), leaf.sharding)
+
+    return jax.tree.map(fill, shapes)
+
+
+def at(state: TrainState, step: int) -> TrainState:
+    """The state as of another step, its parameters told apart by their pooler's bias."""
+    params = jax.tree.map(lambda leaf: leaf, state.params)
+    bias = params["encoder"]["pooler"]["bias"]
+    params["encoder"]["pooler"]["bias"] = jnp.full_like(bias, step)
+    return state.replace(step=jnp.asarray(step, jnp.int32), params=params)
+
+
+def saved_step(params: Any) -> float:
+    return float(params["encoder"]["pooler"]["bias"][0])
+
+
+def steps_in(run: Path) -> list[int]:
+    return sorted(int(name) for name in os.listdir(run / "checkpoints") if name.isdecimal())
+
+
+def make_run(run: Path) -> Path:
+    checkpoint.save_config(run, {"kind": "test"})
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, state: TrainState) -> Path:
+    """Five checkpoints saved with these scores, where only the last two and the best are kept."""
+    run = make_run(tmp_path_factory.mktemp("run"))
+    with Checkpoints(run, keep_last=2) as checkpoints:
+        for step, score in ((1, 0.1), (2, 0.9), (3, 0.3), (4, 0.2), (5, None)):
+            checkpoints.save(at(state, step), score)
+    return run
+
+
+def test_the_last_ones_and_the_best_are_kept(run: Path) -> None:
+    assert steps_in(run) == [2, 4, 5]
+
+
+def test_newest_best_and_any_step_are_loaded(run: Path) -> None:
+    assert saved_step(checkpoint.load_params(run)) == 5
+    assert saved_step(checkpoint.load_params(run, best=True)) == 2
+    assert saved_step(checkpoint.load_params(run, 4)) == 4
+    assert saved_step(checkpoint.load_params(run, 4, best=True)) == 4
+    leaves = jax.tree.leaves(checkpoint.load_params(run))
+    assert all(type(leaf) is np.ndarray for leaf in leaves)
+
+
+def test_a_step_that_is_not_there_is_refused_and_the_others_named(run: Path) -> None:
+    with pytest.raises(UserError, match=r"no checkpoint of step 3 \(there are: 2, 4, 5\)"):
+        checkpoint.load_params(run, 3)
+
+
+def test_the_newest_counts_as_best_where_nothing_has_a_score(
+    tmp_path: Path, state: TrainState
+) -> None:
+    make_run(tmp_path)
+    with Checkpoints(tmp_path, keep_last=2) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(at(state, step))
+        # Saving a step again changes nothing.
+        checkpoints.save(at(state, 3))
+    assert steps_in(tmp_path) == [2, 3]
+    assert saved_step(checkpoint.load_params(tmp_path, best=True)) == 3
+
+
+def bits(tree: Any) -> list[tuple[str, Any, bytes]]:
+    return [
+        (partition.path_name(path), leaf.dtype, np.asarray(leaf).tobytes())
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+
+
+def test_the_state_comes_back_bit_for_bit_where_it_lived(
+    tmp_path: Path, state: TrainState, config: BertConfig, mesh: Mesh
+) -> None:
+    make_run(tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state)
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(abstract_state(init_of(config), OPTIMIZER, mesh))
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    assert bits(restored) == bits(state)
+    # Moments of the optimizer are among what was compared.
+    assert sum("opt_state" in name and "kernel" in name for name, _, _ in bits(restored)) > 10
+    for found, wanted in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
+        assert found.sharding == wanted.sharding
+
+
+def test_a_state_is_restored_onto_another_mesh(
+    run: Path, state: TrainState, config: BertConfig
+) -> None:
+    flat_mesh = partition.make_mesh()
+    with Checkpoints(run) as checkpoints:
+        restored = checkpoints.restore(abstract_state(init_of(config), OPTIMIZER, flat_mesh))
+    assert bits(restored) == bits(at(state, 5))
+    kernel = restored.params["encoder"]["layer_0"]["attention"]["query"]["kernel"]
+    assert kernel.sharding.mesh == flat_mesh
+
+
+def test_a_half_written_checkpoint_is_ignored(
+    tmp_path: Path, state: TrainState, config: BertConfig, mesh: Mesh, monkeypatch: Any
+) -> None:
+    make_run(tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(at(state, 1))
+    # A process that dies while it saves has written all but not given it its name.
+    rename = os.rename
+
+    def dies(source: Any, target: Any, *rest: Any, **more: Any) -> None:
+        if os.path.basename(str(target)) == "2":
+            raise InterruptedError("killed")
+        rename(source, target, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", dies)
+        with pytest.raises(Exception, match="killed"), Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(at(state, 2))
+    left = sorted(os.listdir(tmp_path / "checkpoints"))
+    assert left[0] == "1"
+    assert any(name.startswith("2.") for name in left)
+    assert saved_step(checkpoint.load_params(tmp_path)) == 1
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == 1
+        restored = checkpoints.restore(abstract_state(init_of(config), OPTIMIZER, mesh))
+        assert int(restored.step) == 1
+        checkpoints.save(at(state, 2))
+    assert os.listdir(tmp_path / "checkpoints").count("2") == 1
+    assert saved_step(checkpoint.load_params(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"vocab_size": 8}, "encoder/embeddings/token/embedding has shape"),
+        ({"num_layers": 2}, "encoder/layer_1/attention/key/bias is missing"),
+        ({"intermediate_size": 32}, "encoder/layer_0/feed_forward/intermediate/bias has shape"),
+    ],
+)
+def test_a_checkpoint_of_another_shape_is_refused_by_the_parameters_name(
+    change: dict[str, int], name: str, run: Path, config: BertConfig, mesh: Mesh
+) -> None:
+    other = init_of(dataclasses.replace(config, **change))
+    with Checkpoints(run) as checkpoints, pytest.raises(UserError, match=name):
+        checkpoints.restore(abstract_state(other, OPTIMIZER, mesh))
+
+
+def test_a_run_without_checkpoints_is_refused(
+    tmp_path: Path, config: BertConfig, mesh: Mesh
+) -> None:
+    with pytest.raises(UserError, match="not a run"):
+        checkpoint.load_params(tmp_path)
+    make_run(tmp_path)
+    with pytest.raises(UserError, match="no checkpoint yet"):
+        checkpoint.load_params(tmp_path)
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(UserError, match="no checkpoint to restore"),
+    ):
+        checkpoints.restore(abstract_state(init_of(config), OPTIMIZER, mesh))
+    with pytest.raises(UserError, match="there are: none"):
+        checkpoint.load_params(tmp_path)
+
+
+def test_the_config_of_a_run_cannot_be_changed(tmp_path: Path) -> None:
+    config = {"model": {"size": "tiny", "shape": (1, 2)}, "seed": 0}
+    checkpoint.save_config(tmp_path / "run", config)
+    checkpoint.save_config(tmp_path / "run", config)
+    assert checkpoint.load_config(tmp_path / "run") == json.loads(json.dumps(config))
+    with pytest.raises(UserError, match="other settings.*model.size was tiny, is base"):
+        checkpoint.save_config(tmp_path / "run", config | {"model": {"size": "base"}})
+    with pytest.raises(UserError, match="extra was unset, is 1"):
+        checkpoint.save_config(tmp_path / "run", config | {"extra": 1})
+    assert checkpoint.load_config(tmp_path / "run") == json.loads(json.dumps(config))
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", ""])
+def test_a_config_that_is_none_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config\.json: not"):
+        checkpoint.load_config(tmp_path)

@@ -1,0 +1,259 @@
+"""Fine-tuning by its real command: a separable task is learnt, and what is written is true."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from bertjax import checkpoint, export, finetune, run_log
+
+Command = Callable[..., int]
+FLAGS = ["--batch_size=16", "--max_seq_length=16", "--dropout=0", "--learning_rate=5e-3"]
+
+
+def put_rows(path: Path, rows: list[tuple[str, ...]]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def sentence(rng: random.Random, noun: str) -> str:
+    words = ["the", "small", "old", "quiet", "green", "distant", "farmer", "letter"]
+    return " ".join([*rng.sample(words, 4), noun, *rng.sample(words, 3)])
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Is the sentence about a river or a garden? 60 to train on, 21 to test with."""
+    folder, rng = tmp_path_factory.mktemp("task"), random.Random(0)
+
+    def rows(count: int) -> list[tuple[str, ...]]:
+        names = ["water" if i % 2 else "land" for i in range(count)]
+        nouns = {"water": "river", "land": "garden"}
+        return [(sentence(rng, nouns[name]), name) for name in names]
+
+    put_rows(folder / "train.tsv", [("sentence", "label"), *rows(60)])
+    # Quotation marks are part of GLUE's texts, not of its format.
+    odd = [('"the "old" river', "water"), ('garden"', "land")]
+    put_rows(folder / "dev.tsv", [("sentence", "label"), *rows(19), *odd])
+    put_rows(folder / "test.tsv", [("index", "sentence"), ("7", "the river"), ("8", "a garden")])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def arguments(task: Path, tiny_run: Path) -> list[str]:
+    files = [f"--data_dir={task}", f"--init={tiny_run}"]
+    return ["--task=classify", *files, *FLAGS, "--epochs=10"]
+
+
+@pytest.fixture(scope="module")
+def run(command: Command, arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finetuned") / "run"
+    assert command(finetune, *arguments, f"--workdir={folder}") == 0
+    return folder
+
+
+def predictions(run: Path, split: str = "dev") -> list[dict[str, str]]:
+    with open(run / f"predictions-{split}.tsv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def result(run: Path) -> dict[str, Any]:
+    return json.loads((run / "metrics.json").read_text())
+
+
+def gold(path: Path) -> list[list[str]]:
+    return [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+
+
+# --- What is written ------------------------------------------------------------------------
+
+
+def test_a_separable_task_is_learnt_completely(run: Path) -> None:
+    assert result(run)["score"] == 1.0
+
+
+def test_the_predictions_hold_every_example_in_order(run: Path, task: Path) -> None:
+    rows = predictions(run)
+    assert [row["index"] for row in rows] == [str(i) for i in range(21)]
+    assert [[row["text_a"], row["label"]] for row in rows] == gold(task / "dev.tsv")
+    assert all(0.5 <= float(row["confidence"]) <= 1 for row in rows)
+    tested = predictions(run, "test")
+    assert [row["text_a"] for row in tested] == ["the river", "a garden"]
+    assert [row["prediction"] for row in tested] == ["water", "land"]
+    assert [row["label"] for row in tested] == ["", ""]
+
+
+def test_the_metrics_are_those_of_the_predictions_file(run: Path, tiny_run: Path) -> None:
+    rows, written = predictions(run), result(run)
+    right = np.mean([row["prediction"] == row["label"] for row in rows])
+    assert written["accuracy"] == written["score"] == right
+    assert written["examples"] == 21
+    assert written["majority_baseline"] == pytest.approx(11 / 21)
+    assert (written["task"], written["split"], written["primary"]) == (
+        "classify",
+        "dev",
+        "accuracy",
+    )
+    assert written["init"] == str(tiny_run)
+
+
+def test_the_run_keeps_labels_tokenizer_and_a_score_for_every_epoch(
+    run: Path, tiny_run: Path
+) -> None:
+    config = checkpoint.load_config(run)
+    assert config["labels"] == ["land", "water"]
+    assert config["model"]["hidden_size"] == 32
+    assert (run / "vocab.txt").read_bytes() == (tiny_run / "vocab.txt").read_bytes()
+    lines = run_log.read_metrics(run)
+    # 60 examples are 4 steps of 16 an epoch.
+    evaluated = {line["step"]: line["dev_accuracy"] for line in lines if "dev_accuracy" in line}
+    assert sorted(evaluated) == [4 * epoch for epoch in range(1, 11)]
+    assert max(evaluated.values()) == result(run)["score"]
+
+
+# --- Again, and after a kill ----------------------------------------------------------------
+
+
+def test_a_second_run_trains_nothing_and_says_so(
+    command: Command,
+    arguments: list[str],
+    run: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(finetune, "train", None)
+    assert command(finetune, *arguments, f"--workdir={run}") == 0
+    assert f"reusing {run}: accuracy 1.0000 on dev" in capsys.readouterr().out
+
+
+def test_a_killed_run_goes_on_to_the_same_result(
+    command: Command,
+    arguments: list[str],
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keep = run_log.RunLog.keep
+
+    def kept(self: run_log.RunLog, step: int, metrics: dict[str, float]) -> None:
+        keep(self, step, metrics)
+        if step == 24:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    flags = [*arguments, f"--workdir={tmp_path}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(run_log.RunLog, "keep", kept)
+        with pytest.raises(SystemExit) as left:
+            command(finetune, *flags)
+    assert left.value.code == 143
+    assert not (tmp_path / "metrics.json").exists()
+    assert command(finetune, *flags) == 0
+
+    def scores(folder: Path) -> list[tuple[float, float | None, float | None]]:
+        lines = run_log.read_metrics(folder)
+        return [(line["step"], line.get("loss"), line.get("dev_accuracy")) for line in lines]
+
+    assert scores(tmp_path) == scores(run)
+    for name in ("predictions-dev.tsv", "predictions-test.tsv"):
+        assert (tmp_path / name).read_bytes() == (run / name).read_bytes()
+
+
+# --- Where the weights come from ------------------------------------------------------------
+
+
+def encoder_after_nothing(command: Command, arguments: list[str], run: Path, *more: str) -> Any:
+    """The encoder of a run whose learning rate is 0: what it began with."""
+    flags = [*arguments, "--learning_rate=0", "--epochs=1", f"--workdir={run}", *more]
+    assert command(finetune, *flags) == 0
+    return checkpoint.load_params(run)["encoder"]
+
+
+def same(first: Any, second: Any) -> bool:
+    return all(map(np.array_equal, jax.tree.leaves(first), jax.tree.leaves(second)))
+
+
+def test_the_pretrained_encoder_is_where_it_starts(
+    command: Command,
+    arguments: list[str],
+    tiny_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wanted = checkpoint.load_params(tiny_run)["encoder"]
+    assert same(encoder_after_nothing(command, arguments, tmp_path / "given"), wanted)
+    said = capsys.readouterr().out
+    assert f"weights from {tiny_run}" in said
+    assert "+ head: starts fresh" in said
+    assert "- masked_lm: left out" in said
+
+
+def test_an_exported_folder_serves_as_well(
+    command: Command, arguments: list[str], tiny_run: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "exported"
+    assert command(export, f"--run={tiny_run}", f"--output={folder}") == 0
+    found = encoder_after_nothing(command, arguments, tmp_path / "run", f"--init={folder}")
+    assert same(found, checkpoint.load_params(tiny_run)["encoder"])
+
+
+def test_from_scratch_takes_only_size_and_vocabulary(
+    command: Command,
+    arguments: list[str],
+    tiny_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = encoder_after_nothing(command, arguments, tmp_path / "a", "--from_scratch")
+    wanted = checkpoint.load_params(tiny_run)["encoder"]
+    assert jax.tree.map(np.shape, found) == jax.tree.map(np.shape, wanted)
+    tables = [tree["embeddings"]["token"]["embedding"] for tree in (found, wanted)]
+    assert not np.allclose(*tables, atol=1e-3)
+    assert "weights from" not in capsys.readouterr().out
+    assert result(tmp_path / "a")["init"] == "scratch"
+
+
+# --- Formats --------------------------------------------------------------------------------
+
+
+def test_sst2_as_glue_has_it(command: Command, tiny_run: Path, task: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "SST-2"
+    for split in ("train", "dev"):
+        rows = [(text + " ", "01"[name == "water"]) for text, name in gold(task / f"{split}.tsv")]
+        put_rows(folder / f"{split}.tsv", [("sentence", "label"), *rows])
+    put_rows(folder / "test.tsv", [("index", "sentence"), ("0", "the river ")])
+    files = [f"--data_dir={folder}", f"--init={tiny_run}", f"--workdir={tmp_path / 'run'}"]
+    assert command(finetune, "--task=sst2", *files, *FLAGS, "--epochs=10") == 0
+    assert result(tmp_path / "run")["score"] == 1.0
+    assert checkpoint.load_config(tmp_path / "run")["labels"] == ["0", "1"]
+    assert [row["prediction"] for row in predictions(tmp_path / "run", "test")] == ["1"]
+
+
+def test_pairs_of_texts(command: Command, tiny_run: Path, tmp_path: Path) -> None:
+    folder, rng = tmp_path / "pairs", random.Random(1)
+
+    def rows(count: int) -> list[tuple[str, ...]]:
+        return [
+            (rng.choice(["an old letter", "the farmer"]), rng.choice(["river", "garden"]), "yes")
+            for _ in range(count)
+        ]
+
+    # The label hangs on the second text alone.
+    named = [(a, b, "yes" if b == "river" else "no") for a, b, _ in rows(60)]
+    header = ("sentence1", "sentence2", "label")
+    put_rows(folder / "train.tsv", [header, *named])
+    put_rows(folder / "dev.tsv", [header, *named[:10]])
+    files = [f"--data_dir={folder}", f"--init={tiny_run}", f"--workdir={tmp_path / 'run'}"]
+    assert command(finetune, "--task=pair", *files, *FLAGS, "--epochs=10") == 0
+    assert result(tmp_path / "run")["score"] == 1.0
+    found = [(row["text_a"], row["text_b"], row["label"]) for row in predictions(tmp_path / "run")]
+    assert found == named[:10]

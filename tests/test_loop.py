@@ -1,0 +1,195 @@
+"""The loop does things in its promised order, at the promised steps, and stops when told."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from bertjax import loop, partition
+from bertjax.errors import UserError
+from bertjax.loop import Timetable
+from bertjax.models import objectives
+from bertjax.models.config import BertConfig
+from bertjax.models.heads import PretrainingModel
+from bertjax.state import TrainState
+from bertjax.train_step import make_eval_step
+
+# Wait and work are told apart by these fields of what the loop logs.
+RATES = {
+    "tokens_per_second",
+    "padding_share",
+    "input_wait_share",
+    "seconds_per_step",
+    "eta_seconds",
+}
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Mesh:
+    return partition.make_mesh()
+
+
+class Story:
+    """Stands in for step, log and checkpoints, and writes down what the loop asks of them."""
+
+    def __init__(self, losses: dict[int, float] | None = None, stop_at: int = 0) -> None:
+        self.told: list[str] = []
+        self.metrics: dict[int, dict[str, float]] = {}
+        self.said: list[str] = []
+        self._losses, self._stop_at = losses or {}, stop_at
+
+    def batches(self, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
+        for step in count(start + 1):
+            self.told.append(f"batch {step}")
+            mask = np.zeros((8, 4), np.int32)
+            mask[:, :3] = 1
+            yield {"input_mask": mask}
+
+    def train_step(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        step = int(state.step) + 1
+        self.told.append(f"update {step}")
+        if step == self._stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        loss = jnp.float32(self._losses.get(step, step))
+        return state.replace(step=jnp.int32(step)), {"loss": loss}
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        self.told.append(f"log {step}")
+        self.metrics[step] = metrics
+
+    def keep(self, step: int, metrics: dict[str, float]) -> None:
+        self.told.append(f"keep {step}")
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+    def evaluate(self, state: TrainState) -> tuple[dict[str, float], float]:
+        self.told.append(f"evaluate {int(state.step)}")
+        return {"dev_accuracy": 0.5}, 0.5
+
+    def save(self, state: TrainState, score: float | None = None) -> None:
+        self.told.append(f"save {int(state.step)} {score}")
+
+
+def play(story: Story, mesh: Mesh, timetable: Timetable, start: int = 0, **more: Any) -> TrainState:
+    double: Any = story
+    return loop.train(
+        TrainState(jnp.int32(start), {}, {}),
+        story.train_step,
+        story.batches(start),
+        mesh=mesh,
+        timetable=timetable,
+        log=double,
+        checkpoints=double,
+        **more,
+    )
+
+
+def test_batch_update_log_evaluate_save_in_this_order(mesh: Mesh) -> None:
+    story = Story()
+    timetable = Timetable(total_steps=4, log_every=2, eval_every=3, save_every=2)
+    state = play(story, mesh, timetable, evaluate=story.evaluate)
+    assert int(state.step) == 4
+    wanted = """
+        batch 1, update 1,
+        batch 2, update 2, log 2, save 2 None,
+        batch 3, update 3, evaluate 3, keep 3, save 3 0.5,
+        batch 4, update 4, log 4, evaluate 4, keep 4, save 4 0.5
+    """
+    assert story.told == [part.strip() for part in wanted.split(",")]
+
+
+def test_everything_happens_at_the_last_step(mesh: Mesh) -> None:
+    story = Story()
+    play(story, mesh, Timetable(3, 100, 100, 100), evaluate=story.evaluate)
+    assert story.told[-4:] == ["log 3", "evaluate 3", "keep 3", "save 3 0.5"]
+
+
+def test_a_finished_run_does_nothing(mesh: Mesh) -> None:
+    story = Story()
+    play(story, mesh, Timetable(3, 1, 1, 1), start=3)
+    assert story.told == []
+
+
+def test_a_log_line_averages_the_steps_since_the_last(mesh: Mesh) -> None:
+    story = Story()
+    play(story, mesh, Timetable(6, 3, 100, 100))
+    assert {step: line["loss"] for step, line in story.metrics.items()} == {3: 2.0, 6: 5.0}
+    assert set(story.metrics[3]) == {"loss", *RATES}
+    assert story.metrics[3]["padding_share"] == 0.25
+    assert story.metrics[6]["eta_seconds"] == 0
+    line = story.metrics[3]
+    assert line["eta_seconds"] == pytest.approx(3 * line["seconds_per_step"])
+    # Eight rows of three tokens a step.
+    assert line["tokens_per_second"] == pytest.approx(24 / line["seconds_per_step"])
+    assert 0 <= line["input_wait_share"] < 1
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(loss: float, mesh: Mesh) -> None:
+    story = Story(losses={2: loss})
+    with pytest.raises(UserError, match="not finite at step 4"):
+        play(story, mesh, Timetable(8, 4, 100, 4))
+    assert story.told[-1] == "update 4"
+
+
+def test_sigterm_finishes_the_step_saves_and_leaves_with_143(mesh: Mesh) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    story = Story(stop_at=2)
+    with pytest.raises(SystemExit) as caught:
+        play(story, mesh, Timetable(8, 4, 100, 100))
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert story.told == ["batch 1", "update 1", "batch 2", "update 2", "save 2 None"]
+    assert "stopped at step 2" in story.said[-1]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("wrong", [{"total_steps": 0}, {"log_every": 0}, {"save_every": -1}])
+def test_a_timetable_without_steps_is_refused(wrong: dict[str, int]) -> None:
+    good = {"total_steps": 1, "log_every": 1, "eval_every": 1, "save_every": 1}
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        Timetable(**(good | wrong))
+
+
+def test_evaluation_is_one_sum_over_one_count(
+    mesh: Mesh,
+    tiny_config: BertConfig,
+    tiny_batch: dict[str, np.ndarray],
+    random_params: Any,
+) -> None:
+    # 21 examples in batches of 8: the last batch holds 5, and 3 rows that only fill it.
+    model = PretrainingModel(tiny_config)
+    objective = objectives.pretraining(model)
+    params = random_params(model)
+    rows = {name: value[:21] for name, value in tiny_batch.items()}
+    batches = []
+    for first in range(0, 21, 8):
+        real = np.arange(first, first + 8) < 21
+        batch = {name: value[np.arange(first, first + 8) * real] for name, value in rows.items()}
+        batch["masked_lm_weights"] = batch["masked_lm_weights"] * real[:, None]
+        batches.append(batch | {"example_weights": real.astype(np.float32)})
+    found = loop.evaluate_batches(make_eval_step(objective), params, iter(batches), mesh)
+
+    output: Any = jax.jit(model.apply)(
+        {"params": params},
+        *(rows[n] for n in ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")),
+    )
+    weights = rows["masked_lm_weights"]
+    guess = np.asarray(output.masked_lm).argmax(axis=-1)
+    masked = ((guess == rows["masked_lm_ids"]) * weights).sum() / weights.sum()
+    assert found["masked_lm_accuracy"] == pytest.approx(masked, abs=1e-6)
+    pairs = np.asarray(output.next_sentence).argmax(axis=-1) == rows["next_sentence_labels"][:, 0]
+    assert found["next_sentence_accuracy"] == pytest.approx(pairs.mean(), abs=1e-6)
+    logs = np.asarray(jax.nn.log_softmax(output.next_sentence))
+    loss = -np.take_along_axis(logs, rows["next_sentence_labels"], axis=1).mean()
+    assert found["next_sentence_loss"] == pytest.approx(loss, rel=1e-5)

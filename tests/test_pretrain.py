@@ -1,0 +1,209 @@
+"""Pretraining by its real command: it learns, goes on after a kill bit for bit, and tells."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bertjax import checkpoint, pretrain, run_log
+from bertjax.data import records
+from bertjax.data.input import Records
+
+Command = Callable[..., int]
+LOSSES = ("loss", "masked_lm_loss", "next_sentence_loss", "masked_lm_accuracy", "gradient_norm")
+
+
+def losses(run: Path) -> list[tuple[float, ...]]:
+    """(step, losses) of every line, to the last bit."""
+    return [(line["step"], *(line[name] for name in LOSSES)) for line in run_log.read_metrics(run)]
+
+
+@pytest.fixture(scope="module")
+def arguments(tiny_settings: Path, tiny_records: Path) -> list[str]:
+    """The command that made the fixture tiny_run, but for its workdir."""
+    return [f"--config={tiny_settings}", f"data.records={tiny_records}"]
+
+
+# --- Killed and started again ---------------------------------------------------------------
+
+# Kills its own process, without any farewell, when step 8 is logged.
+KILLED = """
+import os, signal
+from bertjax import pretrain, run_log
+keep = run_log.RunLog.keep
+
+def kept(self, step, metrics):
+    keep(self, step, metrics)
+    if step == 8:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+run_log.RunLog.keep = kept
+pretrain.main()
+"""
+
+
+def test_after_sigkill_the_losses_are_those_of_a_run_never_interrupted(
+    command: Command, arguments: list[str], tiny_run: Path, tmp_path: Path
+) -> None:
+    flags = [*arguments, f"--workdir={tmp_path}"]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *flags], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    assert losses(tmp_path) == losses(tiny_run)[:8]
+    with open(tmp_path / run_log.METRICS, "a") as file:
+        file.write('{"step": 9, "lo')
+    assert command(pretrain, *flags) == 0
+    assert losses(tmp_path) == losses(tiny_run)
+
+
+def test_after_sigterm_the_run_goes_on_from_the_very_step(
+    command: Command,
+    arguments: list[str],
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flags = [*arguments, f"--workdir={tmp_path}"]
+    keep = run_log.RunLog.keep
+
+    def kept(self: run_log.RunLog, step: int, metrics: dict[str, float]) -> None:
+        keep(self, step, metrics)
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_log.RunLog, "keep", kept)
+        with pytest.raises(SystemExit) as left:
+            command(pretrain, *flags)
+    assert left.value.code == 143
+    assert os.listdir(tmp_path / "checkpoints") == ["3"]
+    assert "stopped at step 3" in capsys.readouterr().out
+    assert command(pretrain, *flags) == 0
+    said = capsys.readouterr().out
+    assert "continuing at step 3" in said
+    assert losses(tmp_path) == losses(tiny_run)
+    # Twelve steps teach nothing yet, and the run says so.
+    assert "warning: the masked-LM loss" in said
+    assert "is not below" in said
+
+
+# --- What a run leaves ----------------------------------------------------------------------
+
+
+def test_metrics_jsonl_has_a_line_a_step_with_the_promised_fields(tiny_run: Path) -> None:
+    lines = [json.loads(line) for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    promised = {*LOSSES, "next_sentence_accuracy", "tokens_per_second", "padding_share"}
+    promised |= {"input_wait_share", "eta_seconds"}
+    for line in lines:
+        assert promised <= set(line)
+        assert all(np.isfinite(value) for value in line.values())
+        assert line["loss"] == pytest.approx(line["masked_lm_loss"] + line["next_sentence_loss"])
+    # A fresh model knows nothing: the loss of guessing among V pieces and two labels.
+    manifest = records.load_manifest(
+        Path(checkpoint.load_config(tiny_run)["settings"]["data"]["records"])
+    )
+    assert lines[0]["masked_lm_loss"] == pytest.approx(np.log(manifest.vocab_size), rel=0.05)
+    assert lines[0]["next_sentence_loss"] == pytest.approx(np.log(2), rel=0.1)
+
+
+def test_tensorboard_events_are_the_same_numbers(tiny_run: Path) -> None:
+    found: dict[int, float] = {}
+    for path in tiny_run.glob("events.out.tfevents.*"):
+        for message in tf.data.TFRecordDataset([str(path)]):
+            event = tf.compat.v1.Event.FromString(message.numpy())
+            for value in event.summary.value:
+                if value.tag == "loss":
+                    found[event.step] = float(tf.make_ndarray(value.tensor))
+    lines = run_log.read_metrics(tiny_run)
+    assert found == pytest.approx({line["step"]: line["loss"] for line in lines})
+
+
+def test_the_run_folder_has_config_tokenizer_and_checkpoints(
+    tiny_run: Path, tiny_records: Path
+) -> None:
+    config = checkpoint.load_config(tiny_run)
+    assert config["kind"] == "pretrain"
+    assert config["max_seq_length"] == 32
+    assert config["model"]["hidden_size"] == 32
+    assert config["settings"]["train"]["steps"] == 12
+    assert (tiny_run / "vocab.txt").read_bytes() == (tiny_records / "vocab.txt").read_bytes()
+    # save_every=5, and the last step.
+    assert sorted(os.listdir(tiny_run / "checkpoints")) == ["10", "12"]
+
+
+def test_a_finished_run_started_again_changes_nothing(
+    command: Command, arguments: list[str], tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (tiny_run / "metrics.jsonl").read_bytes()
+    assert command(pretrain, *arguments, f"--workdir={tiny_run}") == 0
+    assert "continuing at step 12" in capsys.readouterr().out
+    assert (tiny_run / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("other", ["train.seed=1", "train.learning_rate=0.5", "log_every=7"])
+def test_a_workdir_with_other_settings_is_refused(
+    other: str,
+    command: Command,
+    arguments: list[str],
+    tiny_run: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = (tiny_run / "config.json").read_bytes()
+    assert command(pretrain, *arguments, other, f"--workdir={tiny_run}") == 2
+    error = capsys.readouterr().err
+    assert "holds a run with other settings" in error
+    assert other.split("=")[1] in error
+    assert (tiny_run / "config.json").read_bytes() == before
+
+
+# --- It learns ------------------------------------------------------------------------------
+
+
+def test_one_batch_is_overfitted_far_below_the_unigram_entropy(
+    command: Command,
+    tiny_settings: Path,
+    tiny_records: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # The first sixteen records as a corpus of their own, trained on and evaluated.
+    source = Records(tiny_records)
+    folder = tmp_path / "records"
+    folder.mkdir()
+    shard = records.write_shard(folder / "one.tfrecord", (source[i] for i in range(16)))
+    manifest: dict[str, Any] = json.loads((tiny_records / records.MANIFEST).read_text())
+    manifest["shards"] = [vars(shard)]
+    (folder / records.MANIFEST).write_text(json.dumps(manifest))
+    for name in ("vocab.txt", "tokenizer_config.json"):
+        (folder / name).write_bytes((tiny_records / name).read_bytes())
+    flags = [f"--config={tiny_settings}", f"--workdir={tmp_path / 'run'}"]
+    flags += [f"data.records={folder}", f"data.eval_records={folder}"]
+    flags += ["train.steps=200", "train.learning_rate=5e-3", "train.warmup_steps=20"]
+    flags += ["model.hidden_dropout=0.0", "model.attention_dropout=0.0", "log_every=50"]
+    assert command(pretrain, *flags, "save_every=200", "eval_every=200") == 0
+
+    entropy = manifest["corpus"]["unigram_entropy"]
+    lines = {
+        line["step"]: line for line in run_log.read_metrics(tmp_path / "run") if "loss" in line
+    }
+    assert lines[50]["masked_lm_loss"] < entropy
+    assert lines[200]["masked_lm_loss"] < 0.1 * entropy
+    assert lines[200]["next_sentence_loss"] < 0.1
+    evaluated = run_log.read_metrics(tmp_path / "run")[-1]
+    assert evaluated["eval_masked_lm_loss"] < 0.1 * entropy
+    assert evaluated["eval_next_sentence_accuracy"] == 1
+    said = capsys.readouterr().out
+    assert f"must fall below {entropy:.3f}" in said
+    assert "held out, step 200" in said
+    assert "warning" not in said

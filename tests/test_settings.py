@@ -1,0 +1,101 @@
+"""Config files and overrides: what is unknown or of another type is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertjax import settings
+from bertjax.errors import UserError
+from bertjax.models import config as model_config
+
+CONFIG = """
+from ml_collections import ConfigDict
+
+def get_config(size="small"):
+    train = {"steps": 100, "learning_rate": 1e-3, "schedule": "linear", "resume": True}
+    return ConfigDict({"model": {"size": size}, "train": train, "log_every": 10})
+"""
+SHIPPED = sorted(Path(__file__).parents[1].glob("configs/*.py"))
+
+
+@pytest.fixture()
+def spec(tmp_path: Path) -> str:
+    (tmp_path / "some.py").write_text(CONFIG)
+    return str(tmp_path / "some.py")
+
+
+def test_the_argument_behind_the_colon_is_given_to_the_config(spec: str) -> None:
+    assert settings.load(spec, []).model.size == "small"
+    assert settings.load(f"{spec}:large", []).model.size == "large"
+
+
+@pytest.mark.parametrize(
+    ("override", "group", "name", "value"),
+    [
+        ("train.steps=5", "train", "steps", 5),
+        ("train.learning_rate=3e-4", "train", "learning_rate", 3e-4),
+        ("train.learning_rate=1", "train", "learning_rate", 1.0),
+        ("train.schedule=cosine", "train", "schedule", "cosine"),
+        ("train.schedule=runs/a=b", "train", "schedule", "runs/a=b"),
+        ("train.resume=False", "train", "resume", False),
+        ("log_every=1", "", "log_every", 1),
+        # What stands in a text setting stays text, whatever it looks like.
+        ("train.schedule=2018", "train", "schedule", "2018"),
+    ],
+)
+def test_an_override_replaces_one_value_and_keeps_its_type(
+    override: str, group: str, name: str, value: Any, spec: str
+) -> None:
+    config = settings.load(spec, [override])
+    found = config[group][name] if group else config[name]
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_later_overrides_win(spec: str) -> None:
+    assert settings.load(spec, ["train.steps=5", "train.steps=6"]).train.steps == 6
+
+
+@pytest.mark.parametrize(
+    ("override", "fragments"),
+    [
+        ("train.step=5", ["'train.step=5': no such setting", "train.steps"]),
+        ("steps=5", ["no such setting", "train.steps"]),
+        ("train=5", ["no such setting"]),
+        ("train.steps", ["no such setting; write name=value"]),
+        ("zzz=1", ["no such setting", "log_every"]),
+        ("train.steps=many", ["train.steps is of type int"]),
+        ("train.steps=1.5", ["train.steps is of type int"]),
+        ("train.steps=None", ["train.steps is of type int"]),
+        ("train.steps=True", ["train.steps is of type int"]),
+        ("train.steps=", ["train.steps is of type int"]),
+        ("train.learning_rate=fast", ["train.learning_rate is of type float"]),
+        ("train.resume=1", ["train.resume is of type bool"]),
+    ],
+)
+def test_an_unknown_name_or_another_type_is_refused(
+    override: str, fragments: list[str], spec: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        settings.load(spec, [override])
+    message = str(caught.value)
+    assert all(fragment in message for fragment in fragments), message
+    assert "\n" not in message
+
+
+def test_a_missing_file_and_a_file_without_a_config_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.py not found"):
+        settings.load(f"{tmp_path}/nowhere.py:tiny", [])
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(UserError, match="has no function get_config"):
+        settings.load(f"{tmp_path}/empty.py", [])
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_config_loads_and_names_a_known_size(path: Path) -> None:
+    config = settings.load(str(path), [])
+    assert config.model.size in model_config.SIZES
+    assert (path.read_text().split('"""')[1]).count("python -m bertjax.") >= 1
