@@ -62,6 +62,16 @@ done
 mkdir -p "$workdir"
 times=$workdir/times.tsv
 
+# show COMMAND...: as one would type it.
+show() {
+  local word
+  printf '\n$'
+  for word; do
+    [[ $word =~ ^[A-Za-z0-9_=./:,-]+$ ]] && printf ' %s' "$word" || printf ' "%s"' "$word"
+  done
+  printf '\n'
+}
+
 # took NAME SECONDS: remembers it for the report; of a run again, the first time counts.
 took() {
   grep -qs "^$1"$'\t' "$times" || printf '%s\t%d\n' "$1" "$2" >> "$times"
@@ -71,7 +81,7 @@ took() {
 chapter() {
   local name=$1 start=$SECONDS
   shift
-  printf '\n\033[2m$ python -m %s\033[0m\n' "$*"
+  show python -m "$@"
   python -m "$@"
   took "$name" $((SECONDS - start))
 }

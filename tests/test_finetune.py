@@ -18,7 +18,7 @@ import pytest
 from bertjax import checkpoint, export, finetune, run_log
 
 Command = Callable[..., int]
-FLAGS = ["--batch_size=16", "--max_seq_length=16", "--dropout=0", "--learning_rate=5e-3"]
+FLAGS = ["--batch_size=16", "--max_seq_length=16", "--dropout=0", "--learning_rate=2e-3"]
 
 
 def put_rows(path: Path, rows: list[tuple[str, ...]]) -> None:

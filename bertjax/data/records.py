@@ -10,17 +10,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import struct
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bertjax.errors import UserError
-from bertjax.whole_file import write_whole
+from bertjax.whole_file import whole, write_whole
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -81,21 +79,6 @@ class Manifest:
     def save(self, folder: Path) -> None:
         text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
         write_whole(folder / MANIFEST, text.encode())
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary name to write to: it becomes `path` at the end, or is removed after an error."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        # A write that fails does not say where.
-        error.filename = error.filename or str(path)
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_manifest(folder: Path) -> Manifest:
