@@ -10,6 +10,9 @@ Only this file knows orbax.
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,8 +25,8 @@ from flax import traverse_util
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from bertjax.errors import UserError
+from bertjax.json_file import read_json, write_json
 from bertjax.state import TrainState
-from bertjax.whole_file import write_whole
 
 CONFIG = "config.json"
 
@@ -40,7 +43,7 @@ def save_config(run: Path, config: dict[str, Any]) -> None:
     run.mkdir(parents=True, exist_ok=True)
     if (run / CONFIG).exists():
         _refuse_difference(run, load_config(run), config)
-    write_whole(run / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    write_json(run / CONFIG, config)
 
 
 def load_config(run: Path) -> dict[str, Any]:
@@ -52,13 +55,7 @@ def load_config(run: Path) -> dict[str, Any]:
     path = run / CONFIG
     if not path.is_file():
         raise UserError(f"{run}: not a run (no {CONFIG}); give the --workdir of a training run")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: not a JSON object")
-    return config
+    return read_json(path)
 
 
 def _refuse_difference(run: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -87,6 +84,31 @@ def _score(metrics: dict[str, float]) -> float:
     return metrics["score"]
 
 
+def _check_room(run: Path, state: TrainState) -> None:
+    """Refuses to begin what the disk cannot hold: orbax fails late, and in many words."""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    free = shutil.disk_usage(run).free
+    if free < needed:
+        raise UserError(
+            f"{run}: the disk is full: {free / 2**20:,.1f} MiB are free, a checkpoint takes "
+            f"{needed / 2**20:,.1f}; free some space and run the same command again"
+        )
+
+
+@contextmanager
+def _writing(run: Path) -> Iterator[None]:
+    """What the disk refuses is the user's to mend; it may be told only by a later call."""
+    try:
+        yield
+    except ValueError as error:
+        if "os_error_code" not in str(error):
+            raise
+        raise UserError(
+            f"{run}/checkpoints: a checkpoint could not be written "
+            f"({str(error).rpartition(': ')[2]}); free some space and run the same command again"
+        ) from error
+
+
 class Checkpoints:
     """Saves and restores the states of one run; a context that ends when all is on disk."""
 
@@ -113,8 +135,8 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with _writing(self._run), closing(self._manager):
+            self._manager.wait_until_finished()
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
@@ -124,19 +146,24 @@ class Checkpoints:
 
         Args:
           score: of the state on the development set, higher is better.
+
+        Raises:
+          UserError: there is no room for it, or an earlier one could not be written.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
-                optimizer=ocp.args.StandardSave({"step": state.step, "state": state.opt_state}),
-            ),
-            metrics=None if score is None else {"score": score},
-            force=True,
-        )
+        _check_room(self._run, state)
+        with _writing(self._run):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(state.params),
+                    optimizer=ocp.args.StandardSave({"step": state.step, "state": state.opt_state}),
+                ),
+                metrics=None if score is None else {"score": score},
+                force=True,
+            )
 
     def restore(self, abstract: TrainState) -> TrainState:
         """The newest state, placed as `abstract` (shapes, types, shardings) says.

@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from bertjax import checkpoint, convert, errors, tokenizer
+from bertjax import checkpoint, errors, huggingface, tokenizer
 from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
 from bertjax.models.heads import Classifier, PretrainingModel
@@ -63,11 +63,11 @@ def largest_difference(first: tuple[Any, ...], second: tuple[Any, ...]) -> float
 
 def main() -> None:
     flags = parse_arguments()
-    convert.check_target(flags.output)
+    huggingface.check_target(flags.output)
     run = checkpoint.load_config(flags.run)
     config = BertConfig(**run["model"])
     params = checkpoint.load_params(flags.run, flags.step, best=True)
-    convert.write_huggingface(
+    huggingface.write_huggingface(
         flags.output,
         params,
         config,
@@ -75,7 +75,7 @@ def main() -> None:
         labels=run.get("labels"),
         max_seq_length=run["max_seq_length"],
     )
-    read_config, read, info = convert.read_huggingface(flags.output)
+    read_config, read, info = huggingface.read_huggingface(flags.output)
     # bfloat16 is a setting of the run, not of the folder; the folder's numbers are float32.
     config = dataclasses.replace(config, dtype="float32")
     difference = largest_difference(outputs(params, config), outputs(read, read_config))

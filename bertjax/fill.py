@@ -7,7 +7,6 @@ example:
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ import numpy as np
 
 from bertjax import errors, pretrained
 from bertjax.errors import UserError
+from bertjax.json_file import write_json
 from bertjax.models.heads import PretrainingModel
 from bertjax.tokenizer import Tokenizer
-from bertjax.whole_file import write_whole
 
 MASK = "[MASK]"
 
@@ -94,7 +93,7 @@ def main() -> None:
         for candidate in result["candidates"]:
             print(f"  {candidate['probability']:6.1%}  {candidate['piece']}")
     if flags.output:
-        write_whole(flags.output, (json.dumps(results, indent=2) + "\n").encode())
+        write_json(flags.output, results)
 
 
 if __name__ == "__main__":

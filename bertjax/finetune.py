@@ -24,6 +24,7 @@ from bertjax import checkpoint, errors, loop, memory, metrics, optimizer, partit
 from bertjax.data import examples as data_examples
 from bertjax.data.examples import Encoded, Example
 from bertjax.errors import UserError
+from bertjax.json_file import write_json
 from bertjax.models import heads, objectives
 from bertjax.models.config import BertConfig
 from bertjax.predictor import Predictor, write_predictions
@@ -32,7 +33,6 @@ from bertjax.state import TrainState, abstract_state, init_state, with_params
 from bertjax.tasks.base import Task
 from bertjax.tasks.glue import TASKS
 from bertjax.train_step import make_train_step
-from bertjax.whole_file import write_whole
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -169,7 +169,7 @@ def finish(
         "init": "scratch" if flags.from_scratch else str(flags.init),
         "train_seconds": round(train_seconds, 1),
     }
-    write_whole(flags.workdir / "metrics.json", (json.dumps(result, indent=2) + "\n").encode())
+    write_json(flags.workdir / "metrics.json", result)
     print(
         f"best on dev: {task.primary} {result['score']:.4f} ({len(gold):,} examples; always the "
         f"most frequent label: {result['majority_baseline']:.4f})\n"

@@ -146,6 +146,8 @@ def _report(manifest: records.Manifest, output: Path, seconds: float) -> None:
 def main() -> None:
     flags = parse_arguments()
     settings = _settings(flags)
+    if flags.workers < 1:
+        raise UserError(f"--workers={flags.workers}: give at least 1")
     paths = text.files(flags.input)
     source = _source(flags, paths)
     if _already_done(flags.output, source, settings):

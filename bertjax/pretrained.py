@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertjax import checkpoint, convert, tokenizer
+from bertjax import checkpoint, huggingface, tokenizer
 from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
 
@@ -30,7 +30,7 @@ def load(folder: Path) -> Pretrained:
         config = BertConfig(**checkpoint.load_config(folder)["model"])
         params = checkpoint.load_params(folder, best=True)
     else:
-        config, params, _ = convert.read_huggingface(folder)
+        config, params, _ = huggingface.read_huggingface(folder)
     words = tokenizer.load(folder)
     if words.vocab_size > config.vocab_size:
         raise UserError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
+from bertjax.json_file import read_json
 
 SETTINGS_FILE = "tokenizer_config.json"
 # As at the head of google-research/bert. Hugging Face's WordPiece has 100: there a word of 101 to
@@ -28,19 +29,9 @@ def find(path: Path) -> Path:
     raise UserError(f"{path}: no vocab.txt, *.model or tokenizer.json in this folder")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a JSON object")
-    return content
-
-
 def read_settings(path: Path) -> dict[str, Any]:
     """The settings beside a vocabulary; rules other than those of 2018 are refused."""
-    settings = _read_json(path) if path.is_file() else {}
+    settings = read_json(path) if path.is_file() else {}
     strip_accents = settings.get("strip_accents")
     if strip_accents is not None and strip_accents != settings.get("do_lower_case", strip_accents):
         raise UserError(
@@ -54,7 +45,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def read_tokenizer_json(path: Path) -> tuple[list[str], dict[str, Any]]:
     """The vocabulary and settings in a Hugging Face tokenizer.json."""
-    content = _read_json(path)
+    content = read_json(path)
     model = content.get("model", {})
     if model.get("type") != "WordPiece":
         raise UserError(f"{path}: its model is {model.get('type')}, not WordPiece")

@@ -18,7 +18,7 @@ import torch
 import transformers
 from flax import traverse_util
 
-from bertjax import checkpoint, convert, export, tokenizer, vocab
+from bertjax import checkpoint, convert, export, huggingface, tokenizer, vocab
 from bertjax.errors import UserError
 from bertjax.models.bert import Bert
 from bertjax.models.config import BertConfig
@@ -51,7 +51,7 @@ def folder(
 ) -> Path:
     """A pretraining model, exported."""
     path = tmp_path / "exported"
-    convert.write_huggingface(path, pretraining, tiny_config, tiny_tokenizer, max_seq_length=64)
+    huggingface.write_huggingface(path, pretraining, tiny_config, tiny_tokenizer, max_seq_length=64)
     return path
 
 
@@ -188,7 +188,7 @@ def test_transformers_loads_our_classifier_with_its_labels(
 ) -> None:
     labels = ["contradiction", "entailment", "neutral"]
     path = tmp_path / "new" / "classifier"
-    convert.write_huggingface(
+    huggingface.write_huggingface(
         path, classifier, tiny_config, tiny_tokenizer, labels=labels, max_seq_length=32
     )
     model = _load(transformers.BertForSequenceClassification, path)
@@ -198,7 +198,7 @@ def test_transformers_loads_our_classifier_with_its_labels(
         theirs = model(**_torch_inputs(tiny_batch)).logits
     ours = _apply(Classifier(tiny_config, 3), classifier, *_inputs(tiny_batch))
     _assert_close(ours, theirs)
-    assert convert.read_huggingface(path)[2].labels == labels
+    assert huggingface.read_huggingface(path)[2].labels == labels
 
 
 def test_one_output_without_labels_is_a_regression(
@@ -209,7 +209,7 @@ def test_one_output_without_labels_is_a_regression(
 ) -> None:
     params = random_params(Classifier(tiny_config, num_labels=1))
     path = tmp_path / "regression"
-    convert.write_huggingface(path, params, tiny_config, tiny_tokenizer, max_seq_length=32)
+    huggingface.write_huggingface(path, params, tiny_config, tiny_tokenizer, max_seq_length=32)
     model = _load(transformers.BertForSequenceClassification, path)
     assert (model.config.problem_type, model.config.num_labels) == ("regression", 1)
 
@@ -228,7 +228,7 @@ def test_transformers_tokenizes_as_we_do(
         lines = tiny_corpus.read_text().splitlines()
         ours = vocab.learn(lines, kind="sentencepiece", size=128).tokenizer
     path = tmp_path / "exported"
-    convert.write_huggingface(path, pretraining, tiny_config, ours, max_seq_length=64)
+    huggingface.write_huggingface(path, pretraining, tiny_config, ours, max_seq_length=64)
     theirs = transformers.AutoTokenizer.from_pretrained(path)
     for text in TEXTS:
         assert theirs.encode(text, add_special_tokens=False) == ours.encode(text), text
@@ -249,7 +249,7 @@ def test_a_bpe_sentencepiece_model_is_refused_and_nothing_is_left(
     lines = tiny_corpus.read_text().splitlines()
     bpe = vocab.learn(lines, kind="sentencepiece", size=128, model="bpe").tokenizer
     with pytest.raises(UserError, match="only SentencePiece's unigram models"):
-        convert.write_huggingface(
+        huggingface.write_huggingface(
             tmp_path / "out", pretraining, tiny_config, bpe, max_seq_length=64
         )
     assert list(tmp_path.iterdir()) == []
@@ -268,7 +268,7 @@ def minilm() -> Path:
 
 def test_minilm_gives_the_same_ids_and_vectors_as_transformers(minilm: Path) -> None:
     sentences = [*TEXTS[:2], "It was the best of times, it was the worst of times."]
-    config, params, info = convert.read_huggingface(minilm)
+    config, params, info = huggingface.read_huggingface(minilm)
     assert info.architectures == ["BertModel"]
     assert info.missing == ["masked_lm", "next_sentence", "head"]
     given = transformers.AutoTokenizer.from_pretrained(minilm)(
@@ -296,7 +296,7 @@ def test_a_sharded_half_precision_folder_of_transformers_loads(
     model = transformers.BertForPreTraining.from_pretrained(folder, dtype=torch.bfloat16)
     model.save_pretrained(tmp_path / "sharded", max_shard_size="30KB")
     assert len(list((tmp_path / "sharded").glob("model-*.safetensors"))) > 1
-    _, params, info = convert.read_huggingface(tmp_path / "sharded")
+    _, params, info = huggingface.read_huggingface(tmp_path / "sharded")
     assert info.missing == ["head"]
     for path, value in traverse_util.flatten_dict(params, sep="/").items():
         expected = traverse_util.flatten_dict(pretraining, sep="/")[path]
@@ -304,14 +304,14 @@ def test_a_sharded_half_precision_folder_of_transformers_loads(
         np.testing.assert_array_equal(value, np.asarray(expected, jnp.bfloat16), err_msg=path)
     next(iter((tmp_path / "sharded").glob("model-00002*"))).unlink()
     with pytest.raises(UserError, match="model-00002.* is missing"):
-        convert.read_huggingface(tmp_path / "sharded")
+        huggingface.read_huggingface(tmp_path / "sharded")
 
 
 def test_what_we_write_we_read(folder: Path, pretraining: Any, tiny_config: BertConfig) -> None:
-    config, params, info = convert.read_huggingface(folder)
+    config, params, info = huggingface.read_huggingface(folder)
     assert config == tiny_config
     _assert_same(params, pretraining)
-    assert info == convert.FolderInfo(["BertForPreTraining"], [], ["head"])
+    assert info == huggingface.FolderInfo(["BertForPreTraining"], [], ["head"])
 
 
 # --- Errors ---------------------------------------------------------------------------------
@@ -338,28 +338,28 @@ def test_a_config_that_means_another_model_is_refused(
 ) -> None:
     _set(folder, **change)
     with pytest.raises(UserError, match=message):
-        convert.read_huggingface(folder)
+        huggingface.read_huggingface(folder)
 
 
 def test_a_pickle_is_refused_with_the_way_out(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(UserError, match="pickle.*save_pretrained.*safe_serialization=True"):
-        convert.read_huggingface(folder)
+        huggingface.read_huggingface(folder)
 
 
 def test_broken_folders_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="config.json: not found"):
-        convert.read_huggingface(tmp_path)
+    with pytest.raises(UserError, match="config.json: no such file"):
+        huggingface.read_huggingface(tmp_path)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(UserError, match="model.safetensors: broken or cut short"):
-        convert.read_huggingface(folder)
+        huggingface.read_huggingface(folder)
     weights.unlink()
     with pytest.raises(UserError, match="neither model.safetensors nor"):
-        convert.read_huggingface(folder)
+        huggingface.read_huggingface(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(UserError, match="config.json: not valid JSON"):
-        convert.read_huggingface(folder)
+        huggingface.read_huggingface(folder)
 
 
 def test_labels_must_fit_the_classifier(
@@ -368,14 +368,14 @@ def test_labels_must_fit_the_classifier(
     path = tmp_path / "out"
     for labels in (["yes", "no"], ["yes", "no", "no"]):
         with pytest.raises(UserError, match="3 outputs need as many different labels"):
-            convert.write_huggingface(
+            huggingface.write_huggingface(
                 path, classifier, tiny_config, tiny_tokenizer, labels=labels, max_seq_length=32
             )
     assert not path.exists()
-    convert.write_huggingface(path, classifier, tiny_config, tiny_tokenizer, max_seq_length=32)
+    huggingface.write_huggingface(path, classifier, tiny_config, tiny_tokenizer, max_seq_length=32)
     _set(path, id2label={"0": "yes", "1": "no"})
     with pytest.raises(UserError, match="id2label has the ids 0, 1, the classifier has 3"):
-        convert.read_huggingface(path)
+        huggingface.read_huggingface(path)
 
 
 def test_a_folder_with_files_is_never_overwritten(
@@ -383,7 +383,7 @@ def test_a_folder_with_files_is_never_overwritten(
 ) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(UserError, match="exists already"):
-        convert.write_huggingface(
+        huggingface.write_huggingface(
             folder, pretraining, tiny_config, tiny_tokenizer, max_seq_length=32
         )
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -401,7 +401,7 @@ def test_a_failed_write_leaves_nothing(
 
     monkeypatch.setattr(safetensors.numpy, "save_file", full)
     with pytest.raises(OSError, match="No space"):
-        convert.write_huggingface(
+        huggingface.write_huggingface(
             tmp_path / "out", pretraining, tiny_config, tiny_tokenizer, max_seq_length=32
         )
     assert list(tmp_path.iterdir()) == []
@@ -441,7 +441,7 @@ def test_export_writes_a_checkpoint_and_says_how_far_it_is_off(
         export.main()
         shown = capsys.readouterr().out
         assert "largest difference of its outputs from the run's: 0.0e+00" in shown
-        found = convert.read_huggingface(tmp_path / target)
+        found = huggingface.read_huggingface(tmp_path / target)
         _assert_same(found[1], jax.tree.map(lambda leaf, by=step or 2: leaf * by, params))
         assert found[2].labels == labels.get("labels", [])
     with pytest.raises(UserError, match="exists already"):
@@ -464,7 +464,7 @@ def test_export_shows_a_broken_conversion(
         attention["key"], attention["query"] = attention["query"], attention["value"]
         return params
 
-    monkeypatch.setattr(convert, "from_huggingface", swapped)
+    monkeypatch.setattr(huggingface, "from_huggingface", swapped)
     monkeypatch.setattr(
         "sys.argv", ["export", f"--run={tmp_path / 'run'}", f"--output={tmp_path / 'out'}"]
     )

@@ -85,14 +85,17 @@ class Bert(nn.Module):
           deterministic: False turns dropout on; the "dropout" random stream is then needed.
         """
         bias = attention_bias(input_mask)
-        x = self.embeddings(input_ids, segment_ids, deterministic)
-        layers = [x]
+        embedded = self.embeddings(input_ids, segment_ids, deterministic)
+        # [B, T, D] -> [B T, D], and back at the end
+        x = embedded.reshape(-1, embedded.shape[-1])
+        layers = [embedded]
         for layer in self.layer:
             x = layer(x, bias, deterministic)
-            layers.append(x)
+            layers.append(x.reshape(embedded.shape))
+        sequence = layers[-1]
         # [B, T, D] -> [B, D]
-        pooled = jnp.tanh(self.pooler(x[:, 0]))
-        return EncoderOutput(sequence=x, layers=jnp.stack(layers), pooled=pooled)
+        pooled = jnp.tanh(self.pooler(sequence[:, 0]))
+        return EncoderOutput(sequence=sequence, layers=jnp.stack(layers), pooled=pooled)
 
     def token_table(self) -> Array:
         """[V, D], which the masked-LM head shares with the input (paper, appendix A.2)."""

@@ -28,15 +28,17 @@ class MaskedLM(nn.Module):
     @nn.compact
     def __call__(self, sequence: Array, positions: Array, token_table: Array) -> Array:
         # [B, T, D] -> [B, P, D]: only masked positions are worth a product with the vocabulary.
-        x = jnp.take_along_axis(sequence, positions[..., None], axis=1)
+        chosen = jnp.take_along_axis(sequence, positions[..., None], axis=1)
+        # [B, P, D] -> [B P, D]
+        x = chosen.reshape(-1, chosen.shape[-1])
         x = dense(self.config.hidden_size, self.config, "transform")(x)
         x = LayerNorm(self.config, name="norm")(nn.gelu(x, approximate=False))
         bias = self.param("bias", nn.initializers.zeros, (self.config.vocab_size,))
-        # [B, P, D] -> [B, P, V]
+        # [B P, D] x [V, D] -> [B P, V] -> [B, P, V]
         logits = jnp.einsum(
-            "bpd,vd->bpv", x, token_table.astype(x.dtype), preferred_element_type=jnp.float32
+            "nd,vd->nv", x, token_table.astype(x.dtype), preferred_element_type=jnp.float32
         )
-        return logits + bias
+        return (logits + bias).reshape(*positions.shape, -1)
 
 
 class PretrainingModel(nn.Module):

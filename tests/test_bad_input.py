@@ -1,0 +1,427 @@
+"""What is wrong with the user's input is told in one line, with exit status 2, before any harm."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from bertjax import export, fill, finetune, prepare, pretrain
+from bertjax.data import records
+from bertjax.tokenizer import WordPieceTokenizer
+
+Command = Callable[..., int]
+
+
+class Place:
+    """Good input to spoil, and an empty folder to spoil it in."""
+
+    def __init__(self, here: Path, corpus: Path, vocabulary: Path, good: Path, config: Path, run: Path):
+        self.here, self.corpus, self.vocabulary = here, corpus, vocabulary
+        self.records, self.config, self.run = good, config, run
+        self.output = here / "output"
+
+    def put(self, name: str, content: str | bytes) -> Path:
+        path = self.here / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    def copy(self, folder: Path, name: str) -> Path:
+        return shutil.copytree(folder, self.here / name)
+
+    def spoil(self, path: Path, **changes: object) -> None:
+        """Changes entries of a JSON file; "a.b" is b in a."""
+        content = json.loads(path.read_text())
+        for name, value in changes.items():
+            inner = content
+            *groups, last = name.split("__")
+            for group in groups:
+                inner = inner[int(group) if group.isdecimal() else group]
+            inner[last] = value
+        path.write_text(json.dumps(content))
+
+    # Commands that are right but for what is given.
+
+    def prepare(self, *more: object, text: Path | None = None) -> list[object]:
+        files = [f"--input={text or self.corpus}", f"--vocab={self.vocabulary}"]
+        return [*files, f"--output={self.output}", "--keep_lines", "--workers=1", *more]
+
+    def pretrain(self, *more: object, records: Path | None = None) -> list[object]:
+        files = [f"--config={self.config}", f"--workdir={self.output}"]
+        return [*files, f"data.records={records or self.records}", *more]
+
+    def finetune(self, *more: object, task: Path | None = None) -> list[object]:
+        if task is None:
+            task = self.task(dev="sentence\tlabel\nthe river\twet\n")
+        files = [f"--data_dir={task}", f"--init={self.run}", f"--workdir={self.output}"]
+        return ["--task=classify", *files, "--max_seq_length=16", "--batch_size=8", *more]
+
+    def task(self, dev: str | bytes, train: str = "") -> Path:
+        self.put("task/train.tsv", train or "sentence\tlabel\nthe river\twet\na garden\tdry\n")
+        self.put("task/dev.tsv", dev)
+        return self.here / "task"
+
+
+@pytest.fixture()
+def place(
+    tmp_path: Path,
+    tiny_corpus: Path,
+    tiny_vocabulary: Path,
+    tiny_records: Path,
+    tiny_settings: Path,
+    tiny_run: Path,
+) -> Place:
+    return Place(tmp_path, tiny_corpus, tiny_vocabulary, tiny_records, tiny_settings, tiny_run)
+
+
+# --- Text and vocabulary --------------------------------------------------------------------
+
+
+def vocabulary_without_mask(place: Place) -> list[object]:
+    tokens = (place.vocabulary / "vocab.txt").read_text().replace("[MASK]\n", "")
+    return place.prepare(f"--vocab={place.put('vocab.txt', tokens)}")
+
+
+def output_below_a_file(place: Place) -> list[object]:
+    place.put("file", "")
+    return place.prepare(f"--output={place.here / 'file' / 'records'}")
+
+
+def output_is_a_file(place: Place) -> list[object]:
+    place.put("output", "")
+    return place.prepare()
+
+
+def compressed_and_cut_short(place: Place) -> list[object]:
+    return place.prepare(text=place.put("cut.txt.gz", b"\x1f\x8b\x08\x00\x00\x00\x00\x00"))
+
+
+PREPARE: dict[str, tuple[Callable[[Place], list[object]], str]] = {
+    "missing input": (
+        lambda p: p.prepare(text=p.here / "gone.txt"),
+        "gone.txt: no such file or folder",
+    ),
+    "empty input": (lambda p: p.prepare(text=p.put("empty.txt", "\n \n")), "no text in"),
+    "empty input, vocabulary to be learnt": (
+        lambda p: [f"--input={p.put('empty.txt', '')}", f"--output={p.output}"],
+        "no text",
+    ),
+    "folder without text": (lambda p: p.prepare(text=p.here), "no .txt, .txt.gz, .txt.xz file"),
+    "another kind of file": (
+        lambda p: p.prepare(text=p.put("book.pdf", "%PDF")),
+        "book.pdf: unknown extension",
+    ),
+    "not UTF-8": (
+        lambda p: p.prepare(text=p.put("latin.txt", b"good\n\nGr\xf6\xdfe\n")),
+        "latin.txt:3: not UTF-8",
+    ),
+    "cut short": (compressed_and_cut_short, "cut.txt.gz: the compressed file is cut short"),
+    "one document": (
+        lambda p: p.prepare(text=p.put("one.txt", "The river.\nA garden.\n")),
+        "holds 1 document",
+    ),
+    "no [MASK]": (vocabulary_without_mask, "vocab.txt: no [MASK] in the vocabulary"),
+    "missing vocabulary": (
+        lambda p: p.prepare(f"--vocab={p.here}/vocab.txt"),
+        "vocab.txt: no such vocabulary",
+    ),
+    "too small a vocabulary": (
+        lambda p: [f"--input={p.corpus}", f"--output={p.output}", "--vocab_size=8"],
+        "a vocabulary of 8 is too small",
+    ),
+    "too short": (lambda p: p.prepare("--max_seq_length=4"), "max_seq_length 4 is too short"),
+    "no workers": (lambda p: p.prepare("--workers=0"), "--workers"),
+    "output below a file": (output_below_a_file, "a part of the path is a file"),
+    "output is a file": (output_is_a_file, "output"),
+}
+
+
+# --- Pretraining ----------------------------------------------------------------------------
+
+
+def truncated_shard(place: Place, *, size_in_manifest: bool) -> list[object]:
+    folder = place.copy(place.records, "records")
+    shard = sorted(folder.glob("*.tfrecord"))[1]
+    shard.write_bytes(shard.read_bytes()[:-5])
+    if size_in_manifest:
+        place.spoil(folder / records.MANIFEST, shards__1__bytes=shard.stat().st_size)
+    return place.pretrain(records=folder)
+
+
+def other_vocabulary(place: Place, *, in_manifest: bool) -> Path:
+    folder = place.copy(place.records, "records")
+    tokens = (folder / "vocab.txt").read_text().replace("##s\n", "##es\n").splitlines()
+    changed = WordPieceTokenizer(tokens, lowercase=True)
+    changed.save(folder)
+    if in_manifest:
+        place.spoil(folder / records.MANIFEST, tokenizer__fingerprint=changed.fingerprint)
+    return folder
+
+
+def spoiled_records(place: Place, **changes: object) -> Path:
+    folder = place.copy(place.records, "records")
+    place.spoil(folder / records.MANIFEST, **changes)
+    return folder
+
+
+def workdir_is_a_file(place: Place) -> list[object]:
+    place.put("output", "")
+    return place.pretrain()
+
+
+def workdir_below_a_file(place: Place) -> list[object]:
+    return place.pretrain(f"--workdir={place.put('file', '')}/run")
+
+
+def longer_eval_records(place: Place) -> list[object]:
+    # All that is looked at is the manifest: a model with room for one, but not for the other.
+    folder = spoiled_records(place)
+    assert prepare_longer(place, folder)
+    return place.pretrain(f"data.eval_records={folder}")
+
+
+def prepare_longer(place: Place, folder: Path) -> bool:
+    """Rewrites a copy of the records with rows of twice the length."""
+    shutil.rmtree(folder)
+    folder.mkdir()
+    for name in ("vocab.txt", "tokenizer_config.json"):
+        shutil.copy(place.records / name, folder)
+    import numpy as np
+
+    sizes = {"T": 64, "P": 5, "1": 1}
+    rows = {name: np.ones((1, sizes[size])) for name, (size, _) in records.FEATURES.items()}
+    ints = {name: value.astype(int) for name, value in rows.items()}
+    shard = records.write_shard(folder / "a.tfrecord", records.serialize(ints))
+    shutil.copy(place.records / records.MANIFEST, folder)
+    place.spoil(folder / records.MANIFEST, max_seq_length=64, shards=[vars(shard)])
+    return True
+
+
+PRETRAIN: dict[str, tuple[Callable[[Place], list[object]], str]] = {
+    "missing config": (
+        lambda p: p.pretrain("--config=nowhere.py:tiny"),
+        "nowhere.py not found",
+    ),
+    "unknown key": (lambda p: p.pretrain("train.step=5"), "'train.step=5': no such setting"),
+    "wrong type": (lambda p: p.pretrain("train.steps=many"), "train.steps is of type int"),
+    "unknown size": (
+        lambda p: p.pretrain("model.size=huge"),
+        "unknown size 'huge'; choose one of",
+    ),
+    "unknown dtype": (lambda p: p.pretrain("model.dtype=int8"), "dtype 'int8' is unknown"),
+    "no records": (lambda p: p.pretrain("data.records="), "data.records is not set"),
+    "no manifest": (
+        lambda p: p.pretrain(records=p.here),
+        "manifest.json: not found; make the records with: python -m bertjax.prepare",
+    ),
+    "truncated shard": (
+        lambda p: truncated_shard(p, size_in_manifest=False),
+        "records-00001-of-00004.tfrecord: ",
+    ),
+    "truncated shard, noticed by its frames": (
+        lambda p: truncated_shard(p, size_in_manifest=True),
+        "records-00001-of-00004.tfrecord: truncated inside the record at byte",
+    ),
+    "records of another length than the manifest's": (
+        lambda p: p.pretrain(records=spoiled_records(p, max_seq_length=16)),
+        "max_seq_length 16",
+    ),
+    "records longer than the model": (
+        lambda p: p.pretrain("model.max_positions=16"),
+        "records of length 32, the model has 16 positions",
+    ),
+    "held-out records longer than the model": (
+        longer_eval_records,
+        "records of length 64, the model has 32 positions",
+    ),
+    "records of another vocabulary": (
+        lambda p: p.pretrain(records=other_vocabulary(p, in_manifest=False)),
+        "the vocabulary is not the one of",
+    ),
+    "held-out records of another vocabulary": (
+        lambda p: p.pretrain(f"data.eval_records={other_vocabulary(p, in_manifest=True)}"),
+        "made with another vocabulary than",
+    ),
+    "uneven batch": (lambda p: p.pretrain("train.batch_size=12"), "batch_size 12 is not a multiple"),
+    "no steps": (lambda p: p.pretrain("train.steps=0"), "total_steps is 0"),
+    "never a log line": (lambda p: p.pretrain("log_every=0"), "log_every is 0"),
+    "impossible mesh": (lambda p: p.pretrain("mesh.tensor=3"), "there are 8"),
+    "empty mesh": (lambda p: p.pretrain("mesh.fsdp=0"), "fsdp=0"),
+    "workdir is a file": (workdir_is_a_file, "a file of this name is in the way"),
+    "workdir below a file": (workdir_below_a_file, "a part of the path is a file"),
+}
+
+
+# --- Fine-tuning ----------------------------------------------------------------------------
+
+
+def run_of_another_shape(place: Place) -> list[object]:
+    run = place.copy(place.run, "run")
+    place.spoil(run / "config.json", model__hidden_size=64)
+    return place.finetune(f"--init={run}")
+
+
+def run_with_a_larger_vocabulary(place: Place) -> list[object]:
+    run = place.copy(place.run, "run")
+    extra = "".join(f"word{i}\n" for i in range(50))
+    with open(run / "vocab.txt", "a") as file:
+        file.write(extra)
+    return place.finetune(f"--init={run}")
+
+
+def run_without_checkpoint(place: Place) -> list[object]:
+    run = place.copy(place.run, "run")
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").mkdir()
+    return place.finetune(f"--init={run}")
+
+
+def without_dev(place: Place) -> list[object]:
+    task = place.task(dev="")
+    (task / "dev.tsv").unlink()
+    return place.finetune(task=task)
+
+
+def finetune_into_a_file(place: Place) -> list[object]:
+    place.put("output", "")
+    return place.finetune()
+
+
+HEAD = "sentence\tlabel\n"
+FINETUNE: dict[str, tuple[Callable[[Place], list[object]], str]] = {
+    "missing init": (lambda p: p.finetune(f"--init={p.here}/none"), "none: no such folder"),
+    "init is no model": (lambda p: p.finetune(f"--init={p.vocabulary}"), "config.json"),
+    "checkpoint of another shape": (
+        run_of_another_shape,
+        "embedding has shape",
+    ),
+    "vocabulary beyond the model": (run_with_a_larger_vocabulary, "entries, the model only"),
+    "run without a checkpoint": (run_without_checkpoint, "no checkpoint"),
+    "missing dev file": (without_dev, "dev.tsv: not found"),
+    "empty dev file": (lambda p: p.finetune(task=p.task(dev="")), "dev.tsv: no examples"),
+    "only a header": (lambda p: p.finetune(task=p.task(dev=HEAD)), "dev.tsv: no examples"),
+    "unknown label": (
+        lambda p: p.finetune(task=p.task(dev=HEAD + "a river\twet\na river\tmud\n")),
+        "dev.tsv:3: unknown label 'mud'; the labels are: dry, wet",
+    ),
+    "missing column": (
+        lambda p: p.finetune(task=p.task(dev="text\tlabel\na river\twet\n")),
+        "dev.tsv:1: no column 'sentence'; the header has: text, label",
+    ),
+    "ragged row": (
+        lambda p: p.finetune(task=p.task(dev=HEAD + "a river\twet\na river\n")),
+        "dev.tsv:3: 1 columns, the header has 2",
+    ),
+    "a tab too many": (
+        lambda p: p.finetune(task=p.task(dev=HEAD + "a\triver\twet\n")),
+        "dev.tsv:2: 3 columns, the header has 2",
+    ),
+    "not UTF-8": (
+        lambda p: p.finetune(task=p.task(dev=HEAD.encode() + b"a\twet\nr\xedo\twet\n")),
+        "dev.tsv:3: not UTF-8",
+    ),
+    "one label": (
+        lambda p: p.finetune(task=p.task(HEAD + "a\twet\n", train=HEAD + "a\twet\n")),
+        "train.tsv: only one label, 'wet'",
+    ),
+    "longer than the model": (
+        lambda p: p.finetune("--max_seq_length=64"),
+        "--max_seq_length=64",
+    ),
+    "no room for a text": (lambda p: p.finetune("--max_seq_length=2"), "--max_seq_length"),
+    "uneven batch": (lambda p: p.finetune("--batch_size=12"), "batch_size 12 is not a multiple"),
+    "no epochs": (lambda p: p.finetune("--epochs=0"), "epochs"),
+    "workdir is a file": (finetune_into_a_file, "a file of this name is in the way"),
+}
+
+
+# --- What a run is used for -----------------------------------------------------------------
+
+
+def export_over_something(place: Place) -> list[object]:
+    place.put("output/something", "")
+    return [f"--run={place.run}", f"--output={place.output}"]
+
+
+EXPORT: dict[str, tuple[Callable[[Place], list[object]], str]] = {
+    "no run": (lambda p: [f"--run={p.here}", f"--output={p.output}"], "not a run"),
+    "folder in use": (export_over_something, "output: exists already"),
+    "unknown step": (
+        lambda p: [f"--run={p.run}", f"--output={p.output}", "--step=11"],
+        "no checkpoint of step 11 (there are: 10, 12)",
+    ),
+}
+FILL: dict[str, tuple[Callable[[Place], list[object]], str]] = {
+    "nothing to fill": (lambda p: [f"--run={p.run}", "the river"], "holds no [MASK]"),
+    "too long": (lambda p: [f"--run={p.run}", "[MASK] " * 40], "the model takes 32"),
+}
+
+CASES = [
+    pytest.param(module, make, fragment, id=f"{module.__name__.split('.')[1]}: {name}")
+    for module, cases in (
+        (prepare, PREPARE),
+        (pretrain, PRETRAIN),
+        (finetune, FINETUNE),
+        (export, EXPORT),
+        (fill, FILL),
+    )
+    for name, (make, fragment) in cases.items()
+]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All files below, but for the builder's work: a restarted build goes on from there."""
+    return {
+        str(path): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and ".building" not in path.parts
+    }
+
+
+def errors_of(stderr: str) -> list[str]:
+    """The lines on stderr but for progress bars, which a carriage return begins."""
+    lines = [line.rsplit("\r", 1)[-1] for line in stderr.split("\n")]
+    return [line for line in lines if line and "characters" not in line.split(" [")[0]]
+
+
+@pytest.mark.parametrize(("module", "make", "fragment"), CASES)
+def test_bad_input_is_one_line_and_status_2(
+    module: ModuleType,
+    make: Callable[[Place], list[object]],
+    fragment: str,
+    place: Place,
+    command: Command,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    arguments = make(place)
+    before = files(place.here)
+    capfd.readouterr()
+    assert command(module, *arguments) == 2
+    (line,) = errors_of(capfd.readouterr().err)
+    assert line.startswith("error: ")
+    assert fragment in line
+    assert files(place.here) == before
+
+
+def test_ids_beyond_the_vocabulary_end_a_run_before_its_first_step(
+    place: Place, command: Command, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = place.copy(place.records, "records")
+    tokens = (folder / "vocab.txt").read_text().splitlines()[:40]
+    smaller = WordPieceTokenizer(tokens, lowercase=True)
+    smaller.save(folder)
+    place.spoil(
+        folder / records.MANIFEST, vocab_size=40, tokenizer__fingerprint=smaller.fingerprint
+    )
+    capfd.readouterr()
+    assert command(pretrain, *place.pretrain(records=folder)) == 2
+    (line,) = errors_of(capfd.readouterr().err)
+    assert "input_ids holds the id" in line
+    assert "40 entries" in line
+    assert (place.output / "metrics.jsonl").read_text() == ""
+    assert not list((place.output / "checkpoints").iterdir())
