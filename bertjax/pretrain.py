@@ -57,15 +57,19 @@ def open_records(folder: str, flag: str) -> data_input.Records:
 
 def build_model(config: ConfigDict, records: data_input.Records) -> BertConfig:
     """The model that fits the records; what the manifest says is not repeated in the config."""
-    manifest = records.manifest
     wanted: dict[str, Any] = config.model.to_dict()
-    if manifest.max_seq_length > wanted["max_positions"]:
-        raise UserError(
-            f"{records.folder}: records of length {manifest.max_seq_length}, the model has "
-            f"{wanted['max_positions']} positions; set model.max_positions"
-        )
     wanted |= model_sizes.size(wanted.pop("size"))
-    return BertConfig(vocab_size=manifest.vocab_size, **wanted)
+    return BertConfig(vocab_size=records.manifest.vocab_size, **wanted)
+
+
+def check_length(records: data_input.Records, positions: int) -> None:
+    """The model must have a position for every token of a record."""
+    length = records.manifest.max_seq_length
+    if length > positions:
+        raise UserError(
+            f"{records.folder}: records of length {length}, the model has {positions} positions; "
+            "set model.max_positions"
+        )
 
 
 def check_same(records: data_input.Records, other: data_input.Records) -> None:
@@ -135,9 +139,11 @@ def open_inputs(config: ConfigDict) -> Inputs:
       UserError: anything that would fail later, before anything is computed or written.
     """
     records = open_records(config.data.records, "data.records")
+    check_length(records, config.model.max_positions)
     held_out = None
     if config.data.eval_records:
         held_out = open_records(config.data.eval_records, "data.eval_records")
+        check_length(held_out, config.model.max_positions)
         check_same(records, held_out)
     return Inputs(records, held_out, build_model(config, records))
 

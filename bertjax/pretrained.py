@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from bertjax import checkpoint, huggingface, tokenizer
 from bertjax.errors import UserError
+from bertjax.models.bert import Bert
 from bertjax.models.config import BertConfig
 
 
@@ -22,13 +26,15 @@ def load(folder: Path) -> Pretrained:
     """Loads the newest (or, of a fine-tuned run, the best) parameters of a folder.
 
     Raises:
-      UserError: neither a run nor a Hugging Face folder, or one whose vocabulary does not fit.
+      UserError: neither a run nor a Hugging Face folder, or one whose vocabulary or config does
+        not fit its parameters.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give a run of bertjax or a Hugging Face folder")
     if (folder / "checkpoints").is_dir():
         config = BertConfig(**checkpoint.load_config(folder)["model"])
         params = checkpoint.load_params(folder, best=True)
+        _check_encoder(folder, config, params)
     else:
         config, params, _ = huggingface.read_huggingface(folder)
     words = tokenizer.load(folder)
@@ -38,6 +44,13 @@ def load(folder: Path) -> Pretrained:
             f"{config.vocab_size}; use the vocabulary the model was trained with"
         )
     return Pretrained(config, params, words)
+
+
+def _check_encoder(folder: Path, config: BertConfig, params: Any) -> None:
+    """Compares the encoder with what its config would make, before anything is built on it."""
+    row = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    wanted = jax.eval_shape(Bert(config).init, jax.random.key(0), row, row, row)["params"]
+    checkpoint.check_shapes(folder, {"encoder": params["encoder"]}, {"encoder": wanted})
 
 
 def transplant(given: Any, fresh: Any, source: Path) -> tuple[Any, list[str]]:

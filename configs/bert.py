@@ -19,6 +19,7 @@ def get_config(size: str = "base") -> ConfigDict:
                 "max_positions": 512,
                 "hidden_dropout": 0.1,
                 "attention_dropout": 0.1,
+                "initializer_range": 0.02,
                 "dtype": "float32",
             },
             "data": {"records": "records", "eval_records": ""},

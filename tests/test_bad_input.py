@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from bertjax import export, fill, finetune, prepare, pretrain
@@ -20,10 +22,10 @@ Command = Callable[..., int]
 class Place:
     """Good input to spoil, and an empty folder to spoil it in."""
 
-    def __init__(self, here: Path, corpus: Path, vocabulary: Path, good: Path, config: Path, run: Path):
-        self.here, self.corpus, self.vocabulary = here, corpus, vocabulary
-        self.records, self.config, self.run = good, config, run
-        self.output = here / "output"
+    def __init__(self, here: Path, corpus: Path, vocabulary: Path, good: Path) -> None:
+        self.here, self.output = here, here / "output"
+        self.corpus, self.vocabulary, self.records = corpus, vocabulary, good
+        self.config = self.run = here
 
     def put(self, name: str, content: str | bytes) -> Path:
         path = self.here / name
@@ -76,7 +78,9 @@ def place(
     tiny_settings: Path,
     tiny_run: Path,
 ) -> Place:
-    return Place(tmp_path, tiny_corpus, tiny_vocabulary, tiny_records, tiny_settings, tiny_run)
+    place = Place(tmp_path, tiny_corpus, tiny_vocabulary, tiny_records)
+    place.config, place.run = tiny_settings, tiny_run
+    return place
 
 
 # --- Text and vocabulary --------------------------------------------------------------------
@@ -178,28 +182,17 @@ def workdir_below_a_file(place: Place) -> list[object]:
     return place.pretrain(f"--workdir={place.put('file', '')}/run")
 
 
-def longer_eval_records(place: Place) -> list[object]:
-    # All that is looked at is the manifest: a model with room for one, but not for the other.
-    folder = spoiled_records(place)
-    assert prepare_longer(place, folder)
-    return place.pretrain(f"data.eval_records={folder}")
-
-
-def prepare_longer(place: Place, folder: Path) -> bool:
-    """Rewrites a copy of the records with rows of twice the length."""
-    shutil.rmtree(folder)
+def longer_records(place: Place) -> Path:
+    """Records of twice the length with the same vocabulary."""
+    folder = place.here / "longer"
     folder.mkdir()
-    for name in ("vocab.txt", "tokenizer_config.json"):
+    for name in ("vocab.txt", "tokenizer_config.json", records.MANIFEST):
         shutil.copy(place.records / name, folder)
-    import numpy as np
-
     sizes = {"T": 64, "P": 5, "1": 1}
-    rows = {name: np.ones((1, sizes[size])) for name, (size, _) in records.FEATURES.items()}
-    ints = {name: value.astype(int) for name, value in rows.items()}
-    shard = records.write_shard(folder / "a.tfrecord", records.serialize(ints))
-    shutil.copy(place.records / records.MANIFEST, folder)
+    rows = {name: np.ones((1, sizes[size]), int) for name, (size, _) in records.FEATURES.items()}
+    shard = records.write_shard(folder / "a.tfrecord", records.serialize(rows))
     place.spoil(folder / records.MANIFEST, max_seq_length=64, shards=[vars(shard)])
-    return True
+    return folder
 
 
 PRETRAIN: dict[str, tuple[Callable[[Place], list[object]], str]] = {
@@ -236,7 +229,7 @@ PRETRAIN: dict[str, tuple[Callable[[Place], list[object]], str]] = {
         "records of length 32, the model has 16 positions",
     ),
     "held-out records longer than the model": (
-        longer_eval_records,
+        lambda p: p.pretrain(f"data.eval_records={longer_records(p)}"),
         "records of length 64, the model has 32 positions",
     ),
     "records of another vocabulary": (
@@ -247,7 +240,10 @@ PRETRAIN: dict[str, tuple[Callable[[Place], list[object]], str]] = {
         lambda p: p.pretrain(f"data.eval_records={other_vocabulary(p, in_manifest=True)}"),
         "made with another vocabulary than",
     ),
-    "uneven batch": (lambda p: p.pretrain("train.batch_size=12"), "batch_size 12 is not a multiple"),
+    "uneven batch": (
+        lambda p: p.pretrain("train.batch_size=12"),
+        "batch_size 12 is not a multiple",
+    ),
     "no steps": (lambda p: p.pretrain("train.steps=0"), "total_steps is 0"),
     "never a log line": (lambda p: p.pretrain("log_every=0"), "log_every is 0"),
     "impossible mesh": (lambda p: p.pretrain("mesh.tensor=3"), "there are 8"),
@@ -298,7 +294,7 @@ FINETUNE: dict[str, tuple[Callable[[Place], list[object]], str]] = {
     "init is no model": (lambda p: p.finetune(f"--init={p.vocabulary}"), "config.json"),
     "checkpoint of another shape": (
         run_of_another_shape,
-        "embedding has shape",
+        "parameter encoder/embeddings/norm/bias has shape (32,), the model wants (64,)",
     ),
     "vocabulary beyond the model": (run_with_a_larger_vocabulary, "entries, the model only"),
     "run without a checkpoint": (run_without_checkpoint, "no checkpoint"),
@@ -333,7 +329,7 @@ FINETUNE: dict[str, tuple[Callable[[Place], list[object]], str]] = {
         lambda p: p.finetune("--max_seq_length=64"),
         "--max_seq_length=64",
     ),
-    "no room for a text": (lambda p: p.finetune("--max_seq_length=2"), "--max_seq_length"),
+    "no room for a text": (lambda p: p.finetune("--max_seq_length=2"), "max_seq_length 2"),
     "uneven batch": (lambda p: p.finetune("--batch_size=12"), "batch_size 12 is not a multiple"),
     "no epochs": (lambda p: p.finetune("--epochs=0"), "epochs"),
     "workdir is a file": (finetune_into_a_file, "a file of this name is in the way"),
@@ -384,9 +380,9 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def errors_of(stderr: str) -> list[str]:
-    """The lines on stderr but for progress bars, which a carriage return begins."""
+    """The lines on stderr but for progress bars, which end in a rate."""
     lines = [line.rsplit("\r", 1)[-1] for line in stderr.split("\n")]
-    return [line for line in lines if line and "characters" not in line.split(" [")[0]]
+    return [line for line in lines if line and not line.endswith("/s]")]
 
 
 @pytest.mark.parametrize(("module", "make", "fragment"), CASES)
@@ -425,3 +421,24 @@ def test_ids_beyond_the_vocabulary_end_a_run_before_its_first_step(
     assert "40 entries" in line
     assert (place.output / "metrics.jsonl").read_text() == ""
     assert not list((place.output / "checkpoints").iterdir())
+
+
+def test_a_full_disk_ends_the_builder_and_room_lets_it_go_on(
+    place: Place, command: Command, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = place.prepare("--max_seq_length=32", "--max_predictions_per_seq=5")
+    arguments += ["--dupe_factor=2", "--num_shards=4"]
+    # No file may be larger than 8000 bytes, here and in the workers: every shard is.
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, before[1]))
+    try:
+        status = command(prepare, *arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert status == 2
+    (line,) = errors_of(capfd.readouterr().err)
+    assert "of-00004.tfrecord: could not be written" in line
+    assert files(place.output) == {}
+    assert command(prepare, *arguments) == 0
+    written = {Path(name).name: data for name, data in files(place.output).items()}
+    assert written == {Path(name).name: data for name, data in files(place.records).items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,8 @@ def test_the_state_comes_back_bit_for_bit_where_it_lived(
         checkpoints.save(state)
     with Checkpoints(tmp_path) as checkpoints:
         restored = checkpoints.restore(abstract_state(init_of(config), OPTIMIZER, mesh))
-    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    shape: Any = jax.tree.structure(restored)
+    assert shape == jax.tree.structure(state)
     assert bits(restored) == bits(state)
     # Moments of the optimizer are among what was compared.
     assert sum("opt_state" in name and "kernel" in name for name, _, _ in bits(restored)) > 10
@@ -193,7 +195,7 @@ def test_a_half_written_checkpoint_is_ignored(
     ],
 )
 def test_a_checkpoint_of_another_shape_is_refused_by_the_parameters_name(
-    change: dict[str, int], name: str, run: Path, config: BertConfig, mesh: Mesh
+    change: dict[str, Any], name: str, run: Path, config: BertConfig, mesh: Mesh
 ) -> None:
     other = init_of(dataclasses.replace(config, **change))
     with Checkpoints(run) as checkpoints, pytest.raises(UserError, match=name):
@@ -215,6 +217,22 @@ def test_a_run_without_checkpoints_is_refused(
         checkpoints.restore(abstract_state(init_of(config), OPTIMIZER, mesh))
     with pytest.raises(UserError, match="there are: none"):
         checkpoint.load_params(tmp_path)
+
+
+def test_a_checkpoint_without_room_is_not_begun(
+    tmp_path: Path, state: TrainState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    usage = type(shutil.disk_usage(tmp_path))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(at(state, 1))
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "disk_usage", lambda _: usage(size, size, size - 1))
+            with pytest.raises(UserError, match=r"the disk is full: 0\.\d MiB are free"):
+                checkpoints.save(at(state, 2))
+        checkpoints.save(at(state, 3))
+    assert steps_in(tmp_path) == [1, 3]
 
 
 def test_the_config_of_a_run_cannot_be_changed(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_the_longer_text_is_cut_from_its_end(tiny_tokenizer: WordPieceTokenizer)
 
 
 def test_what_just_fits_is_not_called_cut(tiny_tokenizer: WordPieceTokenizer) -> None:
-    (found,) = examples.encode([example("the old river")], tiny_tokenizer, ["x"], 5)
+    (found,) = examples.encode([example("the old river the old river")], tiny_tokenizer, ["x"], 8)
     assert not found.was_cut
 
 

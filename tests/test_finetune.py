@@ -216,8 +216,8 @@ def test_from_scratch_takes_only_size_and_vocabulary(
     found = encoder_after_nothing(command, arguments, tmp_path / "a", "--from_scratch")
     wanted = checkpoint.load_params(tiny_run)["encoder"]
     assert jax.tree.map(np.shape, found) == jax.tree.map(np.shape, wanted)
-    tables = [tree["embeddings"]["token"]["embedding"] for tree in (found, wanted)]
-    assert not np.allclose(*tables, atol=1e-3)
+    fresh, given = (tree["embeddings"]["token"]["embedding"] for tree in (found, wanted))
+    assert not np.allclose(fresh, given, atol=1e-3)
     assert "weights from" not in capsys.readouterr().out
     assert result(tmp_path / "a")["init"] == "scratch"
 

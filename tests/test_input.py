@@ -112,7 +112,7 @@ def test_the_hosts_shares_make_up_the_global_batch(
     num_hosts: int, opened: data_input.Records
 ) -> None:
     shares = [stream(opened, 8, host=host, num_hosts=num_hosts) for host in range(num_hosts)]
-    joined = [sum(parts, []) for parts in zip(*shares, strict=True)]
+    joined: list[list[int]] = [sum(parts, []) for parts in zip(*shares, strict=True)]
     assert joined == stream(opened, 8)
 
 

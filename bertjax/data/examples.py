@@ -63,8 +63,10 @@ def encode(
     """Encodes examples with labels as their index in `labels`.
 
     Raises:
-      UserError: a label that is not in `labels`; file and line are named.
+      UserError: a label that is not in `labels`, file and line are named; no room for a text.
     """
+    if max_seq_length < 8:
+        raise UserError(f"max_seq_length {max_seq_length} is too short; use at least 8")
     ids = {label: index for index, label in enumerate(labels)}
     encoded = []
     for example in examples:
