@@ -67,14 +67,23 @@ def own_text(inputs: list[str], language: str) -> Iterable[Document]:
             yield Document("", f"{number}.{start}", [piece])
 
 
-def write_text(folder: Path, found: list[Document], share: float) -> Iterable[str]:
+def write_text(
+    folder: Path, found: list[Document], share: float, dev_modules: set[tuple[str, str]]
+) -> Iterable[str]:
     """Writes train.txt and valid.txt; tells what is in them.
+
+    The modules of the task's dev examples are held out too, so that no model has seen them.
 
     Raises:
       UserError: nothing is left for one of them.
     """
+
+    def held_out(document: Document) -> bool:
+        in_dev = (document.library, document.module) in dev_modules
+        return in_dev or is_held_out(document, share)
+
     for name, kept_out in (("train.txt", False), ("valid.txt", True)):
-        part = [document for document in found if is_held_out(document, share) is kept_out]
+        part = [document for document in found if held_out(document) is kept_out]
         if not part:
             raise UserError(
                 f"{name}: nothing falls into it; give more text or another --held_out than {share}"
@@ -124,9 +133,9 @@ def main() -> None:
     (partial / "task").mkdir(parents=True)
     own = list(own_text(flags.input, flags.language)) if flags.input else []
     found = read_documentation(flags.workers)
-    told = list(write_text(partial, own or found, flags.held_out))
-    labels = library_task.write_task(partial / "task", found)
-    told.append(f"task: which of these libraries is it? {', '.join(labels)}")
+    task = library_task.write_task(partial / "task", found)
+    told = list(write_text(partial, own or found, flags.held_out, task.dev_modules))
+    told.append(f"task: which of these libraries is it? {', '.join(task.labels)}")
     (partial / SOURCE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, flags.output)
     print(f"wrote {flags.output}", *told, sep="\n  ")

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from bertjax.documentation import STANDARD_LIBRARY, Document, is_new
 from bertjax.errors import UserError
@@ -35,6 +36,13 @@ _NICKNAMES = (
 _DOTTED = re.compile(r"\b[A-Za-z_]\w+(?:\.[A-Za-z_]\w+)+(?:\(\))?")
 
 
+class Written(NamedTuple):
+    """labels in the order of the alphabet; dev_modules: (library, module) of all dev examples."""
+
+    labels: list[str]
+    dev_modules: set[tuple[str, str]]
+
+
 def write_task(
     folder: str | Path,
     found: Iterable[Document],
@@ -42,8 +50,8 @@ def write_task(
     classes: int = 8,
     train_per_class: int = 500,
     dev_per_class: int = 100,
-) -> list[str]:
-    """Writes train.tsv and dev.tsv (`sentence<TAB>label`) and gives the labels.
+) -> Written:
+    """Writes train.tsv and dev.tsv (`sentence<TAB>label`).
 
     An example is a passage of one docstring. The libraries are those with the most passages; all
     have the same number of examples. A module is either in train or in dev, and no text is in
@@ -59,7 +67,7 @@ def write_task(
     full = [
         library
         for library, parts in divided.items()
-        if all(len(parts[name]) == count for name, count in need.items())
+        if all(len(parts.passages[name]) == count for name, count in need.items())
     ]
     if len(full) < 2:
         raise UserError(
@@ -69,10 +77,11 @@ def write_task(
     amount = {library: sum(map(len, passages[library].values())) for library in full}
     labels = sorted(sorted(full, key=lambda library: (-amount[library], library))[:classes])
     for name in need:
-        rows = [(text, label) for label in labels for text in divided[label][name]]
+        rows = [(text, label) for label in labels for text in divided[label].passages[name]]
         rows.sort(key=lambda row: _digest(row[0]))
         _write_rows(Path(folder) / f"{name}.tsv", rows)
-    return labels
+    dev = {(label, module) for label in labels for module in divided[label].dev_modules}
+    return Written(labels, dev)
 
 
 def _passages(found: Iterable[Document]) -> dict[str, dict[str, list[str]]]:
@@ -126,14 +135,22 @@ def blank(text: str, own: set[str], is_name: Callable[[str], bool]) -> str:
     return re.sub(r"[A-Za-z_]\w*", replace, _DOTTED.sub(_BLANK, text))
 
 
-def _divide(modules: dict[str, list[str]], need: dict[str, int]) -> dict[str, list[str]]:
+class _Parts(NamedTuple):
+    passages: dict[str, list[str]]  # of "train" and "dev"
+    dev_modules: set[str]
+
+
+def _divide(modules: dict[str, list[str]], need: dict[str, int]) -> _Parts:
     """Whole modules to dev until it is full, the others to train; both cut to size."""
-    order = sorted(modules, key=_digest)
     parts: dict[str, list[str]] = {"train": [], "dev": []}
-    for module in order:
+    dev_modules = set()
+    for module in sorted(modules, key=_digest):
         name = "dev" if len(parts["dev"]) < need["dev"] else "train"
+        if name == "dev":
+            dev_modules.add(module)
         parts[name] += modules[module]
-    return {name: sorted(parts[name], key=_digest)[: need[name]] for name in parts}
+    cut = {name: sorted(parts[name], key=_digest)[: need[name]] for name in parts}
+    return _Parts(cut, dev_modules)
 
 
 def _digest(text: str) -> bytes:

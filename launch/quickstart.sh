@@ -8,16 +8,17 @@
 # itself, or says what it reuses.
 set -euo pipefail
 
-VOCAB_SIZE=8192
+VOCAB_SIZE=4096
 MAX_SEQ_LENGTH=64
 MAX_PREDICTIONS=10
-DUPE_FACTOR=2
+DUPE_FACTOR=3
 SIZE=tiny
-PRETRAIN_STEPS=1500
-BATCH_SIZE=64
+PRETRAIN_STEPS=9000
+BATCH_SIZE=16
 LEARNING_RATE=1e-3
-WARMUP_STEPS=150
-FINETUNE_EPOCHS=5
+WARMUP_STEPS=200
+INITIALIZER_RANGE=0.09  # about 1 / sqrt(width); the paper's 0.02 is for a width of 768
+FINETUNE_EPOCHS=4
 FINETUNE_LEARNING_RATE=5e-4
 
 usage() {
@@ -104,19 +105,21 @@ say "3. Pretraining: hidden pieces and next sentences are to be guessed"
 chapter pretraining bertjax.pretrain --config=configs/bert.py:$SIZE \
   --workdir="$workdir/pretrained" \
   data.records="$workdir/records/train" data.eval_records="$workdir/records/valid" \
-  model.max_positions=$MAX_SEQ_LENGTH model.hidden_dropout=0.0 model.attention_dropout=0.0 \
+  model.max_positions=$MAX_SEQ_LENGTH model.initializer_range=$INITIALIZER_RANGE \
+  model.hidden_dropout=0.0 model.attention_dropout=0.0 \
   train.batch_size=$BATCH_SIZE train.steps=$PRETRAIN_STEPS \
   train.learning_rate=$LEARNING_RATE train.warmup_steps=$WARMUP_STEPS \
-  log_every=25 eval_every=250 save_every=100
+  log_every=100 eval_every=1000 save_every=500
 
 say "4. Fine-tuning: which library is this passage about? Once from the pretrained weights ..."
 recipe=(--task=classify --data_dir="$workdir/text/task" --init="$workdir/pretrained"
-  --max_seq_length=$MAX_SEQ_LENGTH --epochs=$FINETUNE_EPOCHS
+  --max_seq_length=$MAX_SEQ_LENGTH --epochs=$FINETUNE_EPOCHS --batch_size=$BATCH_SIZE
   --learning_rate=$FINETUNE_LEARNING_RATE)
 chapter fine-tuning bertjax.finetune "${recipe[@]}" --workdir="$workdir/finetuned"
 
 say "   ... and once from random weights, to see what pretraining bought"
-chapter "the same from scratch" bertjax.finetune "${recipe[@]}" --workdir="$workdir/from-scratch" --from_scratch
+chapter "the same from scratch" bertjax.finetune "${recipe[@]}" \
+  --workdir="$workdir/from-scratch" --from_scratch
 
 say "5. Export: a folder that the transformers library loads"
 if [[ -d $workdir/exported ]]; then

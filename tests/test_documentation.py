@@ -167,7 +167,7 @@ def test_task_is_balanced_and_leaks_nothing(tmp_path: Path) -> None:
     for name, subject in names.items():
         add_library(tmp_path / "site", name, subject, modules=12 if name != "delta" else 1)
     documents = read(tmp_path / "site")
-    labels = library_task.write_task(
+    labels, dev_modules = library_task.write_task(
         tmp_path, documents, classes=3, train_per_class=30, dev_per_class=10
     )
     assert labels == ["alpha", "bravo", "charlie"]  # delta has too few

@@ -28,7 +28,8 @@ def put_rows(path: Path, rows: list[tuple[str, ...]]) -> None:
 
 def sentence(rng: random.Random, noun: str) -> str:
     words = ["the", "small", "old", "quiet", "green", "distant", "farmer", "letter"]
-    return " ".join([*rng.sample(words, 4), noun, *rng.sample(words, 3)])
+    before, after = (rng.sample(words, rng.randint(1, 4)) for _ in range(2))
+    return " ".join([*before, noun, *after])
 
 
 @pytest.fixture(scope="module")

@@ -217,8 +217,8 @@ def test_documents_of_one_sentence_get_a_random_next_segment() -> None:
 
 def test_a_tenth_of_the_targets_are_short() -> None:
     # Sentences of one token reach their target exactly, so a filled row shows the target.
-    letters = make_store([[1] * 4000] * 5)
-    made = [pair for _, document in walk(letters, 3) for pair in document]
+    letters = make_store([[1] * 10_000] * 5)
+    made = [pair for _, document in walk(letters, 12) for pair in document]
     actual = [p.a_end - p.a_start + p.b_end - p.b_start for p in made if not p.is_random]
     # Targets are drawn from 2 to 61, so one short target in sixty is the full length.
     share = np.mean(np.array(actual[:-1]) < 61)

@@ -113,6 +113,9 @@ def document_pairs(
     Sentences are gathered until they reach the target length; a random cut makes A of the first
     part. With probability 0.5, or when there is no second part, B comes from a random place of
     another document and the sentences behind the cut are used again for the next pair.
+
+    In one thing it differs: the 2018 builder draws the target once for a document, so that a book
+    in ten comes out in short sequences only; here it is drawn for every pair.
     """
     starts = store.document(index)
     num_sentences = len(starts) - 1
