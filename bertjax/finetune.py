@@ -264,6 +264,10 @@ def main() -> None:
     memory.keep_freed_memory()
     task = TASKS[flags.task]
     apply_recipe(flags, task)
+    mesh = partition.make_mesh()
+    partition.check_batch_size(flags.batch_size, mesh)
+    if flags.epochs < 1:
+        raise UserError(f"--epochs={flags.epochs}: give at least 1")
     start = pretrained.load(flags.init)
     start = start._replace(config=model_config(flags, start))
     data = read_data(task, flags, start.tokenizer)
@@ -271,7 +275,6 @@ def main() -> None:
     if finished(flags.workdir):
         return
     start.tokenizer.save(flags.workdir)
-    mesh = partition.make_mesh()
     model = heads.Classifier(start.config, num_labels=len(data.labels))
     predictor = Predictor(
         model,

@@ -63,6 +63,10 @@ class _Interval:
         self._positions += batch["input_mask"].size
         self._waited += waited
 
+    def leave_out(self, seconds: float) -> None:
+        """Takes time that was not spent on training out of the rates."""
+        self._start += seconds
+
     def close(self, steps_left: int) -> dict[str, float]:
         """Averages and rates; waits for the devices."""
         values = jax.device_get(self._metrics)
@@ -129,16 +133,18 @@ def train(
 
             if timetable.due(step, timetable.log_every):
                 averages = interval.close(timetable.total_steps - step)
-                _check_finite(step, averages)
+                _check_finite(step, averages["loss"])
                 log.write(step, averages)
                 interval = _Interval()
             score = None
             evaluated = evaluate is not None and timetable.due(step, timetable.eval_every)
             if evaluate is not None and evaluated:
+                began = time.perf_counter()
                 found, score = evaluate(state)
                 log.keep(step, found)
-                interval = _Interval()
+                interval.leave_out(time.perf_counter() - began)
             if evaluated or timetable.due(step, timetable.save_every) or stop.received:
+                _check_finite(step, float(metrics["loss"]))
                 checkpoints.save(state, score)
             if stop.received:
                 log.say(f"stopped at step {step:,}, all saved; the same command goes on from here")
@@ -148,11 +154,12 @@ def train(
     return state
 
 
-def _check_finite(step: int, metrics: dict[str, float]) -> None:
-    if not math.isfinite(metrics["loss"]):
+def _check_finite(step: int, loss: float) -> None:
+    """Nothing that is not finite is ever saved."""
+    if not math.isfinite(loss):
         raise UserError(
-            f"the loss is not finite at step {step:,}; lower train.learning_rate or raise "
-            "train.warmup_steps, and go on from the last checkpoint with the same command"
+            f"the loss is not finite at step {step:,}; start again in another --workdir with a "
+            "lower learning rate or a longer warm-up"
         )
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from bertjax import errors, text, tokenizer, vocab
 from bertjax.data import records
-from bertjax.data.build import BuildSettings, build, open_work_folder
+from bertjax.data.build import BuildSettings, build, close_work_folder, open_work_folder
 from bertjax.errors import UserError
 
 
@@ -123,6 +123,7 @@ def _already_done(output: Path, source: dict[str, object], settings: BuildSettin
         return False
     manifest = records.load_manifest(output)
     if manifest.source == source and manifest.settings == dataclasses.asdict(settings):
+        close_work_folder(output)  # a run killed at its very end leaves it
         print(f"reusing {output}: {manifest.num_examples:,} records")
         return True
     raise UserError(

@@ -87,6 +87,7 @@ def resolved(config: ConfigDict, model: BertConfig, records: data_input.Records)
         "kind": "pretrain",
         "model": model.to_dict(),
         "tokenizer": manifest.tokenizer,
+        "records": manifest.fingerprint,
         "max_seq_length": manifest.max_seq_length,
         "unigram_entropy": manifest.corpus["unigram_entropy"],
         "settings": config.to_dict(),

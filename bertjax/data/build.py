@@ -30,6 +30,7 @@ from bertjax.data import masking, pairs, records
 from bertjax.errors import UserError
 from bertjax.whole_file import write_whole
 
+_WORK = ".building"
 _JOB_CHARACTERS = 1 << 20
 _ROWS_AT_ONCE = 4096
 
@@ -276,14 +277,22 @@ def _write_shards(
 
 def open_work_folder(output: Path, identity: dict[str, Any]) -> Path:
     """The folder of unfinished work in `output`; emptied if it belongs to another build."""
-    work = output / ".building"
+    work = output / _WORK
     content = json.dumps(identity, sort_keys=True).encode()
     mark = work / "identity.json"
     if not mark.exists() or mark.read_bytes() != content:
+        # Shards of an abandoned build; files that are there without one are the user's.
+        for orphan in output.glob("records-*-of-*.tfrecord") if mark.exists() else ():
+            orphan.unlink()
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         write_whole(mark, content)
     return work
+
+
+def close_work_folder(output: Path) -> None:
+    """Removes what only an unfinished build needs."""
+    shutil.rmtree(output / _WORK, ignore_errors=True)
 
 
 def build(
@@ -336,5 +345,5 @@ def build(
         bertjax_version=bertjax.__version__,
     )
     manifest.save(output)
-    shutil.rmtree(work)
+    close_work_folder(output)
     return manifest

@@ -76,6 +76,11 @@ class Manifest:
     def num_examples(self) -> int:
         return sum(shard.examples for shard in self.shards)
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of the contents of all shards."""
+        return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
+
     def save(self, folder: Path) -> None:
         text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
         write_whole(folder / MANIFEST, text.encode())

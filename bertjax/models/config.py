@@ -44,6 +44,9 @@ class BertConfig:
             raise UserError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}"
             )
+        for name in ("hidden_dropout", "attention_dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise UserError(f"{name} {getattr(self, name)} must be at least 0 and below 1")
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"dtype '{self.dtype}' is unknown; use float32 or bfloat16")
 

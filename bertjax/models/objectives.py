@@ -49,10 +49,15 @@ def _dropout(key: Array | None) -> dict[str, Any]:
 def pretraining(model: nn.Module) -> Objective:
     """Masked LM plus next sentence, the sum of the two mean losses (paper, appendix A.2)."""
 
+    def pair_weights(batch: Batch) -> Array:
+        # In evaluation, rows that only fill the last batch have weight 0.
+        rows = batch["next_sentence_labels"].size
+        return batch.get("example_weights", jnp.ones(rows, jnp.float32))
+
     def counts(batch: Batch) -> dict[str, Array]:
         return {
             "masked_lm": jnp.sum(batch["masked_lm_weights"]),
-            "next_sentence": jnp.asarray(batch["next_sentence_labels"].size, jnp.float32),
+            "next_sentence": jnp.sum(pair_weights(batch)),
         }
 
     def sums(params: Any, batch: Batch, key: Array | None) -> Sums:
@@ -69,9 +74,7 @@ def pretraining(model: nn.Module) -> Objective:
             "masked_lm": _cross_entropy_sums(
                 output.masked_lm, batch["masked_lm_ids"], batch["masked_lm_weights"]
             ),
-            "next_sentence": _cross_entropy_sums(
-                output.next_sentence, pairs, jnp.ones(pairs.shape)
-            ),
+            "next_sentence": _cross_entropy_sums(output.next_sentence, pairs, pair_weights(batch)),
         }
 
     return Objective(counts, sums)
