@@ -23,6 +23,7 @@ from typing import Any
 from tqdm import tqdm
 
 from bertjax import documentation, errors, library_task, text
+from bertjax.command_line import new_parser
 from bertjax.documentation import Document
 from bertjax.errors import UserError
 
@@ -32,11 +33,7 @@ _PIECE_LINES = 100
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bertjax.collect",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("collect", __doc__)
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder to write; reused if it is there")
     add(

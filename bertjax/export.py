@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bertjax import checkpoint, errors, huggingface, tokenizer
+from bertjax.command_line import new_parser
 from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
 from bertjax.models.heads import Classifier, PretrainingModel
@@ -26,11 +27,7 @@ _TOLERANCE = 1e-6
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bertjax.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("export", __doc__)
     add = parser.add_argument
     add("--format", choices=["hf"], default="hf", help="hf: Hugging Face transformers")
     add("--run", type=Path, required=True, help="folder of a pretraining or fine-tuning run")

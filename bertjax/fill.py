@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from bertjax import errors, pretrained
+from bertjax.command_line import new_parser
 from bertjax.errors import UserError
 from bertjax.json_file import write_json
 from bertjax.models.heads import PretrainingModel
@@ -24,11 +25,7 @@ MASK = "[MASK]"
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bertjax.fill",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("fill", __doc__)
     add = parser.add_argument
     add("--run", type=Path, required=True, help="a pretraining run or a Hugging Face folder")
     add("--top", type=int, default=5, help="candidates for each mask (%(default)s)")

@@ -21,6 +21,7 @@ import numpy as np
 from jax import Array
 
 from bertjax import checkpoint, errors, loop, memory, metrics, optimizer, partition, pretrained
+from bertjax.command_line import new_parser
 from bertjax.data import examples as data_examples
 from bertjax.data.examples import Encoded, Example
 from bertjax.errors import UserError
@@ -36,11 +37,7 @@ from bertjax.train_step import make_train_step
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bertjax.finetune",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("finetune", __doc__)
     add = parser.add_argument
     add("--task", required=True, choices=sorted(TASKS))
     add("--data_dir", type=Path, required=True, help="folder with the task's files")

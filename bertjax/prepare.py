@@ -16,17 +16,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from bertjax import errors, text, tokenizer, vocab
+from bertjax.command_line import new_parser
 from bertjax.data import records
 from bertjax.data.build import BuildSettings, build, close_work_folder, open_work_folder
 from bertjax.errors import UserError
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bertjax.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("prepare", __doc__)
     add = parser.add_argument
     add(
         "--input",

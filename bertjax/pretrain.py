@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from bertjax import checkpoint, errors, loop, memory, optimizer, partition, settings, tokenizer
+from bertjax.command_line import new_parser
 from bertjax.data import input as data_input
 from bertjax.errors import UserError
 from bertjax.models import config as model_sizes
@@ -30,11 +31,7 @@ from bertjax.train_step import make_eval_step, make_train_step
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bertjax.pretrain",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("pretrain", __doc__)
     add = parser.add_argument
     add("--config", required=True, help="configs/FILE.py:ARGUMENT, e.g. configs/bert.py:mini")
     add("--workdir", type=Path, required=True, help="folder of the run; continued if it has one")

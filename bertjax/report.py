@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from bertjax import charts, errors, results
 from bertjax.charts import Line
+from bertjax.command_line import new_parser
 from bertjax.data import records
 from bertjax.results import Finetuning, Pretraining, Row
 from bertjax.whole_file import write_whole
@@ -27,11 +28,7 @@ _SAMPLES, _LONGEST = 4, 400
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bertjax.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("report", __doc__)
     add = parser.add_argument
     add("--pretrain", type=Path, required=True, help="folder of a pretraining run")
     add(

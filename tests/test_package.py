@@ -17,7 +17,7 @@ ROOT = Path(bertjax.__file__).parent
 
 # A file imports from floors below it and from its own; no two files import each other.
 FLOORS = (
-    "errors whole_file json_file settings memory text wordpiece sentence_pieces vocabulary_files "
+    "errors command_line whole_file json_file settings memory text wordpiece sentence_pieces vocabulary_files "
     "tokenizer vocab prose documentation library_task metrics",
     "data models partition optimizer charts",
     "state train_step checkpoint convert huggingface huggingface_tokenizer loop run_log pretrained "
