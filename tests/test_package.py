@@ -17,8 +17,8 @@ ROOT = Path(bertjax.__file__).parent
 
 # A file imports from floors below it and from its own; no two files import each other.
 FLOORS = (
-    "errors command_line whole_file json_file settings memory text wordpiece sentence_pieces vocabulary_files "
-    "tokenizer vocab prose documentation library_task metrics",
+    "errors command_line whole_file json_file settings memory text wordpiece sentence_pieces "
+    "vocabulary_files tokenizer vocab prose documentation library_task metrics",
     "data models partition optimizer charts",
     "state train_step checkpoint convert huggingface huggingface_tokenizer loop run_log pretrained "
     "predictor results tasks",
