@@ -56,7 +56,8 @@ def read_lines(folder: Path, number: int) -> list[str]:
 
 
 def ours(vocabulary: Path, lowercase: bool, reference: str | None) -> Encode:
-    return tokenizer.load(vocabulary, lowercase).encode_batch
+    reader = tokenizer.load(vocabulary, lowercase)
+    return lambda lines: [reader.encode(line) for line in lines]
 
 
 def google_research(vocabulary: Path, lowercase: bool, reference: str | None) -> Encode:

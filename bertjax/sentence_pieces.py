@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,9 @@ class SentencePieceTokenizer:
     def encode(self, text: str) -> list[int]:
         return self._model.encode(self._lower(text))
 
-    def encode_batch(self, lines: list[str]) -> list[list[int]]:
-        return self._model.encode([self._lower(line) for line in lines])
+    def encode_packed(self, lines: list[str]) -> list[bytes]:
+        encoded = self._model.encode([self._lower(line) for line in lines])
+        return [array("I", ids).tobytes() for ids in encoded]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         found = self._model.encode(self._lower(text), return_type="offset_mapping")

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from array import array
 from collections.abc import Callable, Iterable
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +90,14 @@ def chunks(text: str) -> list[str]:
     return text.split()
 
 
-class _Memo(dict[str, tuple[int, ...]]):
-    """Chunk -> ids, filled on demand and emptied when full so that memory stays bounded."""
+class _Memo(dict[str, bytes]):
+    """Chunk -> packed ids, filled on demand and emptied when full so that memory stays bounded."""
 
-    def __init__(self, work_out: Callable[[str], tuple[int, ...]], limit: int = 1_000_000) -> None:
+    def __init__(self, work_out: Callable[[str], bytes], limit: int = 1_000_000) -> None:
         super().__init__()
         self._work_out, self._limit = work_out, limit
 
-    def __missing__(self, chunk: str) -> tuple[int, ...]:
+    def __missing__(self, chunk: str) -> bytes:
         if len(self) >= self._limit:
             self.clear()
         ids = self._work_out(chunk)
@@ -152,15 +152,19 @@ class WordPieceTokenizer:
             return [(found[0].id, len(word))]
         return [(t.id, len(t.value) - 2 * (i > 0)) for i, t in enumerate(found)]
 
-    def _encode_chunk(self, chunk: str) -> tuple[int, ...]:
+    def _encode_chunk(self, chunk: str) -> bytes:
         words = basic_words(chunk, self.lowercase).split()
-        return tuple(i for word in words for i, _ in self._match_word(word))
+        return array("I", [i for word in words for i, _ in self._match_word(word)]).tobytes()
+
+    def _pack(self, text: str) -> bytes:
+        # Joining bytes is several times faster than chaining numbers.
+        return b"".join(map(self._memo.__getitem__, chunks(text)))
 
     def encode(self, text: str) -> list[int]:
-        return list(chain.from_iterable(map(self._memo.__getitem__, chunks(text))))
+        return array("I", self._pack(text)).tolist()
 
-    def encode_batch(self, lines: list[str]) -> list[list[int]]:
-        return [self.encode(line) for line in lines]
+    def encode_packed(self, lines: list[str]) -> list[bytes]:
+        return [self._pack(line) for line in lines]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         ids: list[int] = []

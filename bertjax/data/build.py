@@ -15,7 +15,6 @@ import random
 import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +31,7 @@ from bertjax.whole_file import write_whole
 
 _WORK = ".building"
 _JOB_CHARACTERS = 1 << 20
+_ID_BYTES = 4
 _ROWS_AT_ONCE = 4096
 
 
@@ -96,9 +96,9 @@ def _in_order(pool: ProcessPoolExecutor, function, jobs: Iterable, ahead: int) -
 
 
 class _Tokenized(NamedTuple):
-    """ids: of all sentences; sentence_lengths; (document, its sentences) pairs; characters."""
+    """packed ids of all sentences; sentence_lengths; (document, its sentences); characters."""
 
-    ids: np.ndarray
+    ids: bytes
     sentence_lengths: np.ndarray
     document_lengths: list[tuple[int, int]]
     characters: int
@@ -119,18 +119,15 @@ def _jobs(blocks: Iterable[text.Block]) -> Iterator[list[text.Block]]:
 
 
 def _tokenize(job: list[text.Block]) -> _Tokenized:
-    ids: list[int] = []
-    sentence_lengths: list[int] = []
+    packed: list[bytes] = []
     document_lengths: list[tuple[int, int]] = []
     for block in job:
-        encoded = [sentence for sentence in _tokenizer.encode_batch(block.lines) if sentence]
-        ids.extend(chain.from_iterable(encoded))
-        sentence_lengths.extend(map(len, encoded))
-        document_lengths.append((block.document, len(encoded)))
+        sentences = [ids for ids in _tokenizer.encode_packed(block.lines) if ids]
+        packed += sentences
+        document_lengths.append((block.document, len(sentences)))
+    lengths = np.array([len(ids) for ids in packed], np.int64) // _ID_BYTES
     characters = sum(len(line) for block in job for line in block.lines)
-    return _Tokenized(
-        np.array(ids, np.uint32), np.array(sentence_lengths), document_lengths, characters
-    )
+    return _Tokenized(b"".join(packed), lengths, document_lengths, characters)
 
 
 def _write_store(
@@ -141,8 +138,8 @@ def _write_store(
     progress = tqdm(desc="tokenizing", unit=" characters", unit_scale=True)
     with open(folder / "tokens.bin", "wb") as file, progress:
         for done in _in_order(pool, _tokenize, _jobs(blocks), ahead):
-            file.write(done.ids.tobytes())
-            sentences.append(done.sentence_lengths.astype(np.int64))
+            file.write(done.ids)
+            sentences.append(done.sentence_lengths)
             for document, count in done.document_lengths:
                 documents[document] = documents.get(document, 0) + count
             progress.update(done.characters)

@@ -123,14 +123,14 @@ def serialize(arrays: dict[str, np.ndarray]) -> Iterator[bytes]:
     # Imported late: the manifest above is read by files that must not load TensorFlow.
     from tensorflow.core.example import example_pb2
 
-    columns = {name: arrays[name].tolist() for name in FEATURES}
+    # Row by row: lists of a whole table would fall out of the processor's cache.
     for row in range(len(arrays["input_ids"])):
         example = example_pb2.Example()
         features = example.features.feature
         for name, (_, kind) in FEATURES.items():
             feature = features[name]
             target = feature.float_list if kind == "float32" else feature.int64_list
-            target.value.extend(columns[name][row])
+            target.value.extend(arrays[name][row].tolist())
         yield example.SerializeToString(deterministic=True)
 
 
