@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import shutil
 import sys
@@ -26,6 +25,7 @@ from bertjax import documentation, errors, library_task, text
 from bertjax.command_line import new_parser
 from bertjax.documentation import Document
 from bertjax.errors import UserError
+from bertjax.json_file import read_json, write_json
 
 SOURCE = "source.json"
 # Of your own text, what is held out at once; a file may well be one single document.
@@ -111,7 +111,7 @@ def already_done(output: Path, source: dict[str, Any]) -> bool:
     if not output.exists():
         return False
     saved = output / SOURCE
-    if saved.is_file() and json.loads(saved.read_text(encoding="utf-8")) == source:
+    if saved.is_file() and read_json(saved) == source:
         print(f"reusing {output}: train.txt, valid.txt, task")
         return True
     raise UserError(f"{output}: holds other text or files; choose another --output or delete it")
@@ -133,7 +133,7 @@ def main() -> None:
     task = library_task.write_task(partial / "task", found)
     told = list(write_text(partial, own or found, flags.held_out, task.dev_modules))
     told.append(f"task: which of these libraries is it? {', '.join(task.labels)}")
-    (partial / SOURCE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
+    write_json(partial / SOURCE, source)
     os.replace(partial, flags.output)
     print(f"wrote {flags.output}", *told, sep="\n  ")
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import time
 from pathlib import Path
@@ -25,7 +24,7 @@ from bertjax.command_line import new_parser
 from bertjax.data import examples as data_examples
 from bertjax.data.examples import Encoded, Example
 from bertjax.errors import UserError
-from bertjax.json_file import write_json
+from bertjax.json_file import read_json, write_json
 from bertjax.models import heads, objectives
 from bertjax.models.config import BertConfig
 from bertjax.predictor import Predictor, write_predictions
@@ -135,7 +134,7 @@ def finished(workdir: Path) -> bool:
     path = workdir / "metrics.json"
     if not path.exists():
         return False
-    result = json.loads(path.read_text(encoding="utf-8"))
+    result = read_json(path)
     print(f"reusing {workdir}: {result['primary']} {result['score']:.4f} on dev")
     return True
 

@@ -23,16 +23,22 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: Any
 
 
+def _create(
+    init_params: Callable[[Array], Any], optimizer: optax.GradientTransformation
+) -> Callable[[Array], TrainState]:
+    def create(key: Array) -> TrainState:
+        params = init_params(key)
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    return create
+
+
 def abstract_state(
     init_params: Callable[[Array], Any], optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
     """Shapes, types and shardings of the state, without one byte of it."""
 
-    def create(key: Array) -> TrainState:
-        params = init_params(key)
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-
-    shapes = jax.eval_shape(create, jax.random.key(0))
+    shapes = jax.eval_shape(_create(init_params, optimizer), jax.random.key(0))
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -55,11 +61,8 @@ def init_state(
     abstract = abstract_state(init_params, optimizer, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
 
-    def create(key: Array) -> TrainState:
-        params = init_params(key)
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-
-    return jax.jit(create, out_shardings=shardings)(jax.random.key(seed))
+    create = jax.jit(_create(init_params, optimizer), out_shardings=shardings)
+    return create(jax.random.key(seed))
 
 
 def with_params(state: TrainState, params: Any) -> TrainState:

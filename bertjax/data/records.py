@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from bertjax.errors import UserError
-from bertjax.whole_file import whole, write_whole
+from bertjax.json_file import write_json
+from bertjax.whole_file import whole
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -82,8 +83,7 @@ class Manifest:
         return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
-        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
-        write_whole(folder / MANIFEST, text.encode())
+        write_json(folder / MANIFEST, dataclasses.asdict(self))
 
 
 def load_manifest(folder: Path) -> Manifest:
