@@ -1,4 +1,4 @@
-"""Fine-tunes a BERT classifier with transformers + torch on given batches; a worker of sst2.py.
+"""Fine-tunes a BERT with transformers + torch on given batches; a worker of finetuning.py.
 
 Every choice is bertjax's: the batches and their order, Adam as in 2018, schedule, clipping. Only
 dropout, the new head's start and the arithmetic are torch's own.
@@ -46,52 +46,81 @@ class Adam2018:
 
 
 def read_batches(path: Path) -> list[Batch]:
-    """The batches that sst2.py wrote, cut back to the lengths they had."""
+    """The batches that finetuning.py wrote."""
+    batches: dict[str, Batch] = {}
     with np.load(path, allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files}
-    return [
-        {
-            name: torch.from_numpy(rows[i, :, :length] if rows.ndim == 3 else rows[i])
-            for name, rows in arrays.items()
-            if name != "length"
-        }
-        for i, length in enumerate(arrays["length"])
-    ]
+        for key in stored.files:
+            index, name = key.split("/")
+            batches.setdefault(index, {})[name] = torch.from_numpy(stored[key])
+    return list(batches.values())
 
 
 def rates(peak: float, warmup: int, total: int) -> Iterator[float]:
-    """bertjax.optimizer.linear_schedule, step by step."""
+    """bertjax.optimizer.LinearSchedule, step by step."""
     yield from (peak * (i + 1) / warmup for i in range(warmup))
     yield from (peak * (total - i) / (total - warmup) for i in range(warmup, total))
 
 
-def logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+def load_model(head: str, folder: str, num_outputs: int) -> torch.nn.Module:
+    """The class of transformers that has bertjax's head of that kind."""
+    if head == "span":
+        return transformers.BertForQuestionAnswering.from_pretrained(folder)
+    kind = (
+        transformers.BertForTokenClassification
+        if head == "tagging"
+        else transformers.BertForSequenceClassification
+    )
+    return kind.from_pretrained(folder, num_labels=num_outputs)
+
+
+def outputs(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """[B, K], or of tokens [B, T, K]."""
     output = model(
         input_ids=batch["input_ids"].long(),
         attention_mask=batch["input_mask"].long(),
         token_type_ids=batch["segment_ids"].long(),
     )
-    return output.logits
+    if "logits" in output:
+        return output.logits
+    return torch.stack([output.start_logits, output.end_logits], dim=-1)
 
 
-def accuracy(model: torch.nn.Module, batches: list[Batch]) -> float:
-    """Share of correct predictions over all real rows."""
+def loss(head: str, scores: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """bertjax.models.objectives.task, one kind of head after the other."""
+    weights, labels = batch["example_weights"], batch["labels"]
+    cross_entropy = torch.nn.functional.cross_entropy
+    if head == "regression":
+        losses = (scores[:, 0] - labels) ** 2
+    elif head == "tagging":
+        weights = weights[:, None] * (labels >= 0)
+        labels = labels.clamp(min=0).long()
+        losses = cross_entropy(scores.transpose(1, 2), labels, reduction="none")
+    elif head == "span":
+        padding = batch["input_mask"][:, :, None] == 0
+        scores = scores.masked_fill(padding, -1e9)
+        losses = cross_entropy(scores, labels.long(), reduction="none").mean(dim=1)
+    else:
+        losses = cross_entropy(scores, labels.long(), reduction="none")
+    return (losses * weights).sum() / weights.sum()
+
+
+def predict(model: torch.nn.Module, batches: list[Batch], path: Path) -> None:
+    """Writes the outputs of every batch."""
     model.eval()
-    right = total = 0.0
     with torch.inference_mode():
-        for batch in batches:
-            hit = logits(model, batch).argmax(dim=1) == batch["labels"]
-            right += float((hit * batch["example_weights"]).sum())
-            total += float(batch["example_weights"].sum())
+        found = {str(i): outputs(model, batch).numpy() for i, batch in enumerate(batches)}
+    np.savez(path, **found)
     model.train()
-    return right / total
 
 
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("--model", required=True)
+    flags.add_argument("--head", required=True)
+    flags.add_argument("--num_outputs", type=int, required=True)
     flags.add_argument("--batches", type=Path, required=True)
     flags.add_argument("--dev", type=Path, required=True)
+    flags.add_argument("--outputs", type=Path, required=True)
     flags.add_argument("--seed", type=int, required=True)
     flags.add_argument("--learning_rate", type=float, required=True)
     flags.add_argument("--epochs", type=int, required=True)
@@ -99,29 +128,25 @@ def main() -> None:
     options = flags.parse_args()
     torch.manual_seed(options.seed)
     train, dev = read_batches(options.batches), read_batches(options.dev)
-    model = transformers.BertForSequenceClassification.from_pretrained(options.model).train()
+    model = load_model(options.head, options.model, options.num_outputs).train()
     named = list(model.named_parameters())
     optimizers = [
         Adam2018([p for name, p in named if not NO_DECAY.search(name)], decay=0.01),
         Adam2018([p for name, p in named if NO_DECAY.search(name)], decay=0.0),
     ]
     schedule = rates(options.learning_rate, int(options.warmup_share * len(train)), len(train))
-    scores = []
     begin = time.perf_counter()
     for number, (batch, rate) in enumerate(zip(train, schedule, strict=True), start=1):
-        losses = torch.nn.functional.cross_entropy(
-            logits(model, batch), batch["labels"].long(), reduction="none"
-        )
-        weights = batch["example_weights"]
-        ((losses * weights).sum() / weights.sum()).backward()
+        loss(options.head, outputs(model, batch), batch).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step(rate)
-        if number % (len(train) // options.epochs) == 0:
-            scores.append(accuracy(model, dev))
+        epoch, left = divmod(number, len(train) // options.epochs)
+        if left == 0:
+            predict(model, dev, options.outputs / f"epoch-{epoch:02}.npz")
     seconds = time.perf_counter() - begin
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    print(json.dumps({"score": max(scores), "train_seconds": seconds, "versions": versions}))
+    print(json.dumps({"train_seconds": seconds, "versions": versions}))
 
 
 if __name__ == "__main__":

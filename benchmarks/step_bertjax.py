@@ -35,9 +35,9 @@ def main() -> None:
         )
     )
     mesh = partition.make_mesh()
-    tx = optimizer.adam_2018(optimizer.linear_schedule(1e-4, 10, 1000))
+    tx = optimizer.adamw(optimizer.LinearSchedule(1e-4, 10, 1000))
     state = init_state(init_function(model, data.PREDICTIONS), tx, mesh, seed=0)
-    train_step = make_train_step(objectives.pretraining(model), tx, seed=0)
+    train_step = make_train_step(objectives.pretraining(model), tx)
     host_batch = data.batch(sequences)
 
     def step() -> None:

@@ -39,12 +39,14 @@ def line_chart(
     level: tuple[str, float] | None = None,
     percent: bool = False,
     from_zero: bool = False,
+    own_file: bool = False,
 ) -> str:
     """An <svg> element with the curves and, if given, a dashed level with its name.
 
     Args:
       percent: y values are shares from 0 to 1, shown as percentages.
       from_zero: the y axis begins at 0.
+      own_file: with the prologue and the names that a file needs and a page must not have.
     """
     with matplotlib.rc_context():
         # Text stays text; the same chart has the same ids, another chart others.
@@ -73,4 +75,5 @@ def line_chart(
         target = io.StringIO()
         figure.savefig(target, format="svg", transparent=True)
         pyplot.close(figure)
-    return _FILE_ONLY.sub("", target.getvalue()).replace(_INK, "currentColor").strip()
+    drawn = target.getvalue().replace(_INK, "currentColor")
+    return drawn if own_file else _FILE_ONLY.sub("", drawn).strip()

@@ -28,6 +28,7 @@ from bertjax.json_file import read_json, write_json
 from bertjax.state import TrainState
 
 CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
 
 # orbax warns about every option, also of those set on purpose.
 logging.set_verbosity(logging.ERROR)
@@ -57,6 +58,22 @@ def load_config(run: Path) -> dict[str, Any]:
     return read_json(path)
 
 
+def newest_run(folder: Path, kind: str) -> Path:
+    """The run with the newest config of that kind among the folders in `folder`.
+
+    Raises:
+      UserError: there is none.
+    """
+    configs = [path for path in folder.glob(f"**/{CONFIG}") if (path.parent / CHECKPOINTS).is_dir()]
+    runs = [path for path in configs if read_json(path).get("kind") == kind]
+    if not runs:
+        raise UserError(
+            f"--init is missing, and {folder}/ holds no {kind}ing run to take instead; give a run, "
+            "or a Hugging Face or TF1 folder"
+        )
+    return max(runs, key=lambda path: path.stat().st_mtime).parent
+
+
 def _refuse_difference(run: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
     old = traverse_util.flatten_dict(saved, sep=".")
     new = traverse_util.flatten_dict(json.loads(json.dumps(wanted)), sep=".")
@@ -75,7 +92,7 @@ def _refuse_difference(run: Path, saved: dict[str, Any], wanted: dict[str, Any])
 def _open(run: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
     handlers = {name: ocp.StandardCheckpointHandler() for name in ("params", "optimizer")}
     return ocp.CheckpointManager(
-        (run / "checkpoints").absolute(), options=options, item_handlers=handlers
+        (run / CHECKPOINTS).absolute(), options=options, item_handlers=handlers
     )
 
 
@@ -103,7 +120,7 @@ def _writing(run: Path) -> Iterator[None]:
         if "os_error_code" not in str(error):
             raise
         raise UserError(
-            f"{run}/checkpoints: a checkpoint could not be written "
+            f"{run}/{CHECKPOINTS}: a checkpoint could not be written "
             f"({str(error).rpartition(': ')[2]}); free some space and run the same command again"
         ) from error
 
@@ -153,7 +170,7 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(state.params),
-                    optimizer=ocp.args.StandardSave({"step": state.step, "state": state.opt_state}),
+                    optimizer=ocp.args.StandardSave(_rest(state)),
                 ),
                 metrics=None if score is None else {"score": score},
                 force=True,
@@ -174,13 +191,15 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardRestore(abstract.params),
-                optimizer=ocp.args.StandardRestore(
-                    {"step": abstract.step, "state": abstract.opt_state}
-                ),
+                optimizer=ocp.args.StandardRestore(_rest(abstract)),
             ),
         )
-        optimizer = restored["optimizer"]
-        return TrainState(optimizer["step"], restored["params"], optimizer["state"])
+        return TrainState(params=restored["params"], **restored["optimizer"])
+
+
+def _rest(state: TrainState) -> dict[str, Any]:
+    """What a state holds beside its parameters."""
+    return {"step": state.step, "seed": state.seed, "opt_state": state.opt_state}
 
 
 def flat(params: Any) -> dict[str, Any]:
@@ -219,7 +238,7 @@ def load_params(run: Path, step: int | None = None, *, best: bool = False) -> An
       UserError: no such run or checkpoint.
     """
     load_config(run)
-    if not (run / "checkpoints").is_dir():
+    if not (run / CHECKPOINTS).is_dir():
         raise UserError(f"{run}: no checkpoint yet; run the training first")
     with _open(run, ocp.CheckpointManagerOptions(best_fn=_score, read_only=True)) as manager:
         steps = sorted(manager.all_steps())

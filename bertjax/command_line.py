@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 
 
 def new_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
@@ -10,5 +11,8 @@ def new_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog=f"python -m bertjax.{name}",
         description=doc,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # Wide enough for one line an option, so that all of them fit one screen.
+        formatter_class=functools.partial(
+            argparse.RawDescriptionHelpFormatter, max_help_position=28, width=100
+        ),
     )

@@ -3,6 +3,8 @@
 example:
   python -m bertjax.export --format=hf --run=runs/books --output=exports/books
   then, with transformers: AutoModelForPreTraining.from_pretrained("exports/books")
+  python -m bertjax.export --format=tf1 --run=runs/books --output=exports/books-tf1
+  then, with google-research/bert: --init_checkpoint=exports/books-tf1/bert_model.ckpt
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from bertjax import checkpoint, errors, huggingface, tokenizer
+from bertjax import checkpoint, errors, google, huggingface, model_folder, pretrained, tokenizer
 from bertjax.command_line import new_parser
 from bertjax.errors import UserError
+from bertjax.model_folder import FolderInfo
 from bertjax.models.config import BertConfig
-from bertjax.models.heads import Classifier, PretrainingModel
+from bertjax.models.heads import PretrainingModel, TaskModel
 
 # Our own parameters read back must give what they gave: float32 is written as it is.
 _TOLERANCE = 1e-6
@@ -29,14 +32,46 @@ _TOLERANCE = 1e-6
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("export", __doc__)
     add = parser.add_argument
-    add("--format", choices=["hf"], default="hf", help="hf: Hugging Face transformers")
+    formats = "hf: Hugging Face transformers; tf1: Google's code of 2018 (%(default)s)"
+    add("--format", choices=["hf", "tf1"], default="hf", help=formats)
     add("--run", type=Path, required=True, help="folder of a pretraining or fine-tuning run")
     add("--output", type=Path, required=True, help="folder to write; must be new or empty")
     add("--step", type=int, help="of the checkpoint; default: the best, or the newest if unscored")
     return parser.parse_args(argv)
 
 
-def outputs(params: Any, config: BertConfig) -> tuple[Any, ...]:
+def find_head(folder: Path, run: dict[str, Any]) -> str:
+    """The kind of a run's task head; "" for a pretraining run.
+
+    Raises:
+      UserError: a head that neither layout has.
+    """
+    head = pretrained.paper_head(run)
+    if run.get("head") and not head:
+        raise UserError(
+            f"{folder}: its head reads other layers than the last or is a BiLSTM; neither "
+            "transformers nor the 2018 code has such a head, so only predicting works with it"
+        )
+    return head
+
+
+def write(
+    flags: argparse.Namespace, run: dict[str, Any], params: Any, config: BertConfig, head: str
+) -> tuple[BertConfig, Any, FolderInfo]:
+    """Writes the folder and reads it back."""
+    words = tokenizer.load(flags.run)
+    described = {"head": head, "labels": run.get("labels", [])}
+    if flags.format == "tf1":
+        google.write_google(flags.output, params, config, words, **described)
+        return google.read_google(flags.output)
+    longest = run["max_seq_length"]
+    huggingface.write_huggingface(
+        flags.output, params, config, words, max_seq_length=longest, **described
+    )
+    return huggingface.read_huggingface(flags.output)
+
+
+def outputs(params: Any, config: BertConfig, head: str) -> tuple[Any, ...]:
     """Every output of the model that params belong to, on a small random batch with padding."""
     random = np.random.default_rng(0)
     batch, length = 4, min(32, config.max_positions)
@@ -45,8 +80,8 @@ def outputs(params: Any, config: BertConfig) -> tuple[Any, ...]:
     input_mask = jnp.asarray(np.arange(length) < lengths, jnp.int32)
     segment_ids = jnp.asarray(random.integers(config.num_segments, size=(batch, length)))
     inputs = [input_ids, input_mask, segment_ids]
-    if "head" in params:
-        model = Classifier(config, len(params["head"]["bias"]))
+    if head:
+        model = TaskModel(config, head, model_folder.num_outputs(params))
         return (model.apply({"params": params}, *inputs),)
     positions = jnp.tile(jnp.arange(length // 2), (batch, 1))
     found: Any = PretrainingModel(config).apply({"params": params}, *inputs, positions)
@@ -60,24 +95,21 @@ def largest_difference(first: tuple[Any, ...], second: tuple[Any, ...]) -> float
 
 def main() -> None:
     flags = parse_arguments()
-    huggingface.check_target(flags.output)
+    model_folder.check_target(flags.output)
     run = checkpoint.load_config(flags.run)
-    config = BertConfig(**run["model"])
-    params = checkpoint.load_params(flags.run, flags.step, best=True)
-    huggingface.write_huggingface(
-        flags.output,
-        params,
-        config,
-        tokenizer.load(flags.run),
-        labels=run.get("labels"),
-        max_seq_length=run["max_seq_length"],
-    )
-    read_config, read, info = huggingface.read_huggingface(flags.output)
+    head = find_head(flags.run, run)
     # bfloat16 is a setting of the run, not of the folder; the folder's numbers are float32.
-    config = dataclasses.replace(config, dtype="float32")
-    difference = largest_difference(outputs(params, config), outputs(read, read_config))
+    config = dataclasses.replace(BertConfig(**run["model"]), dtype="float32")
+    params = checkpoint.load_params(flags.run, flags.step, best=True)
+    read_config, read, info = write(flags, run, params, config, head)
+    # Where a layout's class has no pooler, none is written, and no output hangs on it.
+    read["encoder"].setdefault("pooler", params["encoder"]["pooler"])
+    difference = largest_difference(
+        outputs(params, config, head), outputs(read, read_config, info.head)
+    )
     print(
-        f"{flags.output}: {', '.join(info.architectures)}, "
+        f"{flags.output}: {info.head or 'pretraining'}"
+        f"{' of ' + ', '.join(info.labels) if info.labels else ''}, "
         f"largest difference of its outputs from the run's: {difference:.1e}"
     )
     if not difference <= _TOLERANCE:

@@ -1,10 +1,11 @@
-"""Fine-tunes a pretrained encoder on a labelled task.
+"""Fine-tunes a pretrained encoder on a labelled task, and predicts with the result.
 
-example:
-  python -m bertjax.finetune --task=sst2 --data_dir=glue/SST-2 --init=runs/base \\
-      --workdir=runs/sst2
-Your own files: --task=classify (columns sentence, label) or --task=pair (sentence1, sentence2,
-label) with train.tsv and dev.tsv, and test.tsv if there is one, in --data_dir.
+examples:
+  python -m bertjax.finetune --task=squad --data_dir=squad --init=runs/base
+  python -m bertjax.finetune --task=classify --train=mails.csv --dev=more.csv \\
+      --columns sentence=body label=folder
+  python -m bertjax.finetune --task=rte --data_dir=glue --sweep --seeds=5
+  python -m bertjax.finetune --mode=predict --workdir=runs/classify --input=new.csv
 """
 
 from __future__ import annotations
@@ -12,275 +13,268 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jax import Array
-
-from bertjax import checkpoint, errors, loop, memory, metrics, optimizer, partition, pretrained
+from bertjax import (
+    checkpoint,
+    errors,
+    finished,
+    memory,
+    partition,
+    pretrained,
+    results,
+    sweep,
+    tuning,
+)
 from bertjax.command_line import new_parser
-from bertjax.data import examples as data_examples
-from bertjax.data.examples import Encoded, Example
 from bertjax.errors import UserError
-from bertjax.json_file import read_json, write_json
-from bertjax.models import heads, objectives
-from bertjax.models.config import BertConfig
-from bertjax.predictor import Predictor, write_predictions
-from bertjax.run_log import RunLog
-from bertjax.state import TrainState, abstract_state, init_state, with_params
-from bertjax.tasks.base import Task
-from bertjax.tasks.glue import TASKS
-from bertjax.train_step import make_train_step
+from bertjax.models import features
+from bertjax.models.heads import TASK_HEADS, TaskModel
+from bertjax.tasks import own, sources, submission
+from bertjax.tasks.base import Context, Encoded, Options, Recipe, Task
+from bertjax.tasks.table import TASKS
+from bertjax.tuning import Data, Method, Point, Tuner
+
+# For --layers: all of them, one after the other (paper, table 7).
+EVERY = "all"
+INITS = "a run, Hugging Face or TF1 folder, scratch[:FOLDER]"
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("finetune", __doc__)
+    parser.usage = "python -m bertjax.finetune --task=TASK [options]"
     add = parser.add_argument
-    add("--task", required=True, choices=sorted(TASKS))
-    add("--data_dir", type=Path, required=True, help="folder with the task's files")
-    add("--init", type=Path, required=True, help="a run of bertjax or a Hugging Face folder")
-    add("--workdir", type=Path, required=True, help="folder of the run; continued if it has one")
-    add(
-        "--from_scratch",
-        action="store_true",
-        help="take size and vocabulary of --init, but random weights",
-    )
-    add("--batch_size", type=int, help="default: the task's")
-    add("--learning_rate", type=float, help="default: the task's")
-    add("--epochs", type=int, help="default: the task's")
-    add("--max_seq_length", type=int, help="longer texts are cut (default: the task's)")
-    add("--warmup_share", type=float, default=0.1, help="of all steps (%(default)s)")
-    add("--dropout", type=float, help="default: that of --init")
-    add("--dtype", choices=["float32", "bfloat16"], default="float32")
-    add("--seed", type=int, default=0)
+    add("--task", choices=sorted(TASKS), metavar="TASK", help=", ".join(TASKS))
+    add("--mode", choices=["train", "predict"], default="train", help="(%(default)s)")
+    add("--workdir", type=Path, metavar="RUN", help="continued if there is one (runs/TASK)")
+    add("--data_dir", type=Path, metavar="DIR", help="official files (tensorflow-datasets)")
+    add("--train", type=Path, metavar="FILE", help="your own file (.tsv .csv .jsonl .conll ...), also --dev, --test")
+    for split in ("dev", "test"):
+        add(f"--{split}", type=Path, help=argparse.SUPPRESS)
+    add("--columns", nargs="+", default=[], metavar="A=B", help="column A of the task is B in yours")
+    add("--init", metavar="FROM", help=f"{INITS} (newest in runs/)")
+    add("--input", type=Path, metavar="FILE", help="to predict, into --output DIR (RUN)")
+    add("--output", type=Path, help=argparse.SUPPRESS)
+    add("--seeds", type=int, metavar="N", help="runs of each setting (1; with --sweep 5)")
+    add("--sweep", action="store_true", help="the paper's grid of batch, rate and epochs")
+    add("--encoder", choices=["tuned", "frozen"], default="tuned", help="(%(default)s)")
+    every = [*features.CHOICES, EVERY]
+    add("--layers", choices=every, default="", metavar="NAME", help=", ".join(every))
+    add("--extra_train", type=Path, metavar="FILE", help="train on it first, then on the task's")
+    add("--ensemble", nargs="+", type=Path, metavar="RUN", help="predict: average their scores")
+    add("--submission", type=Path, metavar="ZIP", help="add the test answers, for the GLUE site")
+    add_settings(parser)
     return parser.parse_args(argv)
 
 
-def apply_recipe(flags: argparse.Namespace, task: Task) -> None:
-    """Flags that were not given take the task's values."""
-    for name, value in dataclasses.asdict(task.recipe).items():
-        if getattr(flags, name) is None:
-            setattr(flags, name, value)
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """The numbers, which are told together so that the help fits one screen."""
 
+    def group(title: str, description: str, **kinds: Any) -> None:
+        wanted = parser.add_argument_group(title, description)
+        for name, more in kinds.items():
+            wanted.add_argument(f"--{name}", help=argparse.SUPPRESS, **more)
 
-@dataclasses.dataclass
-class Data:
-    """The task's examples, read and encoded; splits without a file are absent."""
-
-    labels: list[str]
-    examples: dict[str, list[Example]]
-    encoded: dict[str, list[Encoded]]
-
-
-def read_data(task: Task, flags: argparse.Namespace, tokenizer: Any) -> Data:
-    """Reads all splits and checks every label before anything is trained."""
-    splits = ["train", "dev"] + ["test"] * (flags.data_dir / "test.tsv").exists()
-    examples = {split: task.read(flags.data_dir, split) for split in splits}
-    labels = list(task.labels or sorted({str(example.label) for example in examples["train"]}))
-    if len(labels) < 2:
-        raise UserError(f"{flags.data_dir}/train.tsv: only one label, '{labels[0]}'")
-    encoded = {
-        split: data_examples.encode(rows, tokenizer, labels, flags.max_seq_length)
-        for split, rows in examples.items()
-    }
-    for split, rows in encoded.items():
-        cut = sum(row.was_cut for row in rows)
-        note = f", {cut:,} of them cut at {flags.max_seq_length} tokens" if cut else ""
-        print(f"{split}: {len(rows):,} examples{note}")
-    return Data(labels, examples, encoded)
-
-
-def resolved(
-    flags: argparse.Namespace, task: Task, start: pretrained.Pretrained, labels: list[str]
-) -> dict[str, Any]:
-    keep = ("batch_size", "learning_rate", "epochs", "warmup_share", "from_scratch", "seed")
-    return {
-        "kind": "finetune",
-        "model": start.config.to_dict(),
-        "tokenizer": {"kind": start.tokenizer.kind, "fingerprint": start.tokenizer.fingerprint},
-        "max_seq_length": flags.max_seq_length,
-        "task": task.name,
-        "labels": labels,
-        "init": str(flags.init),
-        "data_dir": str(flags.data_dir),
-        "settings": {name: getattr(flags, name) for name in keep},
-    }
-
-
-def start_state(
-    init: Any,
-    tx: Any,
-    mesh: Any,
-    flags: argparse.Namespace,
-    start: pretrained.Pretrained,
-    checkpoints: checkpoint.Checkpoints,
-) -> TrainState:
-    """1. this run's own checkpoint; 2. the given parameters; 3. scratch."""
-    if checkpoints.latest_step() is not None:
-        state = checkpoints.restore(abstract_state(init, tx, mesh))
-        print(f"continuing at step {int(state.step):,}")
-        return state
-    state = init_state(init, tx, mesh, flags.seed)
-    if flags.from_scratch:
-        return state
-    merged, changes = pretrained.transplant(start.params, state.params, flags.init)
-    print("\n".join([f"weights from {flags.init}", *changes]))
-    return with_params(state, merged)
-
-
-def finished(workdir: Path) -> bool:
-    path = workdir / "metrics.json"
-    if not path.exists():
-        return False
-    result = read_json(path)
-    print(f"reusing {workdir}: {result['primary']} {result['score']:.4f} on dev")
-    return True
-
-
-def finish(
-    flags: argparse.Namespace,
-    task: Task,
-    data: Data,
-    predictor: Predictor,
-    train_seconds: float,
-) -> None:
-    """Predicts with the best checkpoint and writes predictions and metrics."""
-    params = checkpoint.load_params(flags.workdir, best=True)
-    for split in sorted(data.examples.keys() - {"train", "dev"}) + ["dev"]:
-        probabilities = predictor(params, data.encoded[split])
-        path = flags.workdir / f"predictions-{split}.tsv"
-        write_predictions(path, data.examples[split], data.labels, probabilities)
-    scores = score(task, data, probabilities)
-    gold = [str(example.label) for example in data.examples["dev"]]
-    result = {
-        "task": task.name,
-        "split": "dev",
-        "primary": task.primary,
-        "score": scores[task.primary],
-        **scores,
-        "examples": len(gold),
-        "majority_baseline": metrics.majority_share(gold),
-        "init": "scratch" if flags.from_scratch else str(flags.init),
-        "train_seconds": round(train_seconds, 1),
-    }
-    write_json(flags.workdir / "metrics.json", result)
-    print(
-        f"best on dev: {task.primary} {result['score']:.4f} ({len(gold):,} examples; always the "
-        f"most frequent label: {result['majority_baseline']:.4f})\n"
-        f"wrote {flags.workdir}/metrics.json and predictions-dev.tsv"
+    yes = {"action": "store_true", "default": None}
+    whole, real = {"type": int}, {"type": float}
+    group(
+        "training, by default as the task has it",
+        "--batch_size N, --learning_rate X, --epochs N, --max_seq_length N, --seed N (0)\n"
+        "--warmup_share X (0.1), --layer_decay X (1), --bias_correction (no, as in 2018)\n"
+        "--dropout P (that of --init), --dtype float32|bfloat16 (float32)",
+        batch_size=whole,
+        learning_rate=real,
+        epochs=whole,
+        max_seq_length=whole,
+        seed={"type": int, "default": 0},
+        warmup_share=real,
+        layer_decay=real,
+        bias_correction=yes,
+        dropout=real,
+        dtype={"choices": ["float32", "bfloat16"], "default": "float32"},
+    )
+    group(
+        "tagging and questions",
+        "--[no-]document_context (conll: yes), --head linear|bilstm (bilstm on a frozen encoder)\n"
+        "--doc_stride N (128), --max_query_length N (64), --max_answer_length N (30)\n"
+        "--n_best N (20), --null_threshold X (0)",
+        document_context={"action": argparse.BooleanOptionalAction},
+        head={"choices": ["linear", "bilstm"]},
+        doc_stride=whole,
+        max_query_length=whole,
+        max_answer_length=whole,
+        n_best=whole,
+        null_threshold=real,
     )
 
 
-def score(task: Task, data: Data, probabilities: np.ndarray) -> dict[str, float]:
-    gold = [str(example.label) for example in data.examples["dev"]]
-    return task.score(gold, [data.labels[i] for i in probabilities.argmax(axis=1)])
+def given(flags: argparse.Namespace, kind: type) -> dict[str, Any]:
+    """The flags that were given, of those that a dataclass has as fields."""
+    found = {field.name: getattr(flags, field.name) for field in dataclasses.fields(kind)}
+    return {name: value for name, value in found.items() if value is not None}
 
 
-def train(
-    flags: argparse.Namespace,
-    model: heads.Classifier,
-    task: Task,
-    data: Data,
-    start: pretrained.Pretrained,
-    predictor: Predictor,
-    mesh: Any,
-) -> float:
-    """Trains to the last epoch, evaluating after each; returns seconds spent."""
-    steps_per_epoch = -(-len(data.encoded["train"]) // flags.batch_size)
-    total = steps_per_epoch * flags.epochs
-    tx = optimizer.adam_2018(
-        optimizer.linear_schedule(flags.learning_rate, int(flags.warmup_share * total), total)
-    )
-    train_step = make_train_step(objectives.classification(model), tx, seed=flags.seed)
-
-    def init(key: Array) -> Any:
-        ids = np.zeros((1, 8), np.int32)
-        return model.init(key, ids, ids, ids)["params"]
-
-    began = time.monotonic()
-    with checkpoint.Checkpoints(flags.workdir, keep_last=1) as checkpoints:
-        state = start_state(init, tx, mesh, flags, start, checkpoints)
-        first = int(state.step)
-        batches = data_examples.train_batches(
-            data.encoded["train"],
-            batch_size=flags.batch_size,
-            max_seq_length=flags.max_seq_length,
-            pad_id=start.tokenizer.pad_id,
-            seed=flags.seed,
-            start_step=first,
-        )
-        timetable = loop.Timetable(
-            total,
-            log_every=max(1, min(50, steps_per_epoch)),
-            eval_every=steps_per_epoch,
-            save_every=max(steps_per_epoch, 1000),
-        )
-        with RunLog(flags.workdir, "fine-tuning", total, first) as log:
-
-            def evaluate(state: TrainState) -> tuple[dict[str, float], float]:
-                scores = score(task, data, predictor(state.params, data.encoded["dev"]))
-                epoch = int(state.step) / steps_per_epoch
-                log.say(f"epoch {epoch:g}: dev {task.primary} {scores[task.primary]:.4f}")
-                return {f"dev_{name}": v for name, v in scores.items()}, scores[task.primary]
-
-            loop.train(
-                state,
-                train_step,
-                batches,
-                mesh=mesh,
-                timetable=timetable,
-                log=log,
-                checkpoints=checkpoints,
-                evaluate=evaluate,
-            )
-    return time.monotonic() - began
+# --- Chapters of a training -----------------------------------------------------------------
 
 
-def model_config(flags: argparse.Namespace, start: pretrained.Pretrained) -> BertConfig:
-    """The config of --init with what the flags change.
+def find_start(flags: argparse.Namespace) -> pretrained.Pretrained:
+    """1. what --init names; 2. the newest pretraining under ./runs.
 
     Raises:
-      UserError: --max_seq_length is more than the encoder has positions.
+      UserError: neither; or the encoder has fewer positions than --max_seq_length.
     """
-    if flags.max_seq_length > start.config.max_positions:
-        raise UserError(
-            f"--max_seq_length={flags.max_seq_length}: {flags.init} has "
-            f"{start.config.max_positions} positions; give at most that"
-        )
+    name, _, like = (flags.init or "").partition(":")
+    scratch = name == "scratch"
+    folder = like if scratch else (flags.init or "")
+    start = pretrained.load(
+        Path(folder) if folder else checkpoint.newest_run(Path("runs"), "pretrain")
+    )
+    if not flags.init:
+        print(f"weights: the newest run, {start.name} (others: --init)")
     changed: dict[str, Any] = {"dtype": flags.dtype}
     if flags.dropout is not None:
         changed |= {"hidden_dropout": flags.dropout, "attention_dropout": flags.dropout}
-    return dataclasses.replace(start.config, **changed)
+    config = dataclasses.replace(start.config, **changed)
+    if scratch:
+        print(f"weights: random ones, of the size and with the vocabulary of {start.name}")
+        return start._replace(name="scratch", config=config, params=None)
+    return start._replace(config=config)
+
+
+def check_length(limit: int, start: pretrained.Pretrained) -> None:
+    if limit > start.config.max_positions:
+        raise UserError(
+            f"--max_seq_length={limit}: {start.name} has "
+            f"{start.config.max_positions} positions; give at most that"
+        )
+
+
+def read_data(
+    task: Task, flags: argparse.Namespace, need: tuple[str, ...] = ("train", "dev")
+) -> tuple[dict[str, list[Any]], str]:
+    """{split: examples}, and where they came from."""
+    files = {split: getattr(flags, split) for split in ("train", "dev", "test")}
+    files = {split: path for split, path in files.items() if path is not None}
+    examples = sources.load(task, files, flags.data_dir, need)
+    named = [f"{split}={path}" for split, path in files.items()]
+    return examples, " ".join([str(flags.data_dir)] * bool(flags.data_dir) + named) or "tfds"
+
+
+def encode(task: Task, examples: dict[str, list[Any]], context: Context) -> dict[str, Encoded]:
+    """All splits as rows; every label is checked before anything is trained."""
+    encoded = {}
+    for split, found in examples.items():
+        encoded[split] = task.family.encode(found, context)
+        notes = [f"{count:,} {what}" for what, count in encoded[split].counts.items()]
+        print("; ".join([f"{split}: {len(found):,} examples", *notes]))
+    return encoded
+
+
+def build_model(
+    flags: argparse.Namespace,
+    task: Task,
+    start: pretrained.Pretrained,
+    num_labels: int,
+    layers: str,
+) -> TaskModel:
+    """Raises UserError: flags that do not go together."""
+    head, frozen = task.family.head, flags.encoder == "frozen"
+    if layers:
+        features.check(layers, start.config.num_layers)
+    kind = flags.head or ("bilstm" if frozen and head == "tagging" else "linear")
+    if kind == "bilstm" and head != "tagging":
+        raise UserError(f"--head=bilstm: is for tagging, not for --task={task.name}")
+    return TaskModel(
+        start.config,
+        head,
+        TASK_HEADS[head].num_outputs or num_labels,
+        layers=layers,
+        frozen=frozen,
+        bilstm=kind == "bilstm",
+    )
+
+
+def run_all(flags: argparse.Namespace, tuner: Tuner, folder: Path, data: Data) -> Path:
+    """One run, or many of which the best by dev is kept; returns the best run's folder."""
+    point = first_point(flags, tuner.task)
+    if flags.extra_train:
+        tuner.train_first(folder / "extra", flags.extra_train, point, data)
+    seeds = flags.seeds or (5 if flags.sweep else 1)
+    if seeds == 1 and not flags.sweep:
+        tuner.run(folder, point, data)
+        return folder
+    points = sweep.grid(point, seeds) if flags.sweep else sweep.repeated(point, seeds)
+    return sweep.run(folder, points, lambda run, point: tuner.run(run, point, data))
+
+
+def first_point(flags: argparse.Namespace, task: Task) -> Point:
+    recipe = dataclasses.asdict(task.recipe) | given(flags, Recipe)
+    return Point(recipe["batch_size"], recipe["learning_rate"], recipe["epochs"], flags.seed)
+
+
+def train(flags: argparse.Namespace, task: Task) -> None:
+    mesh = partition.make_mesh()
+    tuning.check(first_point(flags, task), mesh)
+    limit = flags.max_seq_length or task.recipe.max_seq_length
+    options = Options(**{**task.options, **given(flags, Options), "max_seq_length": limit})
+    start = find_start(flags)
+    check_length(limit, start)
+    examples, source = read_data(task, flags)
+    fixed = task.labels
+    labels = list(task.family.find_labels(examples["train"]) if fixed is None else fixed)
+    context = Context(start.tokenizer, labels, options)
+    kinds = features.CHOICES if flags.layers == EVERY else (flags.layers,)
+    models = [build_model(flags, task, start, len(labels), layers) for layers in kinds]
+    data = Data(examples, encode(task, examples, context), source, flags.columns)
+    method = Method(**given(flags, Method))
+    runs = []
+    for model in models:
+        folder = flags.workdir / model.layers if len(models) > 1 else flags.workdir
+        tuner = Tuner(task, context, start, model, mesh, method)
+        runs.append(run_all(flags, tuner, folder, data))
+    if len(models) > 1:
+        sweep.write_comparison(flags.workdir, dict(zip(kinds, runs, strict=True)))
+    elif flags.submission:
+        answers = {
+            file: results.read_answers(runs[0], split)
+            for split, file in task.submission.items()
+            if split in data.examples
+        }
+        submission.write_submission(flags.submission, answers)
+
+
+# --- Predicting -----------------------------------------------------------------------------
+
+
+def predict(flags: argparse.Namespace) -> None:
+    """With one finished run or with several, for a file or for the splits of a data set."""
+    members = [finished.load(run) for run in flags.ensemble or [flags.workdir]]
+    task = members[0].task
+    if flags.input:
+        read = sources.load(task, {"test": flags.input}, need=())
+        examples = {flags.input.name.split(".")[0]: read["test"]}
+    else:
+        examples = read_data(task, flags, need=())[0]
+        examples.pop("train", None)
+    output = flags.output or flags.workdir
+    for split, found in examples.items():
+        finished.write(members, split, found, output, partition.make_mesh())
 
 
 def main() -> None:
     flags = parse_arguments()
     memory.keep_freed_memory()
-    task = TASKS[flags.task]
-    apply_recipe(flags, task)
-    mesh = partition.make_mesh()
-    partition.check_batch_size(flags.batch_size, mesh)
-    if flags.epochs < 1:
-        raise UserError(f"--epochs={flags.epochs}: give at least 1")
-    start = pretrained.load(flags.init)
-    start = start._replace(config=model_config(flags, start))
-    data = read_data(task, flags, start.tokenizer)
-    checkpoint.save_config(flags.workdir, resolved(flags, task, start, data.labels))
-    if finished(flags.workdir):
+    if flags.mode == "predict":
+        if flags.workdir is None and not (flags.ensemble and flags.output):
+            raise UserError("--mode=predict: give --workdir=RUN, or --ensemble and --output")
+        predict(flags)
         return
-    start.tokenizer.save(flags.workdir)
-    model = heads.Classifier(start.config, num_labels=len(data.labels))
-    predictor = Predictor(
-        model,
-        mesh,
-        batch_size=flags.batch_size,
-        max_seq_length=flags.max_seq_length,
-        pad_id=start.tokenizer.pad_id,
-    )
-    seconds = train(flags, model, task, data, start, predictor, mesh)
-    finish(flags, task, data, predictor, seconds)
+    if flags.task is None:
+        raise UserError(f"--task is missing; choose one of {', '.join(TASKS)}")
+    task = own.with_columns(TASKS[flags.task], flags.columns)
+    flags.workdir = flags.workdir or Path("runs", flags.task)
+    train(flags, task)
 
 
 if __name__ == "__main__":

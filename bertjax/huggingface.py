@@ -1,39 +1,25 @@
-"""Hugging Face folders: config, weights and labels of a BERT, read and written."""
+"""Hugging Face folders: config, weights and labels of a BERT with any head, read and written."""
 
 from __future__ import annotations
 
-import dataclasses
-import os
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from flax import traverse_util
 from safetensors import SafetensorError
 
-from bertjax.convert import ROWS, from_huggingface, part_of, to_huggingface
+from bertjax import model_folder
+from bertjax.convert import from_foreign, to_foreign
 from bertjax.errors import UserError
 from bertjax.huggingface_tokenizer import write_tokenizer
 from bertjax.json_file import read_json, write_json
+from bertjax.model_folder import FolderInfo
 from bertjax.models.config import BertConfig
+from bertjax.models.heads import TASK_HEADS
 from bertjax.tokenizer import Tokenizer
 
-# BertConfig's fields and the keys of Hugging Face's config.json.
-_CONFIG_KEYS = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "intermediate_size": "intermediate_size",
-    "max_positions": "max_position_embeddings",
-    "num_segments": "type_vocab_size",
-    "hidden_dropout": "hidden_dropout_prob",
-    "attention_dropout": "attention_probs_dropout_prob",
-    "norm_epsilon": "layer_norm_eps",
-    "initializer_range": "initializer_range",
-}
 # What this code computes; a folder that says otherwise would load and give other numbers.
 _ONLY: dict[str, Any] = {
     "model_type": "bert",
@@ -43,22 +29,19 @@ _ONLY: dict[str, Any] = {
     "add_cross_attention": False,
     "tie_word_embeddings": True,
 }
+# The class of each kind of head; regression shares one with classification.
+_CLASSES = {
+    "classification": "BertForSequenceClassification",
+    "regression": "BertForSequenceClassification",
+    "choice": "BertForMultipleChoice",
+    "tagging": "BertForTokenClassification",
+    "span": "BertForQuestionAnswering",
+}
+_PROBLEMS = {"classification": "single_label_classification", "regression": "regression"}
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class FolderInfo:
-    """What a folder says beside its parameters.
-
-    Attributes:
-      architectures: the classes it was written for, "BertForPreTraining" say.
-      labels: names of the head's outputs in their order; empty without a head.
-      missing: parts the folder does not have, "masked_lm" say; whoever needs one starts it anew.
-    """
-
-    architectures: list[str]
-    labels: list[str]
-    missing: list[str]
+# --- Reading --------------------------------------------------------------------------------
 
 
 def read_huggingface(folder: Path) -> tuple[BertConfig, Any, FolderInfo]:
@@ -67,39 +50,38 @@ def read_huggingface(folder: Path) -> tuple[BertConfig, Any, FolderInfo]:
     Raises:
       UserError: not such a folder, or a model whose arithmetic differs from ours.
     """
-    settings = read_json(folder / "config.json")
-    config = _read_config(folder / "config.json", settings)
+    path = folder / "config.json"
+    settings = read_json(path)
+    # Absent keys have these values in transformers, too, but a config without a type is none.
+    config = model_folder.read_config(path, {"model_type": None} | settings, _ONLY)
+    head = _read_head(path, settings)
     try:
-        params = from_huggingface(_read_tensors(folder), config)
+        tensors = _read_tensors(folder, settings.get("architectures") or ["AutoModel"])
+        params = from_foreign(tensors, config, "huggingface", head)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
-    every = dict.fromkeys(part_of(row.ours) for row in ROWS)
-    have = {part_of(path) for path in traverse_util.flatten_dict(params, sep="/")}
-    info = FolderInfo(
-        architectures=settings.get("architectures") or [],
-        labels=_read_labels(folder, settings, params),
-        missing=[part for part in every if part not in have],
+    labels = _read_labels(path, settings, params) if model_folder.has_labels(head) else []
+    return config, params, FolderInfo(head, labels)
+
+
+def _read_head(path: Path, settings: dict[str, Any]) -> str:
+    classes = settings.get("architectures") or []
+    kinds = [kind for kind, name in _CLASSES.items() if name in classes]
+    if "classification" not in kinds:
+        return kinds[0] if kinds else ""
+    # transformers, too, takes one output for a regression unless it is told otherwise.
+    usual = "regression" if len(settings.get("id2label") or {}) == 1 else "classification"
+    problem = settings.get("problem_type") or _PROBLEMS[usual]
+    for kind, name in _PROBLEMS.items():
+        if name == problem:
+            return kind
+    raise UserError(
+        f"{path}: problem_type is {problem!r}, only {' and '.join(_PROBLEMS.values())} are "
+        "supported here"
     )
-    return config, params, info
 
 
-def _read_config(path: Path, settings: dict[str, Any]) -> BertConfig:
-    for key, value in _ONLY.items():
-        # Absent keys have these values in transformers, too, but a config without a type is none.
-        if settings.get(key, None if key == "model_type" else value) != value:
-            raise UserError(
-                f"{path}: {key} is {settings.get(key)!r}, only {value!r} is supported here"
-            )
-    if "vocab_size" not in settings:
-        raise UserError(f"{path}: no vocab_size")
-    fields = {ours: settings[key] for ours, key in _CONFIG_KEYS.items() if key in settings}
-    try:
-        return BertConfig(**fields)
-    except (UserError, TypeError) as error:
-        raise UserError(f"{path}: {error}") from None
-
-
-def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
+def _read_tensors(folder: Path, classes: list[str]) -> dict[str, np.ndarray]:
     if (folder / _WEIGHTS).is_file():
         names = [_WEIGHTS]
     elif (folder / _INDEX).is_file():
@@ -107,7 +89,7 @@ def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
     elif (folder / "pytorch_model.bin").exists() or list(folder.glob("pytorch_model-*.bin")):
         raise UserError(
             "only pytorch_model.bin, a pickle, which can run any code and is refused; convert it "
-            "where you trust it: AutoModel.from_pretrained(folder)"
+            f"where you trust it: transformers.{classes[0]}.from_pretrained(folder)"
             ".save_pretrained(new_folder, safe_serialization=True)"
         )
     else:
@@ -123,23 +105,23 @@ def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _read_labels(folder: Path, settings: dict[str, Any], params: Any) -> list[str]:
-    if "head" not in params:
-        return []
-    outputs = len(params["head"]["bias"])
+def _read_labels(path: Path, settings: dict[str, Any], params: Any) -> list[str]:
+    """The names of the head's outputs; id2label and label2id must say the same."""
+    outputs = model_folder.num_outputs(params)
     names = settings.get("id2label") or {str(i): f"LABEL_{i}" for i in range(outputs)}
     if sorted(names) != sorted(map(str, range(outputs))):
         raise UserError(
-            f"{folder / 'config.json'}: id2label has the ids {', '.join(names)}, the classifier "
-            f"has {outputs} outputs"
+            f"{path}: id2label has the ids {', '.join(names)}, the head has {outputs} outputs"
         )
-    return [names[str(i)] for i in range(outputs)]
+    labels = [str(names[str(i)]) for i in range(outputs)]
+    model_folder.check_labels(path, labels, params)
+    ids = {name: i for i, name in enumerate(labels)}
+    if (settings.get("label2id") or ids) != ids:
+        raise UserError(f"{path}: label2id does not give the ids that id2label gives; mend it")
+    return labels
 
 
-def check_target(folder: Path) -> None:
-    """Raises UserError for a folder that holds something, or a file in its place."""
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UserError(f"{folder}: exists already; choose another folder or delete it")
+# --- Writing --------------------------------------------------------------------------------
 
 
 def write_huggingface(
@@ -148,7 +130,8 @@ def write_huggingface(
     config: BertConfig,
     tokenizer: Tokenizer,
     *,
-    labels: list[str] | None = None,
+    head: str = "",
+    labels: Sequence[str] = (),
     max_seq_length: int,
 ) -> None:
     """Writes a folder that transformers' from_pretrained and AutoTokenizer load.
@@ -156,43 +139,39 @@ def write_huggingface(
     The folder appears in full or not at all.
 
     Args:
-      labels: names of the head's outputs in their order; without them it counts as a regression
-        if it has one output, and transformers' LABEL_0, LABEL_1, ... otherwise.
+      head: the kind of the head in params, a key of TASK_HEADS; "" without a head.
+      labels: names of the outputs of a classification or tagging head, in their order.
       max_seq_length: tokens the model was trained with; truncation in transformers uses it.
 
     Raises:
       UserError: the folder is not empty, or something has no counterpart in transformers.
     """
-    check_target(folder)
-    tensors = to_huggingface(params, config)
-    settings = _config_json(params, config, tokenizer, labels)
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
+    if head and TASK_HEADS[head].per_token:
+        # The classes that score tokens have no pooler.
+        encoder = {name: part for name, part in params["encoder"].items() if name != "pooler"}
+        params = params | {"encoder": encoder}
+    tensors = to_foreign(params, config, "huggingface", head)
+    settings = model_folder.config_json(config) | _ONLY | {"pad_token_id": tokenizer.pad_id}
+    settings |= _describe_head(folder, params, head, labels)
+    with model_folder.whole_folder(folder) as partial:
         safetensors.numpy.save_file(tensors, partial / _WEIGHTS, metadata={"format": "pt"})
         write_json(partial / "config.json", settings)
         write_tokenizer(partial, tokenizer, max_seq_length)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
-def _config_json(
-    params: Any, config: BertConfig, tokenizer: Tokenizer, labels: list[str] | None
-) -> dict[str, Any]:
-    settings: dict[str, Any] = {key: getattr(config, ours) for ours, key in _CONFIG_KEYS.items()}
-    settings |= {**_ONLY, "pad_token_id": tokenizer.pad_id}
-    if "head" not in params:
-        name = "BertForPreTraining" if "masked_lm" in params else "BertModel"
-        return settings | {"architectures": [name]}
-    outputs = len(params["head"]["bias"])
-    names = labels or [f"LABEL_{i}" for i in range(outputs)]
-    if len(names) != outputs or len(set(names)) != outputs:
-        raise UserError(f"{outputs} outputs need as many different labels, not {names}")
-    kind = "regression" if outputs == 1 else "single_label_classification"
+def _describe_head(folder: Path, params: Any, head: str, labels: Sequence[str]) -> dict[str, Any]:
+    """The keys of config.json that hang on the head."""
+    if not head:
+        return {"architectures": ["BertForPreTraining" if "masked_lm" in params else "BertModel"]}
+    settings: dict[str, Any] = {"architectures": [_CLASSES[head]]}
+    if head in _PROBLEMS:
+        settings["problem_type"] = _PROBLEMS[head]
+    if model_folder.has_labels(head):
+        model_folder.check_labels(folder, labels, params)
+    else:
+        # transformers counts these to know how many outputs there are.
+        labels = [f"LABEL_{i}" for i in range(model_folder.num_outputs(params))]
     return settings | {
-        "architectures": ["BertForSequenceClassification"],
-        "problem_type": kind,
-        "id2label": {str(i): name for i, name in enumerate(names)},
-        "label2id": {name: i for i, name in enumerate(names)},
+        "id2label": {str(i): name for i, name in enumerate(labels)},
+        "label2id": {name: i for i, name in enumerate(labels)},
     }

@@ -34,6 +34,9 @@ ROWS: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(pooler|masked_lm/transform)/bias", PartitionSpec()),
     (r"masked_lm/bias", PartitionSpec("tensor")),
     (r"(next_sentence|head)/(kernel|bias)", PartitionSpec()),
+    # The layer mix and the LSTMs of a head on a frozen encoder: small, a copy on every device.
+    (r"mix/scores", PartitionSpec()),
+    (r"head/(output|(forward|backward)_\d+/\w+)/(kernel|bias)", PartitionSpec()),
 )
 
 

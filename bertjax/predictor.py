@@ -1,11 +1,7 @@
-"""Predictions for whole splits: every example once, in order, and written as one file."""
+"""Outputs of a task's model for whole splits: every example once, in order."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,53 +10,34 @@ from jax import Array
 from jax.sharding import Mesh
 
 from bertjax import partition
-from bertjax.data import examples as data_examples
-from bertjax.data.examples import Encoded, Example
-from bertjax.models.heads import Classifier
+from bertjax.data import rows as data_rows
+from bertjax.models import objectives
+from bertjax.models.heads import TASK_HEADS, TaskModel
 from bertjax.models.objectives import Batch
-from bertjax.whole_file import write_whole
+from bertjax.tasks.base import Encoded
 
 
 class Predictor:
-    """Probabilities of the labels for all examples of a split."""
+    """Runs a model without dropout; compiled once for each length."""
 
-    def __init__(
-        self, model: Classifier, mesh: Mesh, *, batch_size: int, max_seq_length: int, pad_id: int
-    ):
+    def __init__(self, model: TaskModel, mesh: Mesh):
         def predict(params: Any, batch: Batch) -> Array:
-            logits: Any = model.apply(
-                {"params": params}, batch["input_ids"], batch["input_mask"], batch["segment_ids"]
-            )
-            return jax.nn.softmax(logits)
+            inputs = (batch["input_ids"], batch["input_mask"], batch["segment_ids"])
+            scores: Any = model.apply({"params": params}, *inputs)
+            if model.head == "choice":
+                return objectives.choice_scores(scores, batch["choice_mask"])
+            return scores
 
         self._predict, self._mesh = jax.jit(predict), mesh
-        self._layout = {
-            "batch_size": batch_size,
-            "max_seq_length": max_seq_length,
-            "pad_id": pad_id,
-        }
+        self._per_token = TASK_HEADS[model.head].per_token
 
-    def __call__(self, params: Any, encoded: Sequence[Encoded]) -> np.ndarray:
-        """Returns [N, labels] float32, in the order of `encoded`."""
-        found: list[np.ndarray] = []
-        rows: list[np.ndarray] = []
-        for chosen, batch in data_examples.eval_batches(encoded, **self._layout):
-            output = self._predict(params, partition.global_batch(batch, self._mesh))
-            found.append(np.asarray(output)[: len(chosen)])
-            rows.append(chosen)
-        return np.concatenate(found)[np.argsort(np.concatenate(rows))]
-
-
-def write_predictions(
-    path: Path, examples: Sequence[Example], labels: Sequence[str], probabilities: np.ndarray
-) -> None:
-    """One line an example: index, prediction, label, confidence, texts; tabs between them."""
-    content = io.StringIO()
-    writer = csv.writer(content, delimiter="\t", lineterminator="\n")
-    pair = examples[0].text_b is not None
-    writer.writerow(["index", "prediction", "label", "confidence", "text_a"] + ["text_b"] * pair)
-    for index, (example, row) in enumerate(zip(examples, probabilities, strict=True)):
-        best = int(row.argmax())
-        texts = [example.text_a, example.text_b] if pair else [example.text_a]
-        writer.writerow([index, labels[best], example.label, f"{row[best]:.4f}", *texts])
-    write_whole(path, content.getvalue().encode())
+    def __call__(self, params: Any, encoded: Encoded, shape: data_rows.Shape) -> list[np.ndarray]:
+        """Scores as base.Family.predict takes them, float32: [K], [T, K] or, of choices, [C]."""
+        shape = shape._replace(choices=encoded.choices)
+        found: list[np.ndarray] = [np.empty(0)] * (len(encoded.rows) // encoded.choices)
+        for numbers, batch in data_rows.eval_batches(encoded.rows, shape):
+            outputs = np.asarray(self._predict(params, partition.global_batch(batch, self._mesh)))
+            for number, output in zip(numbers, outputs, strict=False):
+                length = len(encoded.rows[number].ids) if self._per_token else None
+                found[number] = output[:length]
+        return found

@@ -182,9 +182,9 @@ def train(
     entropy = manifest.corpus["unigram_entropy"]
     model = heads.PretrainingModel(inputs.bert)
     objective = objectives.pretraining(model)
-    schedule = optimizer.linear_schedule(wanted.learning_rate, wanted.warmup_steps, wanted.steps)
-    tx = optimizer.adam_2018(schedule, weight_decay=wanted.weight_decay, clip_norm=wanted.clip_norm)
-    train_step = make_train_step(objective, tx, seed=wanted.seed, microbatches=wanted.microbatches)
+    schedule = optimizer.LinearSchedule(wanted.learning_rate, wanted.warmup_steps, wanted.steps)
+    tx = optimizer.adamw(schedule, weight_decay=wanted.weight_decay, clip_norm=wanted.clip_norm)
+    train_step = make_train_step(objective, tx, microbatches=wanted.microbatches)
     init = init_function(model, manifest.max_predictions_per_seq)
     with checkpoint.Checkpoints(workdir, keep_last=config.keep_last) as checkpoints:
         state = start_state(init, tx, mesh, wanted.seed, checkpoints)

@@ -122,7 +122,7 @@ def finetuning_story(runs: list[Finetuning]) -> list[Row]:
     ours, scratch = by_name["pretrained weights"], by_name["random weights"]
     gain = 100 * (ours["score"] - scratch["score"])
     text = (
-        f"Then it was fine-tuned on a labelled task, with {ours['examples']:,} examples kept "
+        f"Then it was fine-tuned on a labelled task, with {ours['dev']['examples']:,} examples kept "
         f"aside. From the pretrained weights it reaches {_share(ours['score'])} "
         f"{ours['primary']}, from random weights {_share(scratch['score'])}, and always saying "
         f"the most frequent label {_share(ours['majority_baseline'])}. "
@@ -193,16 +193,17 @@ def pretraining_charts(run: Pretraining) -> list[Row]:
 def task_charts(runs: list[Finetuning]) -> list[Row]:
     primary = runs[0].result["primary"]
     scores = [_curve(r.metrics, f"dev_{primary}", r.name, points=True) for r in runs]
+    baseline = runs[0].result.get("majority_baseline")
     return [
         _chart(
             scores,
             "After each pass over the training examples.",
             title=f"{primary} on the development set".capitalize(),
-            level=("most frequent label", runs[0].result["majority_baseline"]),
+            level=None if baseline is None else ("most frequent label", baseline),
             percent=True,
         ),
         _chart(
-            [_curve(r.metrics, "label_loss", r.name) for r in runs],
+            [_curve(r.metrics, "task_loss", r.name) for r in runs],
             "In nats, on the training examples.",
             title="Training loss",
         ),
@@ -215,8 +216,8 @@ def task_table(runs: list[Finetuning]) -> list[Row]:
             "name": run.name,
             "primary": run.result["primary"],
             "score": _share(run.result["score"]),
-            "majority": _share(run.result["majority_baseline"]),
-            "examples": f"{run.result['examples']:,}",
+            "majority": _share(run.result.get("majority_baseline", 0)),
+            "examples": f"{run.result['dev']['examples']:,}",
             "seconds": _duration(run.result["train_seconds"]),
         }
         for run in runs

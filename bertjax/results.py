@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -59,6 +60,12 @@ def _read(path: Path, mend: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
+def _table(path: Path, mend: str) -> list[dict[str, str]]:
+    # Lines end where the csv module says so: texts may hold any of Unicode's line separators.
+    content = io.StringIO(_read(path, mend), newline="")
+    return list(csv.DictReader(content, delimiter="\t"))
+
+
 def read_json(path: Path, mend: str) -> Any:
     try:
         return json.loads(_read(path, mend))
@@ -70,8 +77,14 @@ def read_finetuning(run: Path) -> Finetuning:
     """Raises UserError: the run is not finished."""
     mend = "run bertjax.finetune to its end first"
     result = read_json(run / "metrics.json", mend)
-    table = _read(run / "predictions-dev.tsv", mend).splitlines(keepends=True)
-    return Finetuning(run, _log_lines(run), result, list(csv.DictReader(table, delimiter="\t")))
+    predictions = _table(run / "predictions-dev.tsv", mend)
+    return Finetuning(run, _log_lines(run), result, predictions)
+
+
+def read_answers(run: Path, split: str) -> list[str]:
+    """The predictions column of a split's table."""
+    mend = "run bertjax.finetune to its end first"
+    return [row["prediction"] for row in _table(run / f"predictions-{split}.tsv", mend)]
 
 
 def read_times(path: Path) -> list[tuple[str, float]]:

@@ -19,7 +19,7 @@ _SHOWN: dict[str, Callable[[float], str]] = {
     "loss": "loss {:.3f}".format,
     "masked_lm_accuracy": "masked-LM accuracy {:.3f}".format,
     "next_sentence_accuracy": "next-sentence {:.3f}".format,
-    "label_accuracy": "accuracy {:.3f}".format,
+    "task_accuracy": "accuracy {:.3f}".format,
     "tokens_per_second": "{:,.0f} tokens/s".format,
     "padding_share": "padding {:.1%}".format,
     "input_wait_share": "input wait {:.1%}".format,

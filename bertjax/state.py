@@ -8,6 +8,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.sharding import Mesh
@@ -16,21 +17,18 @@ from bertjax import partition
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """step: int32 scalar, how many updates were made; parameters; the optimizer's state."""
+    """All that a step changes or hangs on, but for the batch.
+
+    Attributes:
+      step: int32 scalar, how many updates were made.
+      seed: int32 scalar, of dropout; in the state, so that all seeds share one compiled step.
+      params, opt_state: the parameters and the optimizer's state.
+    """
 
     step: Array
+    seed: Array
     params: Any
     opt_state: Any
-
-
-def _create(
-    init_params: Callable[[Array], Any], optimizer: optax.GradientTransformation
-) -> Callable[[Array], TrainState]:
-    def create(key: Array) -> TrainState:
-        params = init_params(key)
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-
-    return create
 
 
 def abstract_state(
@@ -38,7 +36,11 @@ def abstract_state(
 ) -> TrainState:
     """Shapes, types and shardings of the state, without one byte of it."""
 
-    shapes = jax.eval_shape(_create(init_params, optimizer), jax.random.key(0))
+    def create(key: Array) -> TrainState:
+        params, zero = init_params(key), jnp.zeros((), jnp.int32)
+        return TrainState(zero, zero, params, optimizer.init(params))
+
+    shapes = jax.eval_shape(create, jax.random.key(0))
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -60,9 +62,11 @@ def init_state(
     """
     abstract = abstract_state(init_params, optimizer, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-
-    create = jax.jit(_create(init_params, optimizer), out_shardings=shardings)
-    return create(jax.random.key(seed))
+    # Two programs: the first is the same for all optimizers, and compiled once.
+    params = jax.jit(init_params, out_shardings=shardings.params)(jax.random.key(seed))
+    opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
+    step, made = jax.device_put((np.int32(0), np.int32(seed)), (shardings.step, shardings.seed))
+    return TrainState(step, made, params, opt_state)
 
 
 def with_params(state: TrainState, params: Any) -> TrainState:

@@ -18,7 +18,7 @@ Metrics = dict[str, Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-def dropout_key(seed: int, step: Array) -> Array:
+def dropout_key(seed: Array, step: Array) -> Array:
     """The random key of a step; a function of seed and step alone, so a resumed run repeats it."""
     # Measured: on CPUs threefry vectorises and takes a quarter of rbg's time; accelerators have
     # the generator behind rbg in hardware.
@@ -69,7 +69,6 @@ def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     *,
-    seed: int,
     microbatches: int = 1,
 ) -> TrainStep:
     """Builds the jitted step; the state it is given is consumed (its memory is reused).
@@ -82,7 +81,7 @@ def make_train_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         counts = objective.counts(batch)
-        key = dropout_key(seed, state.step)
+        key = dropout_key(state.seed, state.step)
         if microbatches == 1:
             gradients, sums = _gradients(objective, state.params, batch, counts, key)
         else:
@@ -96,7 +95,8 @@ def make_train_step(
             "gradient_norm": optax.tree.norm(gradients),
             **objectives.averages(sums, counts),
         }
-        return TrainState(state.step + 1, params, opt_state), metrics
+        state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+        return state, metrics
 
     return jax.jit(step, donate_argnums=0)
 

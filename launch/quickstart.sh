@@ -13,12 +13,12 @@ MAX_SEQ_LENGTH=64
 MAX_PREDICTIONS=10
 DUPE_FACTOR=3
 SIZE=tiny
-PRETRAIN_STEPS=12000
+PRETRAIN_STEPS=11000
 BATCH_SIZE=16
 LEARNING_RATE=1e-3
 WARMUP_STEPS=200
 INITIALIZER_RANGE=0.09  # about 1 / sqrt(width); the paper's 0.02 is for a width of 768
-FINETUNE_EPOCHS=6
+FINETUNE_EPOCHS=4
 FINETUNE_LEARNING_RATE=3e-4
 
 usage() {
@@ -112,14 +112,15 @@ chapter pretraining bertjax.pretrain --config=configs/bert.py:$SIZE \
   log_every=100 eval_every=1000 save_every=500
 
 say "4. Fine-tuning: which library is this passage about? Once from the pretrained weights ..."
-recipe=(--task=classify --data_dir="$workdir/text/task" --init="$workdir/pretrained"
+recipe=(--task=classify --data_dir="$workdir/text/task"
   --max_seq_length=$MAX_SEQ_LENGTH --epochs=$FINETUNE_EPOCHS --batch_size=$BATCH_SIZE
   --learning_rate=$FINETUNE_LEARNING_RATE)
-chapter fine-tuning bertjax.finetune "${recipe[@]}" --workdir="$workdir/finetuned"
+chapter fine-tuning bertjax.finetune "${recipe[@]}" --workdir="$workdir/finetuned" \
+  --init="$workdir/pretrained"
 
 say "   ... and once from random weights, to see what pretraining bought"
 chapter "the same from scratch" bertjax.finetune "${recipe[@]}" \
-  --workdir="$workdir/from-scratch" --from_scratch
+  --workdir="$workdir/from-scratch" --init="scratch:$workdir/pretrained"
 
 say "5. Export: a folder that the transformers library loads"
 if [[ -d $workdir/exported ]]; then

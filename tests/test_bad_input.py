@@ -298,7 +298,7 @@ FINETUNE: dict[str, tuple[Callable[[Place], list[object]], str]] = {
     ),
     "vocabulary beyond the model": (run_with_a_larger_vocabulary, "entries, the model only"),
     "run without a checkpoint": (run_without_checkpoint, "no checkpoint"),
-    "missing dev file": (without_dev, "dev.tsv: not found"),
+    "missing dev file": (without_dev, "no dev file; give --dev=FILE"),
     "empty dev file": (lambda p: p.finetune(task=p.task(dev="")), "dev.tsv: no examples"),
     "only a header": (lambda p: p.finetune(task=p.task(dev=HEAD)), "dev.tsv: no examples"),
     "unknown label": (
@@ -306,8 +306,8 @@ FINETUNE: dict[str, tuple[Callable[[Place], list[object]], str]] = {
         "dev.tsv:3: unknown label 'mud'; the labels are: dry, wet",
     ),
     "missing column": (
-        lambda p: p.finetune(task=p.task(dev="text\tlabel\na river\twet\n")),
-        "dev.tsv:1: no column 'sentence'; the header has: text, label",
+        lambda p: p.finetune(task=p.task(dev="words\tlabel\na river\twet\n")),
+        "dev.tsv:1: no column 'sentence' or 'text'; the header has: words, label",
     ),
     "ragged row": (
         lambda p: p.finetune(task=p.task(dev=HEAD + "a river\twet\na river\n")),

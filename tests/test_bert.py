@@ -17,7 +17,7 @@ from bertjax import convert
 from bertjax.models import objectives
 from bertjax.models.bert import Bert
 from bertjax.models.config import SIZES, BertConfig, size
-from bertjax.models.heads import Classifier, PretrainingModel
+from bertjax.models.heads import PretrainingModel, TaskModel
 from bertjax.models.layers import Dropout, LayerNorm
 
 VOCAB = 30_522  # of bert-*-uncased
@@ -109,7 +109,7 @@ def reference(tiny_config: BertConfig, pretraining: Any, tiny_batch: Batch) -> d
         max_position_embeddings=64,
     )
     model = transformers.BertForPreTraining(config).eval()
-    tensors = convert.to_huggingface(pretraining, tiny_config)
+    tensors = convert.to_foreign(pretraining, tiny_config, "huggingface")
     found = model.load_state_dict({k: torch.tensor(v) for k, v in tensors.items()}, strict=False)
     assert not found.unexpected_keys
     given = {
@@ -279,7 +279,7 @@ def test_layer_norm_works_in_float32_on_bfloat16(tiny_config: BertConfig) -> Non
 def test_classifier_is_dropout_and_a_linear_map_of_the_pooled_position(
     tiny_config: BertConfig, random_params: Callable[..., Any], tiny_batch: Batch
 ) -> None:
-    model = Classifier(tiny_config, num_labels=3)
+    model = TaskModel(tiny_config, "classification", 3)
     params, inputs = random_params(model), _inputs(tiny_batch)[:3]
     pooled = _apply(Bert(tiny_config), params["encoder"], inputs).pooled
     expected = np.asarray(pooled) @ params["head"]["kernel"] + params["head"]["bias"]

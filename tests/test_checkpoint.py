@@ -24,7 +24,7 @@ from bertjax.models.heads import PretrainingModel
 from bertjax.state import TrainState, abstract_state
 
 Init = Callable[[jax.Array], Any]
-OPTIMIZER = optimizer.adam_2018(optimizer.linear_schedule(1e-3, 2, 10))
+OPTIMIZER = optimizer.adamw(optimizer.LinearSchedule(1e-3, 2, 10))
 
 
 def init_of(config: BertConfig) -> Init:

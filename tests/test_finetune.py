@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from bertjax import checkpoint, export, finetune, run_log
+from bertjax import checkpoint, export, finetune, run_log, tuning
 
 Command = Callable[..., int]
 FLAGS = ["--batch_size=16", "--max_seq_length=16", "--dropout=0", "--learning_rate=2e-3"]
@@ -97,8 +97,8 @@ def test_the_predictions_hold_every_example_in_order(run: Path, task: Path) -> N
 def test_the_metrics_are_those_of_the_predictions_file(run: Path, tiny_run: Path) -> None:
     rows, written = predictions(run), result(run)
     right = np.mean([row["prediction"] == row["label"] for row in rows])
-    assert written["accuracy"] == written["score"] == right
-    assert written["examples"] == 21
+    assert written["dev"]["accuracy"] == written["score"] == right
+    assert written["dev"]["examples"] == 21
     assert written["majority_baseline"] == pytest.approx(11 / 21)
     assert (written["task"], written["split"], written["primary"]) == (
         "classify",
@@ -132,7 +132,7 @@ def test_a_second_run_trains_nothing_and_says_so(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(finetune, "train", None)
+    monkeypatch.setattr(tuning.Tuner, "_train", None)
     assert command(finetune, *arguments, f"--workdir={run}") == 0
     assert f"reusing {run}: accuracy 1.0000 on dev" in capsys.readouterr().out
 
@@ -214,7 +214,7 @@ def test_from_scratch_takes_only_size_and_vocabulary(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    found = encoder_after_nothing(command, arguments, tmp_path / "a", "--from_scratch")
+    found = encoder_after_nothing(command, arguments, tmp_path / "a", f"--init=scratch:{tiny_run}")
     wanted = checkpoint.load_params(tiny_run)["encoder"]
     assert jax.tree.map(np.shape, found) == jax.tree.map(np.shape, wanted)
     fresh, given = (tree["embeddings"]["token"]["embedding"] for tree in (found, wanted))

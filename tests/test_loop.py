@@ -84,7 +84,7 @@ class Story:
 def play(story: Story, mesh: Mesh, timetable: Timetable, start: int = 0, **more: Any) -> TrainState:
     double: Any = story
     return loop.train(
-        TrainState(jnp.int32(start), {}, {}),
+        TrainState(jnp.int32(start), jnp.int32(0), {}, {}),
         story.train_step,
         story.batches(start),
         mesh=mesh,

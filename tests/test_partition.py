@@ -18,12 +18,18 @@ from bertjax import partition, state, train_step
 from bertjax.errors import UserError
 from bertjax.models import objectives
 from bertjax.models.config import BertConfig
-from bertjax.models.heads import Classifier, PretrainingModel
+from bertjax.models.heads import PretrainingModel, TaskModel
 
 Batch = dict[str, np.ndarray]
 MODELS: dict[str, Callable[[BertConfig], Any]] = {
     "pretraining": PretrainingModel,
-    "classifier": lambda config: Classifier(config, num_labels=3),
+    "classifier": lambda config: TaskModel(config, "classification", 3),
+}
+# What a task can put on the encoder beside one linear layer.
+HEADS: dict[str, Callable[[BertConfig], Any]] = {
+    "tagger on a mix": lambda config: TaskModel(
+        config, "tagging", 3, layers="mix", frozen=True, bilstm=True
+    ),
 }
 MESHES = {"data=8": (8, 1, 1), "data=2 fsdp=2 tensor=2": (2, 2, 2)}
 
@@ -39,30 +45,30 @@ def _init(model: Any) -> Callable[[jax.Array], Any]:
 
 
 def _adam() -> optax.GradientTransformation:
-    return optimizers.adam_2018(optimizers.linear_schedule(1e-3, 2, 10))
+    return optimizers.adamw(optimizers.LinearSchedule(1e-3, 2, 10))
 
 
 # --- Rows and meshes ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *HEADS])
 def test_every_parameter_and_moment_matches_exactly_one_row(
     name: str, tiny_config: BertConfig
 ) -> None:
     abstract = state.abstract_state(
-        _init(MODELS[name](tiny_config)), _adam(), partition.make_mesh()
+        _init((MODELS | HEADS)[name](tiny_config)), _adam(), partition.make_mesh()
     )
     leaves = jax.tree_util.tree_leaves_with_path(abstract)
     named = {partition.path_name(path): leaf for path, leaf in leaves if leaf.shape}
-    # Parameters and Adam's two moments.
-    assert len(named) == 3 * len(jax.tree.leaves(abstract.params))
+    # Parameters and Adam's two moments; scalars are on every device.
+    assert len(named) == 3 * sum(bool(leaf.shape) for leaf in jax.tree.leaves(abstract.params))
     for path in named:
         assert len(partition.matching_rows(path)) == 1, path
 
 
 def test_every_row_is_needed(tiny_config: BertConfig) -> None:
     names = set()
-    for make in MODELS.values():
+    for make in (MODELS | HEADS).values():
         shapes = jax.eval_shape(_init(make(tiny_config)), jax.random.key(0))
         leaves = jax.tree_util.tree_leaves_with_path(shapes)
         names |= {partition.path_name(path) for path, _ in leaves}
@@ -139,11 +145,11 @@ def _step(
 ) -> tuple[dict[str, float], Any]:
     """Metrics and gradients of one train step: plain descent at rate 1 moves by the gradient."""
     pretraining = isinstance(model, PretrainingModel)
-    objective = (objectives.pretraining if pretraining else objectives.classification)(model)
+    objective = objectives.pretraining(model) if pretraining else objectives.task(model, model.head)
     descent = optax.sgd(1.0)
     begin = state.with_params(state.abstract_state(_init(model), descent, mesh), params)
-    begin = begin.replace(step=jnp.zeros((), jnp.int32))
-    step = train_step.make_train_step(objective, descent, seed=0, microbatches=microbatches)
+    begin = begin.replace(step=jnp.int32(0), seed=jnp.int32(0))
+    step = train_step.make_train_step(objective, descent, microbatches=microbatches)
     after, metrics = step(begin, partition.global_batch(batch, mesh))
     assert int(after.step) == 1
     gradients = jax.tree.map(lambda old, new: old - np.asarray(new), params, after.params)

@@ -69,14 +69,14 @@ def pretraining_run(folder: Path, loss: float = 4.321) -> Path:
 def finetuning_run(folder: Path, score: float, init: str) -> Path:
     run = folder / f"task-{init}"
     run.mkdir(parents=True)
-    lines: list[dict[str, Any]] = [{"step": 10, "label_loss": 0.7}]
+    lines: list[dict[str, Any]] = [{"step": 10, "task_loss": 0.7}]
     write_lines(run / "metrics.jsonl", [*lines, {"step": 10, "dev_accuracy": score}])
     result = {
         "task": "classify",
         "split": "dev",
         "primary": "accuracy",
         "score": score,
-        "examples": 4321,
+        "dev": {"accuracy": score, "examples": 4321},
         "majority_baseline": 0.1357,
         "init": init,
         "train_seconds": 42.0,

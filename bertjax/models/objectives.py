@@ -80,11 +80,80 @@ def pretraining(model: nn.Module) -> Objective:
     return Objective(counts, sums)
 
 
-def classification(model: nn.Module) -> Objective:
-    """Cross entropy over labels [B]; rows whose example_weights are 0 only fill the batch."""
+def _example_count(batch: Batch) -> Array:
+    return jnp.sum(batch["example_weights"])
+
+
+def _label_sums(logits: Array, batch: Batch) -> dict[str, Array]:
+    """Logits [B, K] and labels [B] int32."""
+    return _cross_entropy_sums(logits, batch["labels"], batch["example_weights"])
+
+
+def _value_sums(logits: Array, batch: Batch) -> dict[str, Array]:
+    """Outputs [B, 1] and labels [B] float32: the squared error."""
+    errors = jnp.square(logits[:, 0] - batch["labels"])
+    return {"loss": jnp.sum(errors * batch["example_weights"])}
+
+
+def _choice_sums(logits: Array, batch: Batch) -> dict[str, Array]:
+    """Scores [B C, 1] of the choices, choice_mask [B, C] and labels [B]."""
+    return _label_sums(choice_scores(logits, batch["choice_mask"]), batch)
+
+
+def choice_scores(logits: Array, choice_mask: Array) -> Array:
+    """[B C, 1] -> [B, C]; a choice that an example does not have cannot be chosen."""
+    return jnp.where(choice_mask > 0, logits.reshape(choice_mask.shape), -1e9)
+
+
+def _tag_weights(batch: Batch) -> Array:
+    """[B, T]: 1 where a token has a tag, which labels [B, T] tells by not being negative."""
+    return (batch["labels"] >= 0) * batch["example_weights"][:, None]
+
+
+def _tag_sums(logits: Array, batch: Batch) -> dict[str, Array]:
+    """Logits [B, T, K] and labels [B, T]."""
+    return _cross_entropy_sums(logits, jnp.maximum(batch["labels"], 0), _tag_weights(batch))
+
+
+def _span_sums(logits: Array, batch: Batch) -> dict[str, Array]:
+    """Scores [B, T, 2] of first and last token and their places, labels [B, 2].
+
+    The loss is the mean of the two cross entropies, as in the 2018 code's run_squad.py; the
+    accuracy that of getting both right.
+    """
+    # Padding cannot be an answer, so that the loss does not hang on how far a batch is padded.
+    # [B, T, 2] -> [B, 2, T]
+    scores = jnp.where(batch["input_mask"][:, None, :] > 0, logits.swapaxes(1, 2), -1e9)
+    losses = optax.softmax_cross_entropy_with_integer_labels(scores, batch["labels"])
+    correct = jnp.all(jnp.argmax(scores, axis=-1) == batch["labels"], axis=-1)
+    weights = batch["example_weights"]
+    return {
+        "loss": jnp.sum(losses.mean(axis=-1) * weights),
+        "accuracy": jnp.sum(correct * weights),
+    }
+
+
+class _TaskLoss(NamedTuple):
+    counts: Callable[[Batch], Array]
+    sums: Callable[[Array, Batch], dict[str, Array]]
+
+
+# By the kind of head, heads.TASK_HEADS.
+_TASK_LOSSES = {
+    "classification": _TaskLoss(_example_count, _label_sums),
+    "regression": _TaskLoss(_example_count, _value_sums),
+    "choice": _TaskLoss(_example_count, _choice_sums),
+    "tagging": _TaskLoss(lambda batch: jnp.sum(_tag_weights(batch)), _tag_sums),
+    "span": _TaskLoss(_example_count, _span_sums),
+}
+
+
+def task(model: nn.Module, head: str) -> Objective:
+    """The loss of a task's kind of head; rows whose example_weights are 0 only fill the batch."""
+    count, task_sums = _TASK_LOSSES[head]
 
     def counts(batch: Batch) -> dict[str, Array]:
-        return {"label": jnp.sum(batch["example_weights"])}
+        return {"task": count(batch)}
 
     def sums(params: Any, batch: Batch, key: Array | None) -> Sums:
         logits: Any = model.apply(
@@ -94,7 +163,7 @@ def classification(model: nn.Module) -> Objective:
             batch["segment_ids"],
             **_dropout(key),
         )
-        return {"label": _cross_entropy_sums(logits, batch["labels"], batch["example_weights"])}
+        return {"task": task_sums(logits, batch)}
 
     return Objective(counts, sums)
 

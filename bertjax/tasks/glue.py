@@ -1,90 +1,225 @@
-"""Sentence and sentence-pair classification from GLUE's tab-separated files, and from your own."""
+"""The nine tasks of GLUE, from its official files or tensorflow-datasets (paper, section 4.1)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bertjax import metrics
-from bertjax.data.examples import Example
-from bertjax.errors import UserError
-from bertjax.tasks.base import Task
+from bertjax.tables import TableRow, iterate_table, read_table
+from bertjax.tasks.base import Family, Recipe, Task
+from bertjax.tasks.columns import ColumnReader, Columns, needs_label
+from bertjax.tasks.sentences import Classification, Example, Regression
+
+_SITE = "https://gluebenchmark.com/tasks"
+# split -> names of its file, of which the first that is there is taken.
+Files = Mapping[str, Sequence[str]]
+_FILES: Files = {split: (f"{split}.tsv",) for split in ("train", "dev", "test")}
+_TFDS = {"train": "train", "dev": "validation", "test": "test"}
+# The original release of MRPC; GLUE's dev is a part of its train.
+_MSR_TRAIN, _MSR_TEST = "msr_paraphrase_train.txt", "msr_paraphrase_test.txt"
+_MSR_FILES = {
+    "train": ("train.tsv", _MSR_TRAIN),
+    "dev": ("dev.tsv", _MSR_TRAIN),
+    "test": ("test.tsv", _MSR_TEST),
+}
+_MSR_DEV_IDS = ("dev_ids.tsv", "mrpc_dev_ids.tsv")
+_DIAGNOSTIC = ("", "../AX/", "../diagnostic/")
+_MNLI_FILES = {
+    "train": ("train.tsv",),
+    "dev": ("dev_matched.tsv",),
+    "dev_mismatched": ("dev_mismatched.tsv",),
+    "test": ("test_matched.tsv",),
+    "test_mismatched": ("test_mismatched.tsv",),
+    # The full one, with labels, before the one for the site.
+    "ax": tuple(f"{place}diagnostic{kind}.tsv" for kind in ("-full", "") for place in _DIAGNOSTIC),
+}
+_MNLI_TFDS = {
+    "train": "train",
+    "dev": "validation_matched",
+    "dev_mismatched": "validation_mismatched",
+    "test": "test_matched",
+    "test_mismatched": "test_mismatched",
+}
+_MNLI_SUBMISSION = {"test": "MNLI-m.tsv", "test_mismatched": "MNLI-mm.tsv", "ax": "AX.tsv"}
 
 
-def read_tsv(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a file with tabs between columns and no quoting, as GLUE's are.
+@dataclasses.dataclass
+class GlueReader(ColumnReader):
+    """A task's folder; files' own names of columns come before those of tensorflow-datasets.
 
-    Raises:
-      UserError: missing, empty or not UTF-8, or a row with another number of columns (line named).
+    Attributes:
+      folders: its official name and ours, below the folder that holds all of GLUE.
+      header: columns of files without a header line.
+      skips_broken: rows with a wrong number of columns are left out, but for tests'.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: not found; --data_dir must hold train.tsv and dev.tsv")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}:{line}: not UTF-8; convert it: iconv -t UTF-8") from error
-    header, *rows = (line.rstrip("\r").split("\t") for line in lines)
-    if not rows:
-        raise UserError(f"{path}: no examples; it needs a header line and rows below it")
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(header):
-            raise UserError(
-                f"{path}:{number}: {len(row)} columns, the header has {len(header)} "
-                f"({', '.join(header)}); check for missing or stray tabs"
-            )
-    return header, rows
+
+    tfds_splits: Mapping[str, str] = dataclasses.field(default_factory=lambda: _TFDS)
+    files: Files = dataclasses.field(default_factory=lambda: _FILES)
+    folders: Sequence[str] = ()
+    header: Sequence[str] = ()
+    skips_broken: bool = False
+
+    def __post_init__(self) -> None:
+        names = ", ".join(names[0] for split, names in self.files.items() if split != "ax")
+        self.source = f"{_SITE}: a folder {self.folders[0]} with {names}"
+
+    def find(self, folder: Path) -> dict[str, Path]:
+        """Of the folder itself, or of the task's folder in it."""
+        places = [folder, *(folder / name for name in self.folders)]
+        return max(map(self._files_in, places), key=len)
+
+    def _files_in(self, folder: Path) -> dict[str, Path]:
+        found = {
+            split: [folder / name for name in names if (folder / name).is_file()]
+            for split, names in self.files.items()
+        }
+        return {split: paths[0] for split, paths in found.items() if paths}
+
+    def read(self, path: Path, split: str) -> list[Example]:
+        """Raises UserError: as tables.read_table and Columns.example do."""
+        needed = needs_label(split)
+        skipped: list[str] | None = [] if self.skips_broken and needed else None
+        # Microsoft's own MRPC has the same columns under another extension.
+        extension = ".tsv" if path.suffix == ".txt" else ""
+        rows = iterate_table(path, extension=extension, names=self.header, skipped=skipped)
+        if path.name == _MSR_TRAIN:
+            rows = _msr_part(path, rows, split)
+        examples = [self.columns.example(row, needed) for row in rows]
+        if skipped:
+            print(f"{path}: {len(skipped):,} broken rows left out, the first is {skipped[0]}")
+        return examples
 
 
-def _column(path: Path, header: list[str], name: str) -> int:
-    if name not in header:
-        raise UserError(f"{path}:1: no column '{name}'; the header has: {', '.join(header)}")
-    return header.index(name)
+def _msr_part(path: Path, rows: Iterator[TableRow], split: str) -> Iterator[TableRow]:
+    """Train or dev; without GLUE's list of the pairs in dev, every tenth is."""
+    lists = [path.with_name(name) for name in _MSR_DEV_IDS if path.with_name(name).is_file()]
+    names = ("#1 ID", "#2 ID")
+    chosen = {tuple(row.values.values()) for p in lists[:1] for row in read_table(p, names=names)}
+    if not lists and split == "dev":
+        print(f"{path}: no {_MSR_DEV_IDS[0]} beside it; every tenth pair is held out as dev")
+    for number, row in enumerate(rows):
+        ids = tuple(row.column(name) for name in names)
+        in_dev = ids in chosen if lists else number % 10 == 9
+        if in_dev == (split == "dev"):
+            yield row
 
 
-def tsv_reader(*texts: str) -> Callable[[Path, str], list[Example]]:
-    """A reader of <split>.tsv with these text columns (one or two) and a column "label".
+_BINARY, _ENTAILMENT = ("0", "1"), ("entailment", "not_entailment")
+_SENTENCE, _PAIR = Columns((("sentence",),)), Columns((("sentence1", "sentence2"),))
+_ACCURACY = Classification(metrics.accuracy)
+_USUAL = Recipe()
+# Below 10,000 examples: of the paper's grid (A.3) what gives most steps, for these are scarce.
+_SMALL = Recipe(batch_size=16, epochs=4)
 
-    Only a file named test.tsv may lack the labels.
+
+def _task(
+    name: str,
+    folder: str,
+    columns: Columns,
+    family: Family = _ACCURACY,
+    primary: str = "accuracy",
+    labels: tuple[str, ...] = _BINARY,
+    recipe: Recipe = _USUAL,
+    paper: str = "",
+    submission: Mapping[str, str] | None = None,
+    **quirks: Any,
+) -> Task:
+    """A task of GLUE.
+
+    Args:
+      folder: its official name.
+      labels: as the site wants them, in the order of tensorflow-datasets.
+      paper: BERT-base on test (table 1).
+      quirks: attributes of GlueReader.
     """
-
-    def read(folder: Path, split: str) -> list[Example]:
-        path = folder / f"{split}.tsv"
-        header, rows = read_tsv(path)
-        columns = [_column(path, header, text) for text in texts]
-        unlabelled = split == "test" and "label" not in header
-        label = None if unlabelled else _column(path, header, "label")
-        return [
-            Example(
-                text_a=row[columns[0]],
-                text_b=row[columns[1]] if len(columns) == 2 else None,
-                label=None if label is None else row[label],
-                where=f"{path}:{number}",
-            )
-            for number, row in enumerate(rows, start=2)
-        ]
-
-    return read
-
-
-def _task(name: str, *texts: str, labels: tuple[str, ...] | None = None) -> Task:
     return Task(
         name=name,
-        read=tsv_reader(*texts),
-        score=metrics.accuracy_and_f1,
-        primary="accuracy",
+        reader=GlueReader(
+            dataclasses.replace(columns, ids=("index", "id")),
+            labels=labels,
+            tfds=f"glue/{name}",
+            folders=(folder, name),
+            **quirks,
+        ),
+        family=family,
+        primary=primary,
         labels=labels,
+        recipe=recipe,
+        submission=submission or {"test": f"{folder}.tsv"},
+        paper={"BERT-base": f"{paper} (test)"} if paper else {},
     )
 
 
-TASKS = {
+GLUE = {
     task.name: task
     for task in (
-        _task("sst2", "sentence", labels=("0", "1")),
-        _task("rte", "sentence1", "sentence2", labels=("entailment", "not_entailment")),
-        _task("qnli", "question", "sentence", labels=("entailment", "not_entailment")),
-        # Your own files: train.tsv, dev.tsv and, if you like, test.tsv.
-        _task("classify", "sentence"),
-        _task("pair", "sentence1", "sentence2"),
+        _task(
+            "cola",
+            "CoLA",
+            _SENTENCE,
+            family=Classification(metrics.matthews),
+            primary="matthews",
+            recipe=_SMALL,
+            paper="52.1",
+            header=("source", "label", "star", "sentence"),
+        ),
+        _task("sst2", "SST-2", _SENTENCE, paper="93.5"),
+        _task(
+            "mrpc",
+            "MRPC",
+            Columns((("#1 String", "#2 String"), *_PAIR.texts), labels=("Quality",)),
+            family=Classification(metrics.accuracy_and_positive_f1),
+            primary="f1",
+            recipe=_SMALL,
+            paper="88.9",
+            files=_MSR_FILES,
+        ),
+        _task(
+            "stsb",
+            "STS-B",
+            Columns(_PAIR.texts, labels=("score",), is_number=True),
+            family=Regression(),
+            primary="spearman",
+            labels=(),
+            recipe=_SMALL,
+            paper="85.8",
+        ),
+        _task(
+            "qqp",
+            "QQP",
+            Columns((("question1", "question2"),), labels=("is_duplicate",)),
+            family=Classification(metrics.accuracy_and_positive_f1),
+            primary="f1",
+            paper="71.2",
+            # Questions with tabs or line breaks, which GLUE's files cannot hold.
+            skips_broken=True,
+        ),
+        _task(
+            "mnli",
+            "MNLI",
+            Columns(
+                (*_PAIR.texts, ("Premise", "Hypothesis"), ("premise", "hypothesis")),
+                labels=("gold_label", "Label"),
+            ),
+            # Matthews' correlation over three labels is the score of the diagnostic examples.
+            family=Classification(metrics.matthews),
+            labels=("entailment", "neutral", "contradiction"),
+            paper="84.6/83.4",
+            files=_MNLI_FILES,
+            tfds_splits=_MNLI_TFDS,
+            submission=_MNLI_SUBMISSION,
+        ),
+        _task(
+            "qnli",
+            "QNLI",
+            Columns((("question", "sentence"),)),
+            labels=_ENTAILMENT,
+            paper="90.5",
+        ),
+        _task("rte", "RTE", _PAIR, labels=_ENTAILMENT, recipe=_SMALL, paper="66.4"),
+        _task("wnli", "WNLI", _PAIR, recipe=_SMALL),
     )
 }

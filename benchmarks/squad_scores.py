@@ -1,0 +1,59 @@
+"""Scores of real SQuAD 1.1 predictions beside the official ones; prints one table.
+
+    BERTJAX_DATA=<folder> python benchmarks/squad_scores.py
+
+The folder holds squad/dev-v1.1.json, the official file, and squad/predictions/<system>.json with
+`{question id: answer}`. Peer: the authors' evaluate-v1.1.py, whose scores of five systems stand
+below; "-" where a system is not one of them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from bertjax import errors
+from bertjax.answer_scores import answer_scores
+from bertjax.json_file import read_json
+
+# System -> (exact match, F1) by evaluate-v1.1.py, rounded to three digits.
+OFFICIAL = {
+    "bert-ensemble": (86.206, 92.196),
+    "logistic-regression": (40.142, 50.982),
+    "match-lstm": (67.635, 76.756),
+    "r-net-plus-ensemble": (82.469, 88.478),
+    "slqa-plus-ensemble": (81.949, 88.384),
+}
+
+
+def right_answers(path: Path) -> dict[str, list[str]]:
+    return {
+        question["id"]: [answer["text"] for answer in question["answers"]]
+        for article in read_json(path)["data"]
+        for paragraph in article["paragraphs"]
+        for question in paragraph["qas"]
+    }
+
+
+def main() -> None:
+    data = os.environ.get("BERTJAX_DATA")
+    if not data:
+        print("skipped: BERTJAX_DATA, the folder with squad/, is not set")
+        return
+    folder = Path(data, "squad")
+    gold = right_answers(folder / "dev-v1.1.json")
+    print(f"{len(gold):,} questions; exact match / F1 in per cent")
+    print(f"{'':22}{'ours':>16}{'official':>20}{'missing':>12}{'seconds':>10}")
+    for path in sorted((folder / "predictions").glob("*.json")):
+        begin = time.process_time()
+        scores = answer_scores(gold, read_json(path))
+        seconds = time.process_time() - begin
+        ours = f"{scores['exact_match']:.3f} / {scores['f1']:.3f}"
+        official = " / ".join(f"{score:.3f}" for score in OFFICIAL.get(path.stem, ())) or "-"
+        print(f"{path.stem:22}{ours:>16}{official:>20}{scores['missing']:12}{seconds:10.1f}")
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main))

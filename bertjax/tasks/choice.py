@@ -1,0 +1,128 @@
+"""Multiple choice: each choice is a row, and one of an example's rows is right (paper, 4.4)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bertjax import metrics
+from bertjax.data.rows import Row
+from bertjax.tables import as_tsv
+from bertjax.tasks.base import Context, Encoded
+from bertjax.tasks.sentences import check_finite, check_length, cut_pair
+
+
+class Example(NamedTuple):
+    """A context and two or more ways to go on from it.
+
+    Attributes:
+      gold: the number of the right choice, from 0; None if it is to be predicted.
+      where: file and line, for messages: "dev.jsonl:17".
+    """
+
+    context: str
+    choices: tuple[str, ...]
+    gold: int | None
+    where: str
+
+
+class Prediction(NamedTuple):
+    """The number of the most probable choice, and the probabilities of the example's choices."""
+
+    number: int
+    probabilities: np.ndarray
+
+
+def _rows(example: Example, context: Context, counts: Counter[str]) -> Iterator[Row]:
+    """[CLS] context [SEP] choice [SEP] for every choice."""
+    tokenizer, limit = context.tokenizer, context.options.max_seq_length
+    first = tokenizer.encode(example.context)
+    seconds = [tokenizer.encode(choice) for choice in example.choices]
+    room = limit - 3
+    counts[f"cut at {limit} tokens"] += len(first) + max(map(len, seconds)) > room
+    counts["empty text"] += not example.context or "" in example.choices
+    for second in seconds:
+        a, b = first, second
+        if len(a) + len(b) > room:
+            a, b = cut_pair(a, b, room)
+        ids = [tokenizer.cls_id, *a, tokenizer.sep_id, *b, tokenizer.sep_id]
+        yield Row(ids, len(a) + 2, example.gold)
+
+
+class Choice:
+    """One of several choices, of which examples may have different numbers."""
+
+    head = "choice"
+
+    def find_labels(self, examples: Sequence[Example]) -> list[str]:
+        """Choices are numbered; there is nothing to learn."""
+        return []
+
+    def encode(self, examples: Sequence[Example], context: Context) -> Encoded:
+        """As many rows for each example as the longest list of choices has.
+
+        Choices that an example does not have are rows without tokens. Raises UserError: no room.
+        """
+        limit = context.options.max_seq_length
+        check_length(limit)
+        most = max(len(example.choices) for example in examples)
+        counts: Counter[str] = Counter()
+        rows: list[Row] = []
+        for example in examples:
+            rows += _rows(example, context, counts)
+            rows += [Row([], 0)] * (most - len(example.choices))
+        return Encoded(rows, dict(+counts), most)
+
+    def predict(
+        self,
+        examples: Sequence[Example],
+        rows: Sequence[Row],
+        outputs: Sequence[np.ndarray],
+        context: Context,
+    ) -> list[Prediction]:
+        """Raises UserError: a score that is not finite, the example is named."""
+        check_finite(examples, outputs)
+        found = []
+        for example, output in zip(examples, outputs, strict=True):
+            scores = output[: len(example.choices)]
+            shares = np.exp(scores - scores.max())
+            shares /= shares.sum()
+            found.append(Prediction(int(shares.argmax()), shares))
+        return found
+
+    def score(
+        self, examples: Sequence[Example], predictions: Sequence[Prediction]
+    ) -> dict[str, float]:
+        """The accuracy, from 0 to 1."""
+        gold = [str(example.gold) for example in examples]
+        return metrics.accuracy(gold, [str(prediction.number) for prediction in predictions])
+
+    def files(
+        self,
+        split: str,
+        examples: Sequence[Example],
+        predictions: Sequence[Prediction],
+        context: Context,
+    ) -> dict[str, str]:
+        """One line an example: the choice predicted and the right one, by number, and the texts."""
+        columns: dict[str, list[Any]] = {
+            "index": list(range(len(examples))),
+            "prediction": [p.number for p in predictions],
+            "label": [e.gold for e in examples],
+            "confidence": [f"{p.probabilities.max():.4f}" for p in predictions],
+            "context": [e.context for e in examples],
+        }
+        for place in range(max(len(e.choices) for e in examples)):
+            texts = [e.choices[place] if place < len(e.choices) else "" for e in examples]
+            columns[f"choice{place}"] = texts
+        return {f"predictions-{split}.tsv": as_tsv(columns)}
+
+    def answers(self, predictions: Sequence[Prediction], context: Context) -> list[str]:
+        return [str(prediction.number) for prediction in predictions]
+
+    def collapsed(self, predictions: Sequence[Prediction], context: Context) -> bool:
+        """Whether all examples have got the same choice's number."""
+        return len({prediction.number for prediction in predictions}) == 1

@@ -1,0 +1,118 @@
+"""Your own texts: classify one, classify a pair, or give a number; .tsv, .csv or .jsonl files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bertjax import metrics
+from bertjax.errors import UserError
+from bertjax.tables import EXTENSIONS
+from bertjax.tasks.base import Task
+from bertjax.tasks.columns import ColumnReader, Columns
+from bertjax.tasks.sentences import Classification, Regression
+
+
+@dataclasses.dataclass
+class OwnReader(ColumnReader):
+    """Files train, dev and test with one of the extensions, in any folder."""
+
+    def find(self, folder: Path) -> dict[str, Path]:
+        """Raises UserError: two files that could be a split."""
+        found = {}
+        for split in ("train", "dev", "test"):
+            paths = [folder / f"{split}{extension}" for extension in EXTENSIONS]
+            paths = [path for path in paths if path.is_file()]
+            if len(paths) > 1:
+                names = " and ".join(path.name for path in paths)
+                raise UserError(f"{folder}: {names} are there; tell which: --{split}={paths[0]}")
+            if paths:
+                found[split] = paths[0]
+        return found
+
+
+def with_columns(task: Task, given: Sequence[str]) -> Task:
+    """The task for files whose columns have other names.
+
+    Args:
+      given: what --columns was, such as ["sentence=review", "label=stars"].
+
+    Raises:
+      UserError: not of the form NAME=YOURS, a name that the task does not have, a task that is
+        not for own files.
+    """
+    if not given:
+        return task
+    if not isinstance(task.reader, OwnReader):
+        raise UserError(f"--columns: for your own files (--task={', '.join(OWN)}), not {task.name}")
+    columns = task.reader.columns
+    yours = {}
+    known = dict.fromkeys((*(name for two in columns.texts for name in two), *columns.labels))
+    for item in given:
+        name, _, column = item.partition("=")
+        if name not in known or not column or name in yours:
+            raise UserError(
+                f"--columns {item}: write NAME=YOURS, each once; NAME is {', '.join(known)}"
+            )
+        yours[name] = column
+    reader = dataclasses.replace(task.reader, columns=_renamed(columns, yours))
+    return dataclasses.replace(task, reader=reader)
+
+
+def _renamed(columns: Columns, yours: Mapping[str, str]) -> Columns:
+    """Of alternatives only those are left in which a name was given."""
+
+    def rename(alternatives: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
+        meant = [names for names in alternatives if yours.keys() & set(names)] or alternatives
+        return tuple(tuple(yours.get(name, name) for name in names) for names in meant)
+
+    labels = rename([(label,) for label in columns.labels])
+    return dataclasses.replace(
+        columns, texts=rename(columns.texts), labels=tuple(label for (label,) in labels)
+    )
+
+
+def _reader(texts: Sequence[tuple[str, ...]], *labels: str) -> OwnReader:
+    said = " or ".join(" and ".join(names) for names in texts)
+    example = " ".join(f"{name}=YOURS" for name in (*texts[0], labels[0]))
+    return OwnReader(
+        Columns(
+            tuple(texts),
+            labels,
+            is_number="score" in labels,
+            mend=f"; tell which is which: --columns {example}",
+        ),
+        source=(
+            f"your own train and dev and, if you like, test: {', '.join(EXTENSIONS)} with columns "
+            f"{said}, and {' or '.join(labels)}"
+        ),
+    )
+
+
+OWN = {
+    task.name: task
+    for task in (
+        Task(
+            name="classify",
+            reader=_reader((("sentence",), ("text",)), "label"),
+            family=Classification(metrics.accuracy_and_f1),
+            primary="accuracy",
+        ),
+        Task(
+            name="pair",
+            reader=_reader((("sentence1", "sentence2"),), "label"),
+            family=Classification(metrics.accuracy_and_f1),
+            primary="accuracy",
+        ),
+        Task(
+            name="regress",
+            reader=_reader(
+                (("sentence",), ("text",), ("sentence1", "sentence2")), "label", "score"
+            ),
+            family=Regression(),
+            primary="spearman",
+            labels=(),
+        ),
+    )
+}

@@ -1,0 +1,129 @@
+"""Multiple choice from SWAG's official files (paper, section 4.4), and from your own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bertjax.errors import UserError
+from bertjax.tables import TableRow, iterate_table, no_column
+from bertjax.tasks.base import Recipe, Task
+from bertjax.tasks.choice import Choice, Example
+from bertjax.tasks.columns import needs_label
+
+_ENDINGS = tuple(f"ending{number}" for number in range(4))
+_CONTEXTS = ("context", "sentence", "question")
+# A context, what all choices begin with, and the choices.
+_Texts = tuple[str, str, tuple[str, ...]]
+
+
+def _swag_texts(row: TableRow) -> _Texts:
+    endings = tuple(row.column(name) for name in _ENDINGS)
+    return row.column("sent1"), row.column("sent2"), endings
+
+
+def _own_texts(row: TableRow) -> _Texts:
+    """A question beside a context is a part of every choice."""
+    name = next((name for name in _CONTEXTS if name in row.values), None)
+    if name is None:
+        raise UserError(no_column(row, " or ".join(f"'{name}'" for name in _CONTEXTS)))
+    choices = row.column("choices")
+    question = "" if name == "question" else row.values.get("question", "")
+    texts = [row.values[name], question, *(choices if isinstance(choices, list) else [None])]
+    if not all(isinstance(text, str) for text in texts) or len(choices) < 2:
+        raise UserError(
+            f"{row.where}: '{name}' must be a text and 'choices' a list of two or more texts"
+        )
+    return row.values[name], question, tuple(choices)
+
+
+def _number(label: Any, choices: tuple[str, ...], where: str) -> int:
+    """A label that is a choice's text or its number, from 0."""
+    if label in choices:
+        return choices.index(label)
+    number = str(label)
+    if not number.isdecimal() or int(number) >= len(choices):
+        raise UserError(
+            f"{where}: label '{label}' is neither the text of a choice nor a number from 0 to "
+            f"{len(choices) - 1}"
+        )
+    return int(number)
+
+
+@dataclasses.dataclass(frozen=True)
+class ChoiceReader:
+    """Tables with one example a row.
+
+    Attributes:
+      texts: what a row holds.
+      files: split -> its file's name.
+    """
+
+    texts: Callable[[TableRow], _Texts]
+    files: Mapping[str, str]
+    source: str
+    tfds: str | None = None
+    tfds_splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def find(self, folder: Path) -> dict[str, Path]:
+        paths = {split: folder / name for split, name in self.files.items()}
+        return {split: path for split, path in paths.items() if path.is_file()}
+
+    def read(self, path: Path, split: str) -> list[Example]:
+        """Raises UserError: as tables.read_table does, and for a row that is not of this kind."""
+        examples = list(map(self._example, iterate_table(path)))
+        for example in examples:
+            if example.gold is None and needs_label(split):
+                raise UserError(f"{example.where}: no label; only test files may lack labels")
+        return examples
+
+    def from_tfds(self, record: Mapping[str, Any], names: Mapping[str, Any], where: str) -> Example:
+        return self._example(TableRow(dict(record), where))
+
+    def _example(self, row: TableRow) -> Example:
+        context, beginning, choices = self.texts(row)
+        label = row.values.get("label")
+        return Example(
+            context=context,
+            choices=tuple(f"{beginning} {choice}" for choice in choices) if beginning else choices,
+            gold=None if label in (None, "") else _number(label, choices, row.where),
+            where=row.where,
+        )
+
+
+SWAG = {
+    task.name: task
+    for task in (
+        Task(
+            name="swag",
+            reader=ChoiceReader(
+                texts=_swag_texts,
+                files={"train": "train.csv", "dev": "val.csv", "test": "test.csv"},
+                source="https://github.com/rowanz/swagaf: its data/ with train.csv, val.csv, "
+                "test.csv",
+            ),
+            family=Choice(),
+            primary="accuracy",
+            labels=(),
+            recipe=Recipe(batch_size=16, learning_rate=2e-5, epochs=3, max_seq_length=128),
+            paper={"BERT-base": "81.6 (dev)", "BERT-large": "86.6 (dev)"},
+        ),
+        # Your own files: any number of choices.
+        Task(
+            name="choice",
+            reader=ChoiceReader(
+                texts=_own_texts,
+                files={split: f"{split}.jsonl" for split in ("train", "dev", "test")},
+                source="your own train.jsonl and dev.jsonl, each line with context, choices (a "
+                "list of texts), label (the right one's number, from 0, or its text) and, if you "
+                "like, a question",
+            ),
+            family=Choice(),
+            primary="accuracy",
+            labels=(),
+            recipe=Recipe(batch_size=16, learning_rate=2e-5, epochs=3, max_seq_length=128),
+        ),
+    )
+}

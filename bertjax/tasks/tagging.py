@@ -1,0 +1,296 @@
+"""Sequence tagging: a tag for every word, predicted at its first piece (paper, section 5.3)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import chain, groupby
+from typing import NamedTuple
+
+import numpy as np
+
+from bertjax.data.rows import Row
+from bertjax.entity_scores import conlleval_lines, entity_scores
+from bertjax.errors import UserError
+from bertjax.tasks.base import Context, Encoded
+from bertjax.tokenizer import Tokenizer
+
+_MIN_LENGTH = 8
+_SCORES = ("f1", "precision", "recall", "token_accuracy", "strict_f1")
+
+
+class Example(NamedTuple):
+    """A sentence.
+
+    Attributes:
+      words: each gets a tag, whatever it is made of.
+      gold: the tags of the words; None where they are to be predicted.
+      document: the same for neighbouring sentences of one document.
+      where: file and line, for messages.
+    """
+
+    words: list[str]
+    gold: list[str] | None
+    document: int | str
+    where: str
+
+
+class Prediction(NamedTuple):
+    """A sentence's tags, and the probability that the model gives each of them."""
+
+    tags: list[str]
+    probabilities: list[float]
+
+
+class Window(NamedTuple):
+    """The words from `begin` to before `end`; those from `first` to before `last` are its own."""
+
+    begin: int
+    end: int
+    first: int
+    last: int
+
+
+# --- Windows --------------------------------------------------------------------------------
+
+
+def windows(lengths: Sequence[int], room: int) -> list[Window]:
+    """Overlapping windows over the words of a text, no word cut.
+
+    A window begins about half a room after the one before; the last one is filled up from the
+    left. A word is its own window's where it has the most context: where the shorter of what
+    stands left and right of it is longest, in pieces; the first window where that is equal.
+
+    Args:
+      lengths: pieces of each word, from 1 to room // 2.
+      room: pieces in a window, at least 2.
+
+    Returns:
+      Windows in order. Their own words, one window after the other, are all words in order.
+    """
+    offsets = np.cumsum([0, *lengths])
+    most = np.full(len(lengths), -1)
+    owner = np.zeros(len(lengths), np.int64)
+    spans: list[tuple[int, int]] = []
+    begin = end = 0
+    while end < len(lengths):
+        end = int(np.searchsorted(offsets, offsets[begin] + room, "right")) - 1
+        if end == len(lengths):
+            begin = int(np.searchsorted(offsets, offsets[end] - room))
+        left = offsets[begin:end] - offsets[begin]
+        right = offsets[end] - offsets[begin + 1 : end + 1]
+        contexts = np.minimum(left, right)
+        owner[begin:end][contexts > most[begin:end]] = len(spans)
+        most[begin:end] = np.maximum(contexts, most[begin:end])
+        spans.append((begin, end))
+        begin = int(np.searchsorted(offsets, offsets[begin] + room // 2))
+    # Along the words the owner only rises, so a window's own words stand together.
+    borders = np.searchsorted(owner, np.arange(len(spans) + 1)).tolist()
+    return [Window(*span, *borders[k : k + 2]) for k, span in enumerate(spans)]
+
+
+def _texts(examples: Sequence[Example], document_context: bool) -> list[list[Example]]:
+    """What windows are laid over: single sentences, or whole documents."""
+    if not document_context:
+        return [[example] for example in examples]
+    return [list(same) for _, same in groupby(examples, lambda example: example.document)]
+
+
+def _pieces(
+    examples: Sequence[Example], tokenizer: Tokenizer, limit: int, counts: Counter[str]
+) -> dict[str, list[int]]:
+    """Ids of every word that occurs, 1 to `limit`; each is encoded by itself, as in 2018."""
+    occurrences = Counter(chain.from_iterable(example.words for example in examples))
+    words = list(occurrences)
+    pieces = {}
+    for word, packed in zip(words, tokenizer.encode_packed(words), strict=True):
+        ids = np.frombuffer(packed, np.uint32).tolist()
+        counts["words read as [UNK], nothing is left of them"] += occurrences[word] * (not ids)
+        counts[f"words cut at {limit} pieces"] += occurrences[word] * (len(ids) > limit)
+        pieces[word] = ids[:limit] or [tokenizer.unk_id]
+    return pieces
+
+
+def _rows(words: list[list[int]], tags: list[int], tokenizer: Tokenizer, room: int) -> list[Row]:
+    """The windows of a text; a row's note is where its own words' first pieces stand."""
+    lengths = [len(word) for word in words]
+    offsets = np.cumsum([0, *lengths])
+    rows = []
+    for begin, end, first, last in windows(lengths, room):
+        ids = [tokenizer.cls_id, *chain.from_iterable(words[begin:end]), tokenizer.sep_id]
+        places = 1 + offsets[first:last] - offsets[begin]
+        target = np.full(len(ids), -1)
+        target[places] = tags[first:last]
+        rows.append(Row(ids, len(ids), target.tolist(), places))
+    return rows
+
+
+def _tag_ids(example: Example, ids: Mapping[str, int]) -> list[int]:
+    """-1 for every word where the tags are to be predicted."""
+    if example.gold is None:
+        return [-1] * len(example.words)
+    for word, tag in zip(example.words, example.gold, strict=True):
+        if tag not in ids:
+            raise UserError(
+                f"{example.where}: unknown tag '{tag}' of '{word}'; the tags are: {', '.join(ids)}"
+            )
+    return [ids[tag] for tag in example.gold]
+
+
+# --- Predictions ----------------------------------------------------------------------------
+
+
+def _prediction(example: Example, scores: np.ndarray, labels: Sequence[str]) -> Prediction:
+    """scores: [words, K] logits."""
+    if not np.isfinite(scores).all():
+        raise UserError(
+            f"{example.where}: the model's scores of this sentence are not finite; "
+            "train again with a lower learning rate"
+        )
+    highest = scores.max(axis=1, keepdims=True)
+    return Prediction(
+        tags=[labels[i] for i in scores.argmax(axis=1)],
+        probabilities=(1 / np.exp(scores - highest).sum(axis=1)).tolist(),
+    )
+
+
+def _is_of_entity(tag: str) -> bool:
+    return tag[:2] in ("B-", "I-", "E-", "S-")
+
+
+def _columns(texts: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Without white space, which sets columns apart."""
+    return [[re.sub(r"\s", "_", text) or "_" for text in of_sentence] for of_sentence in texts]
+
+
+def _conll(examples: Sequence[Example], predictions: Sequence[Prediction]) -> str:
+    """What conlleval reads or, where gold tags are missing, "word predicted"."""
+    words = _columns([example.words for example in examples])
+    predicted = _columns([prediction.tags for prediction in predictions])
+    gold = [example.gold for example in examples if example.gold is not None]
+    if len(gold) == len(examples):
+        return conlleval_lines(words, _columns(gold), predicted)
+    return "\n".join(
+        "".join(f"{word} {tag}\n" for word, tag in zip(*sentence, strict=True))
+        for sentence in zip(words, predicted, strict=True)
+    )
+
+
+# --- The family -----------------------------------------------------------------------------
+
+
+class Tagging:
+    """One linear layer over the words' first pieces, no tag hangs on another (section 5.3).
+
+    A row is a window over a sentence or, with document_context, over the sentences of a document,
+    of which it may serve several. So an epoch reads every document about twice. The paper does
+    not say how it included "the maximal document context"; a window for every single sentence
+    would cost more than twice as much.
+    """
+
+    head = "tagging"
+
+    def find_labels(self, examples: Sequence[Example]) -> list[str]:
+        """In the order of the alphabet, but "O" first.
+
+        Every type of entity has every prefix: of a rare one, dev may hold what train lacks.
+        """
+        tags = set(chain.from_iterable(example.gold or () for example in examples))
+        entities = set(filter(_is_of_entity, tags))
+        prefixes = {"B", "I"}.union(tag[0] for tag in entities)
+        tags |= {f"{prefix}{tag[1:]}" for prefix in prefixes for tag in entities}
+        return sorted(tags, key=lambda tag: (tag != "O", tag))
+
+    def encode(self, examples: Sequence[Example], context: Context) -> Encoded:
+        """A word that the tokenizer turns into nothing is [UNK]; one of more pieces than half a
+        row loses the last of them. Raises UserError: an unknown tag, max_seq_length below 8."""
+        tokenizer, labels, options = context
+        length, in_documents = options.max_seq_length, options.document_context
+        if length < _MIN_LENGTH:
+            raise UserError(f"max_seq_length {length} is too short; use at least {_MIN_LENGTH}")
+        room = length - 2
+        counts: Counter[str] = Counter()
+        pieces = _pieces(examples, tokenizer, room // 2, counts)
+        ids = {label: number for number, label in enumerate(labels)}
+        rows: list[Row] = []
+        for text in _texts(examples, in_documents):
+            words = [pieces[word] for example in text for word in example.words]
+            tags = [tag for example in text for tag in _tag_ids(example, ids)]
+            of_text = _rows(words, tags, tokenizer, room)
+            if in_documents:
+                counts["alone in their document, without context"] += len(text) == 1
+            else:
+                counts[f"over {length} tokens, in several windows"] += len(of_text) > 1
+            rows += of_text
+        return Encoded(rows, dict(+counts))
+
+    def predict(
+        self,
+        examples: Sequence[Example],
+        rows: Sequence[Row],
+        outputs: Sequence[np.ndarray],
+        context: Context,
+    ) -> list[Prediction]:
+        """As many tags as words, each from the window where its word has the most context.
+
+        Raises:
+          UserError: a score that is not finite; the sentence is named.
+        """
+        own = [scores[row.note] for row, scores in zip(rows, outputs, strict=True)]
+        # All words in order, [N, K].
+        scores = np.concatenate([np.empty((0, len(context.labels)), np.float32), *own])
+        borders = np.cumsum([0, *(len(example.words) for example in examples)])
+        assert len(scores) == borders[-1], "another number of predictions than of words"
+        return [
+            _prediction(example, scores[begin:end], context.labels)
+            for example, begin, end in zip(examples, borders, borders[1:], strict=False)
+        ]
+
+    def score(
+        self, examples: Sequence[Example], predictions: Sequence[Prediction]
+    ) -> dict[str, float]:
+        """f1, precision and recall of entities as conlleval counts; token_accuracy; strict_f1.
+
+        Tags that are of no entities, such as parts of speech, count as one each: f1, precision,
+        recall and strict_f1 are then the token_accuracy.
+        """
+        gold = [example.gold or [] for example in examples]
+        scores = entity_scores(gold, [prediction.tags for prediction in predictions])
+        tags = set(chain.from_iterable(gold)) - {"O"}
+        if tags and not any(map(_is_of_entity, tags)):
+            return dict.fromkeys(_SCORES, scores["token_accuracy"])
+        return {name: scores[name] for name in _SCORES}
+
+    def files(
+        self,
+        split: str,
+        examples: Sequence[Example],
+        predictions: Sequence[Prediction],
+        context: Context,
+    ) -> dict[str, str]:
+        """Columns for conlleval, and JSON lines with the probability of every predicted tag."""
+        lines = [
+            json.dumps(
+                {
+                    "words": example.words,
+                    "gold": example.gold,
+                    "predicted": prediction.tags,
+                    "probabilities": [round(share, 6) for share in prediction.probabilities],
+                },
+                ensure_ascii=False,
+            )
+            for example, prediction in zip(examples, predictions, strict=True)
+        ]
+        return {
+            f"predictions-{split}.conll": _conll(examples, predictions),
+            f"predictions-{split}.jsonl": "".join(line + "\n" for line in lines),
+        }
+
+    def answers(self, predictions: Sequence[Prediction], context: Context) -> list[str]:
+        return [" ".join(prediction.tags) for prediction in predictions]
+
+    def collapsed(self, predictions: Sequence[Prediction], context: Context) -> bool:
+        """Every word's tag is "O"."""
+        return all(tag == "O" for prediction in predictions for tag in prediction.tags)

@@ -1,0 +1,187 @@
+"""Every kind of task by the command a user types: learnt, scored, written, and predicted again."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from bertjax import checkpoint, finetune
+
+Command = Callable[..., int]
+FLAGS = ["--batch_size=16", "--max_seq_length=16", "--dropout=0", "--learning_rate=2e-3"]
+WORDS = ["the", "small", "old", "quiet", "green", "distant", "farmer", "letter"]
+
+
+def _words(rng: random.Random, noun: str) -> list[str]:
+    before, after = (rng.sample(WORDS, rng.randint(1, 3)) for _ in range(2))
+    return [*before, noun, *after]
+
+
+def _put(path: Path, content: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = content if isinstance(content, str) else "".join(f"{json.dumps(x)}\n" for x in content)
+    path.write_text(lines, encoding="utf-8")
+    return path
+
+
+def _tags(rng: random.Random, count: int) -> str:
+    """Rivers are water, gardens are land, all else is nothing."""
+    kinds = {"river": "B-WATER", "garden": "B-LAND"}
+    sentences = [_words(rng, rng.choice(list(kinds))) for _ in range(count)]
+    return "".join(
+        "".join(f"{word} {kinds.get(word, 'O')}\n" for word in words) + "\n" for words in sentences
+    )
+
+
+def _questions(rng: random.Random, count: int) -> list[dict[str, Any]]:
+    """The answer is the water in the context; where there is none, there is no answer."""
+    found = []
+    for number in range(count):
+        noun = rng.choice(["river", "garden"])
+        context = " ".join(_words(rng, noun))
+        water = noun == "river"
+        answers = [{"text": "river", "answer_start": context.index("river")}] if water else []
+        item = {"id": f"q{number}", "question": "the water", "context": context}
+        found.append(item | {"answers": answers})
+    return found
+
+
+def _choices(rng: random.Random, count: int) -> list[dict[str, Any]]:
+    """Of two or three ways to go on the one with the river is right."""
+    found = []
+    for number in range(count):
+        texts = [" ".join(_words(rng, "garden")) for _ in range(1 + number % 2)]
+        right = rng.randint(0, len(texts))
+        texts.insert(right, " ".join(_words(rng, "river")))
+        found.append({"context": "the farmer", "choices": texts, "label": right})
+    return found
+
+
+def _numbers(rng: random.Random, count: int) -> list[dict[str, Any]]:
+    nouns = {"river": 4.0, "bridge": 2.0, "garden": 0.0}
+    chosen = [rng.choice(list(nouns)) for _ in range(count)]
+    return [{"text": " ".join(_words(rng, noun)), "score": nouns[noun]} for noun in chosen]
+
+
+MAKERS: dict[str, tuple[str, Callable[[random.Random, int], Any], float]] = {
+    "tag": ("conll", _tags, 1.0),
+    "span": ("jsonl", _questions, 100.0),
+    "choice": ("jsonl", _choices, 1.0),
+    "regress": ("jsonl", _numbers, 0.9),
+}
+
+
+@pytest.fixture(scope="module", params=list(MAKERS))
+def trained(
+    request: pytest.FixtureRequest,
+    command: Command,
+    tiny_run: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[str, Path, Path]:
+    """(task, run, dev file)."""
+    name: str = request.param
+    extension, make, _ = MAKERS[name]
+    folder, rng = tmp_path_factory.mktemp(name), random.Random(0)
+    train = _put(folder / f"train.{extension}", make(rng, 64))
+    dev = _put(folder / f"dev.{extension}", make(rng, 20))
+    run = folder / "run"
+    arguments = [f"--task={name}", f"--train={train}", f"--dev={dev}", f"--init={tiny_run}"]
+    assert command(finetune, *arguments, *FLAGS, "--epochs=20", f"--workdir={run}") == 0
+    return name, run, dev
+
+
+def _result(run: Path) -> dict[str, Any]:
+    return json.loads((run / "metrics.json").read_text())
+
+
+def test_it_is_learnt(trained: tuple[str, Path, Path]) -> None:
+    name, run, _ = trained
+    result = _result(run)
+    assert result["score"] >= MAKERS[name][2]
+    assert result["score"] == result["dev"][result["primary"]]
+    assert not result["collapsed"]
+
+
+def test_predicting_needs_only_the_run_and_a_file(
+    trained: tuple[str, Path, Path],
+    command: Command,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The same examples get the same predictions as at the end of the training."""
+    name, run, dev = trained
+    given = [f"--workdir={run}", f"--input={dev}", f"--output={tmp_path}"]
+    assert command(finetune, "--mode=predict", *given) == 0
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (run / path.name).read_bytes(), path.name
+    assert {p.name for p in tmp_path.iterdir()} == {p.name for p in run.glob("*-dev.*")}
+    assert f"{_result(run)['primary']} {_result(run)['score']:.4f}" in capsys.readouterr().out
+
+
+def test_an_ensemble_of_equals_answers_like_one(
+    trained: tuple[str, Path, Path], command: Command, tmp_path: Path
+) -> None:
+    _, run, dev = trained
+    given = [f"--input={dev}", f"--output={tmp_path}", "--ensemble", str(run), str(run)]
+    assert command(finetune, "--mode=predict", *given) == 0
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (run / path.name).read_bytes(), path.name
+
+
+# --- Options --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder, rng = tmp_path_factory.mktemp("tags"), random.Random(1)
+    files = {split: _put(folder / f"{split}.conll", _tags(rng, 24)) for split in ("train", "dev")}
+    return ["--task=tag", *FLAGS, *(f"--{split}={path}" for split, path in files.items())]
+
+
+def test_a_frozen_encoder_stays_as_it_was_under_a_mix_and_a_bilstm(
+    tags: list[str], command: Command, tiny_run: Path, tmp_path: Path
+) -> None:
+    more = ["--encoder=frozen", "--layers=mix", "--epochs=2", f"--init={tiny_run}"]
+    assert command(finetune, *tags, *more, f"--workdir={tmp_path}") == 0
+    params = checkpoint.load_params(tmp_path)
+    before = checkpoint.load_params(tiny_run)["encoder"]
+    assert all(map(np.array_equal, jax.tree.leaves(params["encoder"]), jax.tree.leaves(before)))
+    assert "forward_0" in params["head"]
+    mix = json.loads((tmp_path / "layer_mix.json").read_text())
+    assert sum(mix["weights"]) == pytest.approx(1)
+    assert mix["weights"] != pytest.approx([0.5, 0.5], abs=1e-4)
+    chart = (tmp_path / "layer_mix.svg").read_text()
+    assert chart.startswith("<?xml")
+    assert "gamma" in chart
+
+
+def test_training_first_on_another_file_is_where_the_run_begins(
+    tags: list[str],
+    command: Command,
+    tiny_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = _put(tmp_path / "other.conll", _tags(random.Random(2), 16))
+    more = [f"--extra_train={other}", "--learning_rate=0", "--epochs=1", f"--init={tiny_run}"]
+    assert command(finetune, *tags, *more, f"--workdir={tmp_path / 'run'}") == 0
+    assert "= head: kept (tagging of O, B-LAND, B-WATER, I-LAND, I-WATER)" in capsys.readouterr().out
+    first, second = (checkpoint.load_params(tmp_path / name) for name in ("run/extra", "run"))
+    assert all(map(np.array_equal, jax.tree.leaves(first), jax.tree.leaves(second)))
+
+
+def test_a_bilstm_is_for_tagging_only(
+    command: Command, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = _put(tmp_path / "x.jsonl", _numbers(random.Random(0), 4))
+    files = [f"--train={data}", f"--dev={data}", f"--init={tiny_run}"]
+    arguments = ["--task=regress", "--head=bilstm", "--max_seq_length=16", *files]
+    assert command(finetune, *arguments, f"--workdir={tmp_path / 'run'}") == 2
+    assert "--head=bilstm: is for tagging, not for --task=regress" in capsys.readouterr().err

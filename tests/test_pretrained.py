@@ -1,0 +1,248 @@
+"""What a fine-tuning starts from: every kind of folder, and what is taken of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bertjax import checkpoint, google, huggingface, pretrained
+from bertjax.errors import UserError
+from bertjax.models.config import BertConfig
+from bertjax.models.heads import PretrainingModel, TaskModel
+from bertjax.pretrained import Pretrained
+from bertjax.state import TrainState
+from bertjax.tokenizer import WordPieceTokenizer
+
+LABELS = ["contradiction", "entailment", "neutral"]
+
+
+@pytest.fixture(scope="module")
+def params(tiny_config: BertConfig, random_params: Callable[..., Any]) -> Callable[..., Any]:
+    """(head, outputs, seed) -> parameters; "" stands for pretraining."""
+
+    def make(head: str = "", outputs: int = 3, seed: int = 0, **features: Any) -> Any:
+        if not head:
+            return random_params(PretrainingModel(tiny_config), seed)
+        return random_params(TaskModel(tiny_config, head, outputs, **features), seed)
+
+    return make
+
+
+@pytest.fixture
+def put(
+    tmp_path: Path, tiny_config: BertConfig, tiny_tokenizer: WordPieceTokenizer
+) -> Callable[..., Path]:
+    """Writes a folder of a kind: "run", "huggingface" or "google"."""
+
+    def call(kind: str, given: Any, head: str = "", **more: Any) -> Path:
+        folder, labels = tmp_path / kind, LABELS if head in ("classification", "tagging") else []
+        if kind == "google":
+            google.write_google(
+                folder, given, tiny_config, tiny_tokenizer, head=head, labels=labels
+            )
+        elif kind == "huggingface":
+            huggingface.write_huggingface(
+                folder,
+                given,
+                tiny_config,
+                tiny_tokenizer,
+                head=head,
+                labels=labels,
+                max_seq_length=32,
+            )
+        else:
+            config = {"model": tiny_config.to_dict(), **more}
+            checkpoint.save_config(folder, config | {"head": head, "labels": labels})
+            tiny_tokenizer.save(folder)
+            zero, leaves = jnp.zeros((), jnp.int32), jax.tree.map(jnp.asarray, given)
+            with checkpoint.Checkpoints(folder) as checkpoints:
+                checkpoints.save(TrainState(zero, zero, leaves, {"count": zero}))
+        return folder
+
+    return call
+
+
+def _assert_same(first: Any, second: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+# --- Loading --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["run", "huggingface", "google"])
+@pytest.mark.parametrize(
+    ("head", "outputs"), [("", 0), ("classification", 3), ("choice", 1), ("span", 2)]
+)
+def test_every_kind_of_folder_loads_with_its_head_and_labels(
+    kind: str,
+    head: str,
+    outputs: int,
+    params: Callable[..., Any],
+    put: Callable[..., Path],
+    tiny_config: BertConfig,
+    tiny_tokenizer: WordPieceTokenizer,
+) -> None:
+    given = params(head, outputs)
+    folder = put(kind, given, head)
+    start = pretrained.load(folder)
+    assert (start.name, start.config, start.head) == (str(folder), tiny_config, head)
+    assert start.labels == (LABELS if head == "classification" else [])
+    assert start.tokenizer.fingerprint == tiny_tokenizer.fingerprint
+    for part in given.keys() - {"encoder"}:
+        _assert_same(start.params[part], given[part])
+    # transformers' class for spans has no pooler.
+    assert ("pooler" in start.params["encoder"]) == ((kind, head) != ("huggingface", "span"))
+    for part in start.params["encoder"]:
+        _assert_same(start.params["encoder"][part], given["encoder"][part])
+
+
+@pytest.mark.parametrize(
+    ("features", "head"),
+    [
+        ({}, "tagging"),
+        ({"layers": "", "frozen": True, "bilstm": False}, "tagging"),
+        ({"layers": "last"}, "tagging"),
+        ({"layers": "mix"}, ""),
+        ({"layers": "sum_last4"}, ""),
+        ({"layers": "", "bilstm": True}, ""),
+    ],
+)
+def test_a_head_counts_as_its_kind_only_if_it_reads_what_the_papers_does(
+    features: dict[str, Any], head: str
+) -> None:
+    assert pretrained.paper_head({"head": "tagging", "features": features}) == head
+
+
+def test_a_sentence_head_that_reads_tokens_is_not_the_papers() -> None:
+    run = {"head": "classification", "features": {"layers": "last"}}
+    assert pretrained.paper_head(run) == ""
+    assert pretrained.paper_head({"kind": "pretrain"}) == ""
+
+
+def test_a_folder_of_no_kind_is_told_which_there_are(tmp_path: Path) -> None:
+    kinds = "a run of bertjax, a Hugging Face folder .*config.json.* Google's 2018 .*bert_config"
+    with pytest.raises(UserError, match=f"none: no such folder; give {kinds}"):
+        pretrained.load(tmp_path / "none")
+    with pytest.raises(UserError, match=f"neither config.json nor bert_config.json.*{kinds}"):
+        pretrained.load(tmp_path)
+
+
+# --- Transplanting --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def start(tiny_config: BertConfig, tiny_tokenizer: WordPieceTokenizer) -> Callable[..., Pretrained]:
+    def make(given: Any, head: str = "", labels: list[str] | None = None, skipped: int = 0) -> Any:
+        return Pretrained(
+            "runs/given", tiny_config, given, tiny_tokenizer, head, labels or [], skipped
+        )
+
+    return make
+
+
+def test_only_the_encoder_of_a_pretrained_model_is_taken(
+    params: Callable[..., Any], start: Callable[..., Pretrained]
+) -> None:
+    given, fresh = params(), params("classification", seed=1)
+    merged, lines = pretrained.transplant(
+        start(given, skipped=5), fresh, head="classification", labels=LABELS
+    )
+    _assert_same(merged, {"encoder": given["encoder"], "head": fresh["head"]})
+    assert lines == [
+        "+ head: starts fresh",
+        "- masked_lm: left out",
+        "- next_sentence: left out",
+        "- optimizer: 5 tensors left out",
+    ]
+
+
+def test_a_missing_pooler_starts_fresh(
+    params: Callable[..., Any], start: Callable[..., Pretrained]
+) -> None:
+    given, fresh = params("span", 2), params("span", 2, seed=1)
+    del given["encoder"]["pooler"]
+    merged, lines = pretrained.transplant(start(given, "span"), fresh, head="span")
+    pooler = {"pooler": fresh["encoder"]["pooler"]}
+    _assert_same(merged, {"encoder": given["encoder"] | pooler, "head": given["head"]})
+    assert lines == ["= head: kept (span)", "+ encoder/pooler: starts fresh"]
+
+
+def test_a_head_is_kept_with_its_outputs_in_the_order_of_the_names(
+    params: Callable[..., Any],
+    start: Callable[..., Pretrained],
+    tiny_config: BertConfig,
+    tiny_batch: dict[str, np.ndarray],
+) -> None:
+    given, fresh = params("tagging"), params("tagging", seed=1)
+    wanted = ["neutral", "contradiction", "entailment"]
+    merged, lines = pretrained.transplant(
+        start(given, "tagging", LABELS), fresh, head="tagging", labels=wanted
+    )
+    assert lines == [f"= head: kept (tagging of {', '.join(LABELS)})"]
+    inputs = [tiny_batch[name] for name in ("input_ids", "input_mask", "segment_ids")]
+    apply = jax.jit(TaskModel(tiny_config, "tagging", 3).apply)
+    before, after = (apply({"params": tree}, *inputs) for tree in (given, merged))
+    for index, name in enumerate(wanted):
+        np.testing.assert_array_equal(after[..., index], before[..., LABELS.index(name)])
+
+
+@pytest.mark.parametrize(
+    ("head", "labels"),
+    [
+        ("", []),
+        ("classification", LABELS),
+        ("tagging", ["contradiction", "entailment", "other"]),
+        ("tagging", []),
+    ],
+)
+def test_another_head_starts_fresh(
+    head: str,
+    labels: list[str],
+    params: Callable[..., Any],
+    start: Callable[..., Pretrained],
+) -> None:
+    given, fresh = params("tagging"), params("tagging", seed=1)
+    merged, lines = pretrained.transplant(
+        start(given, "tagging", LABELS), fresh, head=head, labels=labels
+    )
+    _assert_same(merged, {"encoder": given["encoder"], "head": fresh["head"]})
+    names = ", ".join(LABELS)
+    assert lines == ["+ head: starts fresh", f"- head: left out (tagging of {names})"]
+
+
+@pytest.mark.parametrize("features", [{"layers": "mix"}, {"layers": "", "bilstm": True}])
+def test_parts_that_only_one_side_has_are_left_out_or_start_fresh(
+    features: dict[str, Any], params: Callable[..., Any], start: Callable[..., Pretrained]
+) -> None:
+    other, plain = params("tagging", **features), params("tagging", seed=1)
+    mix = ["mix"] if "mix" in other else []
+    merged, lines = pretrained.transplant(start(other), plain, head="tagging", labels=LABELS)
+    _assert_same(merged, {"encoder": other["encoder"], "head": plain["head"]})
+    assert sorted(lines) == [
+        "+ head: starts fresh",
+        "- head: left out (of another kind)",
+        *(f"- {part}: left out" for part in mix),
+    ]
+    merged, lines = pretrained.transplant(
+        start(plain, "tagging", LABELS), other, head="tagging", labels=LABELS
+    )
+    _assert_same(merged, other | {"encoder": plain["encoder"]})
+    assert {f"+ {part}: starts fresh" for part in ["head", *mix]} < set(lines)
+
+
+def test_an_encoder_of_another_size_is_refused(
+    params: Callable[..., Any], start: Callable[..., Pretrained]
+) -> None:
+    given, fresh = params(), params("span", 2)
+    given["encoder"]["embeddings"]["norm"]["bias"] = np.zeros(48)
+    with pytest.raises(UserError, match="runs/given: parameter encoder/embeddings/norm/bias has"):
+        pretrained.transplant(start(given), fresh)
+    del given["encoder"]["embeddings"]["norm"]["bias"]
+    with pytest.raises(UserError, match="encoder/embeddings/norm/bias is missing there"):
+        pretrained.transplant(start(given), fresh)

@@ -1,0 +1,283 @@
+"""Given files, then a folder, then tensorflow-datasets; without any of them one clear line."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from bertjax.errors import UserError
+from bertjax.tasks import sources
+from bertjax.tasks.conll import CONLL
+from bertjax.tasks.glue import GLUE
+from bertjax.tasks.own import OWN
+from bertjax.tasks.sources import load
+from bertjax.tasks.squad import SQUAD
+
+
+def put(path: Path, *rows: tuple[str, ...]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+HEADER = ("sentence", "label")
+
+
+@pytest.fixture()
+def folder(tmp_path: Path) -> Path:
+    """A GLUE folder with an SST-2 of one sentence a file, which is the file's name."""
+    for split in ("test", "dev", "train"):
+        put(tmp_path / "glue" / "SST-2" / f"{split}.tsv", HEADER, (split, "1"))
+    return tmp_path / "glue"
+
+
+def texts(examples: dict[str, list[Any]]) -> dict[str, list[str]]:
+    return {split: [example.text_a for example in found] for split, found in examples.items()}
+
+
+# --- Files and folders ----------------------------------------------------------------------
+
+
+def test_a_folder_is_read_train_and_dev_first(folder: Path) -> None:
+    found = texts(load(GLUE["sst2"], data_dir=folder))
+    assert list(found.items()) == [("train", ["train"]), ("dev", ["dev"]), ("test", ["test"])]
+
+
+def test_given_files_win_over_the_folder(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = put(tmp_path / "mine.tsv", HEADER, ("mine", "0"))
+    found = texts(load(GLUE["sst2"], {"dev": mine}, folder))
+    assert found == {"train": ["train"], "dev": ["mine"], "test": ["test"]}
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"sst2: train {folder}/SST-2/train.tsv, dev {mine}, test {folder}")
+    assert all(flag in line for flag in ("--data_dir", "--train", "--dev", "--test"))
+
+
+def test_given_files_are_enough(tmp_path: Path) -> None:
+    files = {name: put(tmp_path / f"{name}.tsv", HEADER, (name, "x")) for name in ("dev", "train")}
+    found = texts(load(OWN["classify"], files))
+    assert list(found.items()) == [("train", ["train"]), ("dev", ["dev"])]
+
+
+def test_predicting_needs_only_what_is_predicted(tmp_path: Path) -> None:
+    test = put(tmp_path / "new.tsv", ("sentence",), ("a",))
+    assert texts(load(OWN["classify"], {"test": test}, need=())) == {"test": ["a"]}
+
+
+def test_a_split_that_is_not_there_is_told_with_the_mend(folder: Path) -> None:
+    (folder / "SST-2" / "dev.tsv").unlink()
+    with pytest.raises(UserError) as error:
+        load(GLUE["sst2"], data_dir=folder)
+    assert str(error.value) == (
+        f"{folder}: no dev file; give --dev=FILE, or --data_dir=FOLDER "
+        "(https://gluebenchmark.com/tasks: a folder SST-2 with train.tsv, dev.tsv, test.tsv)"
+    )
+
+
+def test_a_folder_without_anything_or_none_at_all(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no file of rte in it; what it must hold: https://glueb"):
+        load(GLUE["rte"], data_dir=tmp_path)
+    with pytest.raises(UserError, match=r"^--data_dir=.*gone: no such folder; what it must"):
+        load(GLUE["rte"], data_dir=tmp_path / "gone")
+
+
+def test_own_tasks_ask_for_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^--task=pair: no data; give --train=FILE and --dev=FILE"):
+        load(OWN["pair"])
+
+
+def test_an_id_that_occurs_twice_is_refused_with_both_places(folder: Path) -> None:
+    test = folder / "SST-2" / "test.tsv"
+    put(test, ("index", "sentence"), ("0", "a"), ("1", "b"), ("0", "c"))
+    with pytest.raises(UserError) as error:
+        load(GLUE["sst2"], data_dir=folder)
+    assert str(error.value) == f"{test}:4: the id 0 is there before, in {test}:2"
+
+
+def test_an_empty_split_is_refused(folder: Path) -> None:
+    put(folder / "SST-2" / "dev.tsv", HEADER)
+    with pytest.raises(UserError, match=r"dev\.tsv: no examples"):
+        load(GLUE["sst2"], data_dir=folder)
+
+
+# --- tensorflow-datasets --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", GLUE.values(), ids=GLUE)
+def test_every_glue_task_comes_from_tensorflow_datasets(task: Any) -> None:
+    with tfds.testing.mock_data(num_examples=3):
+        found = load(task)
+    assert found.keys() == task.reader.tfds_splits.keys()
+    for examples in found.values():
+        assert len(examples) == 3
+        assert all(isinstance(example.text_a, str) for example in examples)
+        if task.labels:
+            assert {example.gold for example in examples} <= set(task.labels)
+
+
+QUESTION = {
+    "id": b"q1",
+    "title": b"t",
+    "context": "Gro\u00dfe T\u00fcrme".encode(),
+    "question": b"who",
+    "answers": {"text": [b"T\xc3\xbcrme"], "answer_start": [6]},
+}
+SENTENCE = {
+    "tokens": ["\u00c9mile".encode(), b"left"],
+    "pos": [0, 1],
+    "chunks": [0, 1],
+    "ner": [1, 0],
+}
+
+
+def mocked(task: Any, record: dict[str, Any]) -> dict[str, list[Any]]:
+    """The task's examples where every split of tensorflow-datasets is this one record."""
+
+    def as_dataset(self: Any, *_: object, **__: object) -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensors(record)
+
+    with tfds.testing.mock_data(as_dataset_fn=as_dataset):
+        return load(task)
+
+
+def test_questions_come_from_there_too() -> None:
+    (example,) = mocked(SQUAD["squad"], QUESTION)["dev"]
+    assert (example.context, example.question) == ("Gro\u00dfe T\u00fcrme", "who")
+    assert example.gold == (("T\u00fcrme", 6),)
+
+
+def test_tags_come_from_there_by_name() -> None:
+    (example,) = mocked(CONLL["conll"], SENTENCE)["train"]
+    assert (example.words, example.gold) == (["\u00c9mile", "left"], ["B-PER", "O"])
+
+
+COLA = tfds.features.FeaturesDict(
+    {
+        "sentence": tfds.features.Text(),
+        "label": tfds.features.ClassLabel(names=["unacceptable", "acceptable"]),
+        "idx": np.int32,
+    }
+)
+
+
+@pytest.fixture()
+def cache(tmp_path: Path) -> Path:
+    """A prepared CoLA; the rows of a file stand in another order than in the official file."""
+    rows = {
+        "train": [("é", 1, 1), ("b", 0, 0)],
+        "validation": [("c", 1, 0)],
+        "test": [("f", -1, 2), ("d", -1, 0), ("e", -1, 1)],
+    }
+    folder = tmp_path / "glue" / "cola" / "2.0.0"
+    folder.mkdir(parents=True)
+    for split, records in rows.items():
+        name = folder / f"glue-{split}.tfrecord-00000-of-00001"
+        with tf.io.TFRecordWriter(str(name)) as writer:
+            for values in records:
+                encoded = COLA.encode_example(dict(zip(COLA, values, strict=True)))
+                writer.write(COLA.serialize_example(encoded))
+    infos = [
+        tfds.core.SplitInfo(name=split, shard_lengths=[len(records)], num_bytes=0)
+        for split, records in rows.items()
+    ]
+    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    tfds.folder_dataset.write_metadata(
+        data_dir=str(folder), features=COLA, split_infos=infos, filename_template=template
+    )
+    return tmp_path
+
+
+def test_the_cache_is_read_in_the_order_of_the_official_file(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The site's answers go by place; and a label of -1 is none."""
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(cache))
+    found = load(GLUE["cola"])
+    assert [(e.text_a, e.gold) for e in found["train"]] == [("b", "0"), ("é", "1")]
+    assert [(e.text_a, e.gold) for e in found["test"]] == [("d", None), ("e", None), ("f", None)]
+    assert found["dev"][0].where == "glue/cola validation:0"
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"cola: glue/cola of tensorflow-datasets, {cache}/glue/cola/2.0.0 (oth")
+
+
+# --- Without network ------------------------------------------------------------------------
+
+
+def test_without_network_one_line_tells_where_to_get_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
+    # Nobody listens there, so nothing leaves this machine.
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    # It remembers proxies.
+    monkeypatch.setattr("urllib.request._opener", None)
+    with pytest.raises(UserError) as error:
+        load(GLUE["sst2"])
+    message = str(error.value)
+    assert message.startswith("sst2: no data: --data_dir is not given")
+    assert message.endswith(
+        "get the official files (https://gluebenchmark.com/tasks: a folder SST-2 with train.tsv, "
+        "dev.tsv, test.tsv) and give their folder: --data_dir=FOLDER"
+    )
+    assert f"no glue/sst2 in {tmp_path}/glue/sst2" in message
+    assert "\n" not in message
+    assert capfd.readouterr() == ("", "")
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Answers with the number that the address ends in; to /0 it does not answer."""
+
+    silent = threading.Event()
+
+    def do_HEAD(self) -> None:
+        status = int(self.path[1:])
+        if status == 0:
+            self.silent.wait(10)
+        self.send_response(status or 200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture()
+def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    Server.silent.clear()
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("urllib.request._opener", None)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        Server.silent.set()
+        server.shutdown()
+
+
+def test_the_host_of_most_files_is_asked(address: str) -> None:
+    other = "http://127.0.0.1:9/200"
+    for status in (200, 403, 404):
+        sources._check_reachable([other, f"{address}/{status}", f"{address}/500"])
+    for status in (500, 503):
+        with pytest.raises(OSError, match=r"^127\.0\.0\.1:\d+ does not answer, HTTP Error 50"):
+            sources._check_reachable([other, f"{address}/{status}", f"{address}/200"])
+    with pytest.raises(OSError, match=r"^127\.0\.0\.1:9 does not answer, .*refused"):
+        sources._check_reachable([other])
+
+
+def test_a_host_that_does_not_answer_is_not_waited_for(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_PATIENCE", 0.1)
+    with pytest.raises(OSError, match=r"does not answer, .*timed out"):
+        sources._check_reachable([f"{address}/0"])
