@@ -18,6 +18,7 @@ from typing import Any
 
 from bertjax import (
     checkpoint,
+    compile_cache,
     errors,
     finished,
     memory,
@@ -49,10 +50,17 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--mode", choices=["train", "predict"], default="train", help="(%(default)s)")
     add("--workdir", type=Path, metavar="RUN", help="continued if there is one (runs/TASK)")
     add("--data_dir", type=Path, metavar="DIR", help="official files (tensorflow-datasets)")
-    add("--train", type=Path, metavar="FILE", help="your own file (.tsv .csv .jsonl .conll ...), also --dev, --test")
+    add(
+        "--train",
+        type=Path,
+        metavar="FILE",
+        help="your own file (.tsv .csv .jsonl .conll ...), also --dev, --test",
+    )
     for split in ("dev", "test"):
         add(f"--{split}", type=Path, help=argparse.SUPPRESS)
-    add("--columns", nargs="+", default=[], metavar="A=B", help="column A of the task is B in yours")
+    add(
+        "--columns", nargs="+", default=[], metavar="A=B", help="column A of the task is B in yours"
+    )
     add("--init", metavar="FROM", help=f"{INITS} (newest in runs/)")
     add("--input", type=Path, metavar="FILE", help="to predict, into --output DIR (RUN)")
     add("--output", type=Path, help=argparse.SUPPRESS)
@@ -265,6 +273,7 @@ def predict(flags: argparse.Namespace) -> None:
 def main() -> None:
     flags = parse_arguments()
     memory.keep_freed_memory()
+    compile_cache.turn_on()
     if flags.mode == "predict":
         if flags.workdir is None and not (flags.ensemble and flags.output):
             raise UserError("--mode=predict: give --workdir=RUN, or --ensemble and --output")

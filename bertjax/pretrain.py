@@ -18,7 +18,17 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from bertjax import checkpoint, errors, loop, memory, optimizer, partition, settings, tokenizer
+from bertjax import (
+    checkpoint,
+    compile_cache,
+    errors,
+    loop,
+    memory,
+    optimizer,
+    partition,
+    settings,
+    tokenizer,
+)
 from bertjax.command_line import new_parser
 from bertjax.data import input as data_input
 from bertjax.errors import UserError
@@ -216,6 +226,7 @@ def train(
 def main() -> None:
     flags = parse_arguments()
     memory.keep_freed_memory()
+    compile_cache.turn_on()
     config = settings.load(flags.config, flags.overrides)
     inputs = open_inputs(config)
     mesh = partition.make_mesh(**config.mesh.to_dict())

@@ -122,10 +122,11 @@ def finetuning_story(runs: list[Finetuning]) -> list[Row]:
     ours, scratch = by_name["pretrained weights"], by_name["random weights"]
     gain = 100 * (ours["score"] - scratch["score"])
     text = (
-        f"Then it was fine-tuned on a labelled task, with {ours['dev']['examples']:,} examples kept "
-        f"aside. From the pretrained weights it reaches {_share(ours['score'])} "
-        f"{ours['primary']}, from random weights {_share(scratch['score'])}, and always saying "
-        f"the most frequent label {_share(ours['majority_baseline'])}. "
+        "Then it was fine-tuned on a labelled task, with "
+        f"{ours['dev']['examples']:,} examples kept aside. From the pretrained weights it "
+        f"reaches {_share(ours['score'])} {ours['primary']}, from random weights "
+        f"{_share(scratch['score'])}, and always saying the most frequent "
+        f"label {_share(ours['majority_baseline'])}. "
     )
     text += (
         f"So pretraining bought {gain:.1f} points."

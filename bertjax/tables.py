@@ -87,7 +87,7 @@ def iterate_table(
         raise UserError(f"{path}: no examples; it needs {need}")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines with their ends; only \\n ends one, text may hold all other separators."""
     blank: list[tuple[int, str]] = []
     with path.open("rb") as file:
@@ -103,14 +103,14 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _tsv_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         yield number, line.removesuffix("\n").removesuffix("\r").split("\t")
 
 
 def _csv_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
     """A quoted cell may go over several lines; the number is that of the first one."""
     csv.field_size_limit(_CSV_FIELD_LIMIT)
-    reader = csv.reader((line for _, line in _lines(path)), strict=True)
+    reader = csv.reader((line for _, line in numbered_lines(path)), strict=True)
     while True:
         number = reader.line_num + 1
         try:
@@ -155,7 +155,7 @@ def _check_names(path: Path, header: list[str]) -> None:
 
 
 def _objects(path: Path) -> Iterator[TableRow]:
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         where = f"{path}:{number}"
         try:
             values = json.loads(line)

@@ -172,7 +172,8 @@ def test_training_first_on_another_file_is_where_the_run_begins(
     other = _put(tmp_path / "other.conll", _tags(random.Random(2), 16))
     more = [f"--extra_train={other}", "--learning_rate=0", "--epochs=1", f"--init={tiny_run}"]
     assert command(finetune, *tags, *more, f"--workdir={tmp_path / 'run'}") == 0
-    assert "= head: kept (tagging of O, B-LAND, B-WATER, I-LAND, I-WATER)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "= head: kept (tagging of O, B-LAND, B-WATER, I-LAND, I-WATER)" in said
     first, second = (checkpoint.load_params(tmp_path / name) for name in ("run/extra", "run"))
     assert all(map(np.array_equal, jax.tree.leaves(first), jax.tree.leaves(second)))
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
-from bertjax.tables import read_table
+from bertjax.tables import numbered_lines, read_table
 from bertjax.tasks.base import Recipe, Task
+from bertjax.tasks.columns import needs_label
 from bertjax.tasks.tagging import Example, Tagging
 
 _DOCUMENT = "-DOCSTART-"
@@ -33,14 +34,6 @@ def to_bio2(tags: Sequence[str]) -> list[str]:
 # --- Columns --------------------------------------------------------------------------------
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_bytes().decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}:{line}: not UTF-8; convert it: iconv -t UTF-8") from None
-
-
 def _check_columns(path: Path, numbered: Sequence[tuple[int, list[str]]], number: int) -> None:
     """Raises UserError: a line with another number of columns, or without a tag."""
     for line, fields in numbered:
@@ -60,7 +53,7 @@ def read_columns(path: Path) -> Iterator[Example]:
     Lines that begin with -DOCSTART- begin documents; in a file without them every sentence stands
     alone. No line is a comment: "#" is a word.
     """
-    lines = _lines(path)
+    lines = [line.removesuffix("\n") for _, line in numbered_lines(path)]
     in_documents = any(line.startswith(_DOCUMENT) for line in lines)
     tabs = any("\t" in line for line in lines if line.strip(_BLANK))
     separator = re.compile(" *\t *" if tabs else " +")
@@ -139,7 +132,7 @@ class Tagged:
         if not any(example.words for example in examples):
             raise UserError(f"{path}: no sentences; give a word and its tag a line")
         untagged = [example for example in examples if example.gold is None]
-        if untagged and (split in ("train", "dev") or len(untagged) < len(examples)):
+        if untagged and (needs_label(split) or len(untagged) < len(examples)):
             raise UserError(
                 f"{untagged[0].where}: no tags; train and dev need them, of other files either all "
                 "sentences or none"

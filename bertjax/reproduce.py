@@ -1,0 +1,126 @@
+"""Runs every task of the paper whose data are at hand, and sets our scores beside the paper's.
+
+example:
+  python -m bertjax.reproduce --data_dir=data --init=runs/base --seeds=3 --workdir=runs/paper
+DIR holds glue/<task's folder>, squad, squad2, conll2003, swag; what is not there is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bertjax import errors
+from bertjax.command_line import new_parser
+from bertjax.errors import UserError
+from bertjax.json_file import read_json
+from bertjax.sweep import RESULT
+from bertjax.tasks.base import Task
+from bertjax.tasks.glue import GLUE
+from bertjax.tasks.table import TASKS
+from bertjax.whole_file import write_whole
+
+# Where a task's files may lie below --data_dir; GLUE's reader knows its own folders.
+FOLDERS = {
+    **dict.fromkeys(GLUE, ("glue", "GLUE", ".")),
+    "squad": ("squad", "SQuAD"),
+    "squad2": ("squad2", "SQuAD2"),
+    "conll": ("conll2003", "conll"),
+    "swag": ("swag", "SWAG"),
+}
+TABLE = "paper.md"
+_HEADER = (
+    "| task | metric | median on dev | deviation | best | seeds | other splits, best run "
+    "| the paper's BERT-base | command |"
+)
+
+
+class Row(NamedTuple):
+    """A task with its command, and what its runs gave."""
+
+    task: Task
+    command: list[str]
+    result: dict[str, Any]
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = new_parser("reproduce", __doc__)
+    add = parser.add_argument
+    add("--data_dir", type=Path, required=True, metavar="DIR", help="of all tasks' files")
+    add("--init", required=True, metavar="FROM", help="as --init of bertjax.finetune")
+    add("--workdir", type=Path, required=True, metavar="RUNS", help="continued if it has runs")
+    add("--seeds", type=int, default=3, metavar="N", help="runs of each task (%(default)s)")
+    add("--sweep", action="store_true", help="the paper's grid for each task")
+    add("--tasks", nargs="+", choices=FOLDERS, metavar="TASK", help="only these")
+    return parser.parse_args(argv)
+
+
+def find_data(task: Task, data_dir: Path) -> Path | None:
+    """The first folder that holds a train and a dev file of the task."""
+    places = (data_dir / folder for folder in FOLDERS[task.name])
+    return next((p for p in places if {"train", "dev"} <= task.reader.find(p).keys()), None)
+
+
+def command(flags: argparse.Namespace, task: Task, data: Path) -> list[str]:
+    """What a user would type; the row of the table shows it."""
+    made = ["python", "-m", "bertjax.finetune", f"--task={task.name}", f"--data_dir={data}"]
+    made += [f"--init={flags.init}", f"--workdir={flags.workdir / task.name}"]
+    return [*made, f"--seeds={flags.seeds}", *["--sweep"] * flags.sweep]
+
+
+def run_tasks(flags: argparse.Namespace, found: list[tuple[Task, Path]]) -> Iterator[Row]:
+    """Runs the tasks one after the other; finished runs are only read.
+
+    Raises:
+      UserError: a task's command failed; what it said stands above.
+    """
+    for task, data in found:
+        made = command(flags, task, data)
+        print(f"\n$ {shlex.join(made)}", flush=True)
+        if subprocess.run([sys.executable, *made[1:]], check=False).returncode:
+            raise UserError(f"{task.name} failed; mend what it says above, and run this again")
+        yield Row(task, made, read_json(flags.workdir / task.name / RESULT))
+
+
+def line(row: Row) -> str:
+    """One row of the table: the setting with the best median."""
+    result, task = row.result, row.task
+    best = result["rows"][0]
+    others = "; ".join(
+        f"{split} {found[task.primary]:.4f}"
+        for split, found in result["runs"][result["best"]]["other_splits"].items()
+    )
+    deviation = "-" if best["deviation"] is None else f"{best['deviation']:.4f}"
+    return (
+        f"| {task.name} | {task.primary} | {best['median']:.4f} | {deviation} | {best['best']:.4f} "
+        f"| {best['seeds']} | {others or '-'} | {task.paper.get('BERT-base', '-')} "
+        f"| `{shlex.join(row.command)}` |"
+    )
+
+
+def main() -> None:
+    flags = parse_arguments()
+    if flags.seeds < 2:
+        raise UserError(f"--seeds={flags.seeds}: a score alone says little; give at least 2")
+    tasks = [TASKS[name] for name in flags.tasks or FOLDERS]
+    places = {task.name: find_data(task, flags.data_dir) for task in tasks}
+    for task in tasks:
+        if places[task.name] is None:
+            print(f"no data of {task.name}: {task.reader.source}")
+    found = [(task, place) for task in tasks if (place := places[task.name]) is not None]
+    if not found:
+        raise UserError(f"--data_dir={flags.data_dir}: holds the files of no task")
+    lines = [_HEADER, "|---" * 9 + "|"]
+    for row in run_tasks(flags, found):
+        lines.append(line(row))
+        write_whole(flags.workdir / TABLE, "\n".join([*lines, ""]).encode())
+    print("\n" + "\n".join(lines) + f"\nwrote {flags.workdir / TABLE}")
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main))

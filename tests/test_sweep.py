@@ -1,0 +1,172 @@
+"""Many runs: the paper's grid, a table that is true, and only the best run's weights."""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertjax import finetune, reproduce, sweep
+from bertjax.tuning import Point
+
+Command = Callable[..., int]
+FIRST = Point(batch_size=32, learning_rate=3e-5, epochs=3, seed=7)
+
+
+def test_the_grid_is_the_paper_s() -> None:
+    """Appendix A.3: batch 16, 32; rate 5e-5, 3e-5, 2e-5; epochs 2, 3, 4."""
+    points = sweep.grid(FIRST, seeds=2)
+    assert len(set(points)) == len(points) == 2 * 2 * 3 * 3
+    assert {p.batch_size for p in points} == {16, 32}
+    assert {p.learning_rate for p in points} == {5e-5, 3e-5, 2e-5}
+    assert {p.epochs for p in points} == {2, 3, 4}
+    assert {p.seed for p in points} == {7, 8}
+    assert len({p.name for p in points}) == len(points)
+
+
+class Bench:
+    """Stands in for training: every point has its score, and leaves weights behind."""
+
+    def __init__(self, scores: list[float], collapsed: tuple[int, ...] = ()):
+        self.points = sweep.repeated(FIRST, len(scores))
+        self.scores = dict(zip(self.points, scores, strict=True))
+        self.collapsed, self.trained = collapsed, 0
+
+    def tune(self, folder: Path, point: Point) -> dict[str, Any]:
+        if not (folder / "metrics.json").exists():
+            self.trained += 1
+            (folder / "checkpoints").mkdir(parents=True)
+            (folder / "metrics.json").touch()
+        bad = point.seed in self.collapsed
+        return {"score": self.scores[point], "primary": "accuracy", "collapsed": bad}
+
+
+def with_weights(workdir: Path) -> list[str]:
+    return [path.parent.name for path in workdir.glob("*/checkpoints")]
+
+
+def test_the_table_holds_median_mean_deviation_best_and_names_collapsed_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = [0.7, 0.5, 0.9, 0.5]
+    bench = Bench(scores, collapsed=(8, 10))
+    best = sweep.run(tmp_path, bench.points, bench.tune)
+    found = json.loads((tmp_path / "sweep.json").read_text())
+    (row,) = found["rows"]
+    assert row["median"] == pytest.approx(0.6)
+    assert row["mean"] == pytest.approx(0.65)
+    assert row["deviation"] == pytest.approx(statistics.stdev(scores))
+    assert row["best"] == 0.9
+    assert row["collapsed"] == [8, 10]
+    assert best.name == found["best"] == bench.points[2].name
+    table = (tmp_path / "sweep.md").read_text()
+    shown = "| 32 | 3e-05 | 3 | 4 | 0.6000 | 0.6500 | 0.1915 | 0.9000 | seed 8, seed 10 |"
+    assert shown in table
+    assert shown in capsys.readouterr().out
+
+
+def test_only_the_best_run_keeps_its_weights(tmp_path: Path) -> None:
+    bench = Bench([0.5, 0.8, 0.8, 0.6])
+    best = sweep.run(tmp_path, bench.points, bench.tune)
+    assert with_weights(tmp_path) == [best.name] == [bench.points[1].name]
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_an_interrupted_sweep_ends_like_one_in_one_piece(after: int, tmp_path: Path) -> None:
+    bench = Bench([0.5, 0.8, 0.7, 0.9])
+
+    def tune(folder: Path, point: Point) -> dict[str, Any]:
+        if bench.trained == after and not folder.exists():
+            raise KeyboardInterrupt
+        return bench.tune(folder, point)
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run(tmp_path, bench.points, tune)
+    best = sweep.run(tmp_path, bench.points, bench.tune)
+    assert bench.trained == 4
+    assert with_weights(tmp_path) == [best.name] == [bench.points[3].name]
+
+
+# --- By its command -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rte(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of GLUE with one task in it: does the second sentence name the river, too?"""
+    folder, rng = tmp_path_factory.mktemp("glue") / "RTE", random.Random(0)
+    folder.mkdir()
+    for split, count in (("train", 24), ("dev", 12)):
+        rows = ["index\tsentence1\tsentence2\tlabel"]
+        for index in range(count):
+            noun = rng.choice(["river", "garden"])
+            label = "entailment" if noun == "river" else "not_entailment"
+            rows.append(f"{index}\tthe old river\tthe {noun}\t{label}")
+        (folder / f"{split}.tsv").write_text("\n".join(rows) + "\n")
+    return folder.parent
+
+
+@pytest.fixture(scope="module")
+def swept(
+    rte: Path, command: Command, tiny_run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[str]]:
+    run = tmp_path_factory.mktemp("swept")
+    arguments = ["--task=rte", f"--data_dir={rte}", f"--init={tiny_run}", f"--workdir={run}"]
+    arguments += ["--seeds=2", "--epochs=1", "--batch_size=8", "--max_seq_length=16"]
+    assert command(finetune, *arguments) == 0
+    return run, arguments
+
+
+def test_seeds_differ_and_the_same_command_again_trains_nothing(
+    swept: tuple[Path, list[str]], command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, arguments = swept
+    before = json.loads((run / "sweep.json").read_text())
+    assert len(before["runs"]) == 2
+    assert command(finetune, *arguments) == 0
+    assert capsys.readouterr().out.count("reusing") == 2
+    assert json.loads((run / "sweep.json").read_text()) == before
+
+
+def test_a_sweep_predicts_with_its_best_run(
+    swept: tuple[Path, list[str]], rte: Path, command: Command, tmp_path: Path
+) -> None:
+    run, _ = swept
+    dev = rte / "RTE" / "dev.tsv"
+    given = [f"--workdir={run}", f"--input={dev}", f"--output={tmp_path}"]
+    assert command(finetune, "--mode=predict", *given) == 0
+    best = json.loads((run / "sweep.json").read_text())["best"]
+    found = (tmp_path / "predictions-dev.tsv").read_bytes()
+    assert found == (run / best / "predictions-dev.tsv").read_bytes()
+
+
+def test_reproduce_sets_our_scores_beside_the_paper_s(
+    swept: tuple[Path, list[str]], rte: Path, command: Command, tiny_run: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The command it runs is the one it shows; here that one's work is done already."""
+    _, done = swept
+    ran: list[list[str]] = []
+
+    def run(made: list[str], check: bool) -> Any:
+        ran.append(made)
+        rest = [flag for flag in done if flag.split("=")[0] not in ("--task", "--workdir")]
+        workdir = next(flag for flag in made if flag.startswith("--workdir"))
+        status = command(finetune, "--task=rte", workdir, *rest)
+        return type("Finished", (), {"returncode": status})
+
+    monkeypatch.setattr(reproduce.subprocess, "run", run)
+    flags = [f"--data_dir={rte}", f"--init={tiny_run}", f"--workdir={tmp_path}", "--seeds=2"]
+    assert command(reproduce, *flags) == 0
+    ((_, *rest),) = ran
+    said = capsys.readouterr().out
+    assert f"$ python {' '.join(rest)}" in said
+    assert "no data of squad: " in said
+    table = (tmp_path / "paper.md").read_text()
+    assert f"| `python {' '.join(rest)}` |" in table
+    assert "| rte | accuracy | " in table
+    assert " | 66.4 (test) | " in table
