@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import batch_files
 import numpy as np
 import torch
 import transformers
@@ -47,12 +48,10 @@ class Adam2018:
 
 def read_batches(path: Path) -> list[Batch]:
     """The batches that finetuning.py wrote."""
-    batches: dict[str, Batch] = {}
-    with np.load(path, allow_pickle=False) as stored:
-        for key in stored.files:
-            index, name = key.split("/")
-            batches.setdefault(index, {})[name] = torch.from_numpy(stored[key])
-    return list(batches.values())
+    return [
+        {name: torch.from_numpy(array) for name, array in batch.items()}
+        for batch in batch_files.read(path)
+    ]
 
 
 def rates(peak: float, warmup: int, total: int) -> Iterator[float]:

@@ -25,6 +25,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import batch_files
 import contest
 import numpy as np
 
@@ -88,12 +89,12 @@ class Exercise:
     def write(self, folder: Path, seeds: list[int]) -> None:
         """The very batches of a run, for the other side."""
         dev = data_rows.eval_batches(self.encoded["dev"].rows, self.shape)
-        store([batch for _, batch in dev], folder / "dev.npz")
+        batch_files.store([batch for _, batch in dev], folder / "dev.npz")
         rows = self.encoded["train"].rows
         steps = data_rows.steps_per_epoch(len(rows), self.shape.batch_size) * self.epochs
         for seed in seeds:
             stream = data_rows.train_batches(rows, self.shape, seed=seed)
-            store(list(islice(stream, steps)), folder / f"{seed}.npz")
+            batch_files.store(list(islice(stream, steps)), folder / f"{seed}.npz")
 
     def score(self, path: Path) -> float:
         """Of the other side's outputs for dev, batch by batch as they were given."""
@@ -108,16 +109,6 @@ class Exercise:
         family, examples = self.task.family, self.examples["dev"]
         predictions = family.predict(examples, rows, found, self.context)
         return family.score(examples, predictions)[self.task.primary]
-
-
-def store(batches: list[data_rows.Batch], path: Path) -> None:
-    """Writes batches of unequal lengths, array by array."""
-    arrays: dict[str, Any] = {
-        f"{index}/{name}": array
-        for index, batch in enumerate(batches)
-        for name, array in batch.items()
-    }
-    np.savez(path, **arrays)
 
 
 def make_tuner(exercise: Exercise) -> tuning.Tuner:
