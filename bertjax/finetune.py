@@ -130,7 +130,7 @@ def find_start(flags: argparse.Namespace) -> pretrained.Pretrained:
     """1. what --init names; 2. the newest pretraining under ./runs.
 
     Raises:
-      UserError: neither; or the encoder has fewer positions than --max_seq_length.
+      UserError: neither.
     """
     name, _, like = (flags.init or "").partition(":")
     scratch = name == "scratch"
@@ -150,12 +150,21 @@ def find_start(flags: argparse.Namespace) -> pretrained.Pretrained:
     return start._replace(config=config)
 
 
-def check_length(limit: int, start: pretrained.Pretrained) -> None:
-    if limit > start.config.max_positions:
+def row_length(flags: argparse.Namespace, task: Task, start: pretrained.Pretrained) -> int:
+    """--max_seq_length, or the task's as far as the encoder has positions.
+
+    Raises:
+      UserError: --max_seq_length is more than that.
+    """
+    wanted, positions = task.recipe.max_seq_length, start.config.max_positions
+    if flags.max_seq_length is None and wanted > positions:
+        print(f"max_seq_length: {positions}, all that {start.name} has (usual are {wanted})")
+    limit = flags.max_seq_length or min(wanted, positions)
+    if limit > positions:
         raise UserError(
-            f"--max_seq_length={limit}: {start.name} has "
-            f"{start.config.max_positions} positions; give at most that"
+            f"--max_seq_length={limit}: {start.name} has {positions} positions; give at most that"
         )
+    return limit
 
 
 def read_data(
@@ -224,10 +233,9 @@ def first_point(flags: argparse.Namespace, task: Task) -> Point:
 def train(flags: argparse.Namespace, task: Task) -> None:
     mesh = partition.make_mesh()
     tuning.check(first_point(flags, task), mesh)
-    limit = flags.max_seq_length or task.recipe.max_seq_length
-    options = Options(**{**task.options, **given(flags, Options), "max_seq_length": limit})
     start = find_start(flags)
-    check_length(limit, start)
+    limit = row_length(flags, task, start)
+    options = Options(**{**task.options, **given(flags, Options), "max_seq_length": limit})
     examples, source = read_data(task, flags)
     fixed = task.labels
     labels = list(task.family.find_labels(examples["train"]) if fixed is None else fixed)

@@ -288,6 +288,30 @@ def finetune_into_a_file(place: Place) -> list[object]:
     return place.finetune()
 
 
+def other(place: Place, task: str, extension: str, dev: str, train: str = "") -> list[object]:
+    """A task on files of another kind; what is wrong is in dev, if train is not given."""
+    good = {
+        "conll": "the O\nriver B-WATER\n",
+        "csv": "sentence1,sentence2,label\na,b,1\nb,a,0\n",
+        "json": squad(QUESTION),
+        "jsonl": '{"context": "the", "choices": ["river", "garden"], "label": 0}\n',
+    }[extension]
+    files = [place.put(f"train.{extension}", train or good), place.put(f"dev.{extension}", dev)]
+    splits = [f"--{split}={path}" for split, path in zip(("train", "dev"), files, strict=True)]
+    arguments = [f"--task={task}", *splits, f"--init={place.run}", f"--workdir={place.output}"]
+    return [*arguments, "--max_seq_length=16", "--batch_size=8"]
+
+
+def squad(*questions: dict[str, object]) -> str:
+    paragraphs = [{"context": "the old river", "qas": list(questions)}]
+    return json.dumps({"version": "1.1", "data": [{"title": "", "paragraphs": paragraphs}]})
+
+
+QUESTION: dict[str, object] = {
+    "id": "q1",
+    "question": "the water",
+    "answers": [{"text": "river", "answer_start": 8}],
+}
 HEAD = "sentence\tlabel\n"
 FINETUNE: dict[str, tuple[Callable[[Place], list[object]], str]] = {
     "missing init": (lambda p: p.finetune(f"--init={p.here}/none"), "none: no such folder"),
@@ -332,6 +356,52 @@ FINETUNE: dict[str, tuple[Callable[[Place], list[object]], str]] = {
     "no room for a text": (lambda p: p.finetune("--max_seq_length=2"), "max_seq_length 2"),
     "uneven batch": (lambda p: p.finetune("--batch_size=12"), "batch_size 12 is not a multiple"),
     "no epochs": (lambda p: p.finetune("--epochs=0"), "epochs"),
+    "columns of no task": (
+        lambda p: p.finetune("--columns", "words=sentence"),
+        "--columns words=sentence: write NAME=YOURS",
+    ),
+    "neither data nor network": (
+        lambda p: ["--task=tag", f"--init={p.run}", f"--workdir={p.output}"],
+        "give --train=FILE and --dev=FILE",
+    ),
+    "more layers than there are": (
+        lambda p: p.finetune("--layers=sum_last4"),
+        "takes 4 layers, the encoder has 1",
+    ),
+    "malformed JSON": (
+        lambda p: other(p, "squad", "json", squad(QUESTION)[:-3]),
+        "dev.json: not valid JSON (Expecting ',' delimiter: line 1 ",
+    ),
+    "an id twice": (
+        lambda p: other(p, "squad", "json", squad(QUESTION, QUESTION)),
+        "the id q1 is there before",
+    ),
+    "a question without an answer": (
+        lambda p: other(p, "squad", "json", squad(QUESTION | {"answers": []})),
+        "dev.json",
+    ),
+    "malformed CSV": (
+        lambda p: other(p, "pair", "csv", 'sentence1,sentence2,label\na,"b,1\n'),
+        "dev.csv:2: malformed CSV",
+    ),
+    "not a number": (
+        lambda p: other(p, "regress", "csv", "sentence1,sentence2,label\na,b,high\n"),
+        "dev.csv:2: column 'label' holds 'high'",
+    ),
+    "an unknown tag": (
+        lambda p: other(p, "tag", "conll", "the O\nriver B-LAKE\n"),
+        "unknown tag 'B-LAKE' of 'river'; the tags are: O, B-WATER, I-WATER",
+    ),
+    "a word without its tag": (
+        lambda p: other(p, "tag", "conll", "the O\nriver\n"),
+        "dev.conll:2: 1 columns, the first line has 2",
+    ),
+    "a choice that is not there": (
+        lambda p: other(
+            p, "choice", "jsonl", '{"context": "a", "choices": ["b", "c"], "label": 2}\n'
+        ),
+        "dev.jsonl:1: ",
+    ),
     "workdir is a file": (finetune_into_a_file, "a file of this name is in the way"),
 }
 
