@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from bertjax import (
-    checkpoint,
     compile_cache,
     errors,
     finished,
@@ -33,7 +32,7 @@ from bertjax.errors import UserError
 from bertjax.models import features
 from bertjax.models.heads import TASK_HEADS, TaskModel
 from bertjax.tasks import own, sources, submission
-from bertjax.tasks.base import Context, Encoded, Options, Recipe, Task
+from bertjax.tasks.base import Context, Options, Recipe, Task
 from bertjax.tasks.table import TASKS
 from bertjax.tuning import Data, Method, Point, Tuner
 
@@ -127,27 +126,12 @@ def given(flags: argparse.Namespace, kind: type) -> dict[str, Any]:
 
 
 def find_start(flags: argparse.Namespace) -> pretrained.Pretrained:
-    """1. what --init names; 2. the newest pretraining under ./runs.
-
-    Raises:
-      UserError: neither.
-    """
-    name, _, like = (flags.init or "").partition(":")
-    scratch = name == "scratch"
-    folder = like if scratch else (flags.init or "")
-    start = pretrained.load(
-        Path(folder) if folder else checkpoint.newest_run(Path("runs"), "pretrain")
-    )
-    if not flags.init:
-        print(f"weights: the newest run, {start.name} (others: --init)")
+    """What --init names, with what the flags change in it."""
+    start = pretrained.find(flags.init)
     changed: dict[str, Any] = {"dtype": flags.dtype}
     if flags.dropout is not None:
         changed |= {"hidden_dropout": flags.dropout, "attention_dropout": flags.dropout}
-    config = dataclasses.replace(start.config, **changed)
-    if scratch:
-        print(f"weights: random ones, of the size and with the vocabulary of {start.name}")
-        return start._replace(name="scratch", config=config, params=None)
-    return start._replace(config=config)
+    return start._replace(config=dataclasses.replace(start.config, **changed))
 
 
 def row_length(flags: argparse.Namespace, task: Task, start: pretrained.Pretrained) -> int:
@@ -176,16 +160,6 @@ def read_data(
     examples = sources.load(task, files, flags.data_dir, need)
     named = [f"{split}={path}" for split, path in files.items()]
     return examples, " ".join([str(flags.data_dir)] * bool(flags.data_dir) + named) or "tfds"
-
-
-def encode(task: Task, examples: dict[str, list[Any]], context: Context) -> dict[str, Encoded]:
-    """All splits as rows; every label is checked before anything is trained."""
-    encoded = {}
-    for split, found in examples.items():
-        encoded[split] = task.family.encode(found, context)
-        notes = [f"{count:,} {what}" for what, count in encoded[split].counts.items()]
-        print("; ".join([f"{split}: {len(found):,} examples", *notes]))
-    return encoded
 
 
 def build_model(
@@ -242,7 +216,7 @@ def train(flags: argparse.Namespace, task: Task) -> None:
     context = Context(start.tokenizer, labels, options)
     kinds = features.CHOICES if flags.layers == EVERY else (flags.layers,)
     models = [build_model(flags, task, start, len(labels), layers) for layers in kinds]
-    data = Data(examples, encode(task, examples, context), source, flags.columns)
+    data = tuning.encode(task, examples, context, source, flags.columns)
     method = Method(**given(flags, Method))
     runs = []
     for model in models:

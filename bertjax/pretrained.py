@@ -31,7 +31,7 @@ class Pretrained(NamedTuple):
     Attributes:
       name: the folder it came from.
       config, tokenizer: the encoder's.
-      params: {"encoder": ..., and the heads} as NumPy arrays.
+      params: {"encoder": ..., and the heads} as NumPy arrays; None for random ones.
       head: the kind of task head in params, a key of TASK_HEADS; "" without one that reads what
         the paper's read (see paper_head).
       labels: names of that head's outputs in their order; empty if unknown or without names.
@@ -48,6 +48,25 @@ class Pretrained(NamedTuple):
 
 
 # --- Loading --------------------------------------------------------------------------------
+
+
+def find(init: str | None) -> Pretrained:
+    """The start that --init names.
+
+    Args:
+      init: a folder; "scratch" or "scratch:FOLDER" for random weights (params None) with the size
+        and the vocabulary of a folder; where no folder is named, the newest pretraining in ./runs.
+    """
+    kind, _, like = (init or "").partition(":")
+    scratch = kind == "scratch"
+    folder = like if scratch else init
+    start = load(Path(folder) if folder else checkpoint.newest_run(Path("runs"), "pretrain"))
+    if scratch:
+        print(f"weights: random ones, of the size and with the vocabulary of {start.name}")
+        return start._replace(name="scratch", params=None)
+    if not init:
+        print(f"weights: the newest run, {start.name} (others: --init)")
+    return start
 
 
 def load(folder: Path) -> Pretrained:

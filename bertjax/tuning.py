@@ -45,6 +45,22 @@ class Data:
     columns: Sequence[str] = ()
 
 
+def encode(
+    task: Task,
+    examples: Mapping[str, Sequence[Any]],
+    context: Context,
+    source: str,
+    columns: Sequence[str] = (),
+) -> Data:
+    """All splits as rows; every label is checked before anything is trained."""
+    encoded = {}
+    for split, found in examples.items():
+        encoded[split] = task.family.encode(found, context)
+        notes = [f"{count:,} {what}" for what, count in encoded[split].counts.items()]
+        print("; ".join([f"{split}: {len(found):,} examples", *notes]))
+    return Data(examples, encoded, source, columns)
+
+
 @dataclasses.dataclass(frozen=True)
 class Point:
     """What differs between the runs of a sweep."""
