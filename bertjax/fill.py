@@ -27,7 +27,12 @@ MASK = "[MASK]"
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("fill", __doc__)
     add = parser.add_argument
-    add("--run", type=Path, required=True, help="a pretraining run or a Hugging Face folder")
+    add(
+        "--run",
+        type=Path,
+        required=True,
+        help="a pretraining run, or a Hugging Face or 2018 folder",
+    )
     add("--top", type=int, default=5, help="candidates for each mask (%(default)s)")
     add("--output", type=Path, help="also write the candidates to this JSON file")
     add("texts", nargs="+", metavar="TEXT", help=f"a sentence with {MASK} in it")

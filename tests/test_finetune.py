@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,11 +233,15 @@ def test_sst2_as_glue_has_it(command: Command, tiny_run: Path, task: Path, tmp_p
         rows = [(text + " ", "01"[name == "water"]) for text, name in gold(task / f"{split}.tsv")]
         put_rows(folder / f"{split}.tsv", [("sentence", "label"), *rows])
     put_rows(folder / "test.tsv", [("index", "sentence"), ("0", "the river ")])
+    archive = tmp_path / "glue.zip"
     files = [f"--data_dir={folder}", f"--init={tiny_run}", f"--workdir={tmp_path / 'run'}"]
-    assert command(finetune, "--task=sst2", *files, *FLAGS, "--epochs=10") == 0
+    arguments = ["--task=sst2", *files, *FLAGS, "--epochs=10", f"--submission={archive}"]
+    assert command(finetune, *arguments) == 0
     assert result(tmp_path / "run")["score"] == 1.0
     assert checkpoint.load_config(tmp_path / "run")["labels"] == ["0", "1"]
     assert [row["prediction"] for row in predictions(tmp_path / "run", "test")] == ["1"]
+    with zipfile.ZipFile(archive) as held:
+        assert held.read("SST-2.tsv") == b"index\tprediction\n0\t1\n"
 
 
 def test_pairs_of_texts(command: Command, tiny_run: Path, tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""Scores of whole splits hang neither on the batch nor on how far it is padded."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bertjax import partition
+from bertjax.data.rows import Row, Shape
+from bertjax.models.config import BertConfig
+from bertjax.models.heads import TASK_HEADS, TaskModel
+from bertjax.predictor import Predictor
+from bertjax.tasks.base import Encoded
+
+
+@pytest.fixture(scope="module")
+def rows(tiny_config: BertConfig) -> list[Row]:
+    """Rows of 2 to 40 tokens in one or two segments; few lengths, as each is compiled."""
+    rng = random.Random(0)
+    found = []
+    for _ in range(18):
+        ids = [rng.randrange(1, tiny_config.vocab_size) for _ in range(rng.choice((2, 17, 40)))]
+        found.append(Row(ids, rng.randint(1, len(ids))))
+    return found
+
+
+def scorer(model: TaskModel, params: Any) -> Callable[[Row], np.ndarray]:
+    """Scores a row in a batch of its own, without any padding."""
+    apply = jax.jit(model.apply)
+
+    def alone(row: Row) -> np.ndarray:
+        ids = jnp.asarray([row.ids])
+        segments = (jnp.arange(len(row.ids)) >= row.length_a)[None].astype(jnp.int32)
+        return np.asarray(apply({"params": params}, ids, jnp.ones_like(ids), segments))[0]
+
+    return alone
+
+
+@pytest.mark.parametrize("head", ["classification", "tagging"])
+def test_grouped_by_length_and_padded_a_row_has_the_scores_it_has_alone(
+    head: str, rows: list[Row], tiny_config: BertConfig, random_params: Callable[..., Any]
+) -> None:
+    model = TaskModel(tiny_config, head, 3)
+    params = random_params(model)
+    shape = Shape(head, 8, 48, pad_id=0)
+    found = Predictor(model, partition.make_mesh())(params, Encoded(rows, {}), shape)
+    assert len(found) == len(rows)
+    alone = scorer(model, params)
+    for row, scores in zip(rows, found, strict=True):
+        wanted = alone(row)
+        assert scores.shape == wanted.shape
+        np.testing.assert_allclose(scores, wanted, rtol=0, atol=1e-5)
+
+
+def test_choices_are_scored_together_and_missing_ones_never_chosen(
+    rows: list[Row], tiny_config: BertConfig, random_params: Callable[..., Any]
+) -> None:
+    model = TaskModel(tiny_config, "choice", TASK_HEADS["choice"].num_outputs or 0)
+    params = random_params(model)
+    given = rows[:9]
+    given[5] = Row([], 0)
+    shape = Shape("choice", 8, 48, pad_id=0)
+    found = Predictor(model, partition.make_mesh())(params, Encoded(given, {}, choices=3), shape)
+    assert [scores.shape for scores in found] == [(3,)] * 3
+    alone = scorer(model, params)
+    for number, row in enumerate(given):
+        score = found[number // 3][number % 3]
+        wanted = alone(row)[0] if row.ids else -1e9
+        assert score == pytest.approx(wanted, abs=1e-5)
