@@ -309,7 +309,7 @@ def next_steps(folder: Path) -> list[Row]:
             "command": "python -m bertjax.prepare --input YOUR_TEXT --output records/mine\n"
             "python -m bertjax.pretrain --config=configs/bert.py:mini --workdir=runs/mini \\\n"
             "    data.records=records/mine train.steps=20000 train.batch_size=32 \\\n"
-            "    train.learning_rate=5e-4 train.warmup_steps=1000",
+            "    train.learning_rate=3e-4 train.warmup_steps=1000",
         },
         {
             "text": "Give it to others as a Hugging Face folder:",
