@@ -239,7 +239,8 @@ def train(flags: argparse.Namespace, task: Task) -> None:
 
 def predict(flags: argparse.Namespace) -> None:
     """With one finished run or with several, for a file or for the splits of a data set."""
-    members = [finished.load(run) for run in flags.ensemble or [flags.workdir]]
+    mesh = partition.make_mesh()
+    members = [finished.load(run, mesh) for run in flags.ensemble or [flags.workdir]]
     task = members[0].task
     if flags.input:
         read = sources.load(task, {"test": flags.input}, need=())
@@ -249,7 +250,7 @@ def predict(flags: argparse.Namespace) -> None:
         examples.pop("train", None)
     output = flags.output or flags.workdir
     for split, found in examples.items():
-        finished.write(members, split, found, output, partition.make_mesh())
+        finished.write(members, split, found, output)
 
 
 def main() -> None:

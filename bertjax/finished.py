@@ -9,17 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from bertjax import checkpoint, tokenizer
+from bertjax import checkpoint, sweep, tokenizer
 from bertjax.data.rows import Shape
 from bertjax.errors import UserError
 from bertjax.json_file import read_json
 from bertjax.models.config import BertConfig
 from bertjax.models.heads import TaskModel
-from bertjax.predictor import Predictor
+from bertjax.predictor import Predictor, conclude, row_shape
 from bertjax.tasks import own
-from bertjax.tasks.base import Context, Encoded, Options, Task
+from bertjax.tasks.base import Context, Options, Task
 from bertjax.tasks.table import TASKS
-from bertjax.whole_file import write_whole
 
 
 class Finished(NamedTuple):
@@ -28,12 +27,12 @@ class Finished(NamedTuple):
     run: Path
     task: Task
     context: Context
-    model: TaskModel
+    predictor: Predictor
+    shape: Shape
     params: Any
-    batch_size: int
 
 
-def load(run: Path) -> Finished:
+def load(run: Path, mesh: Mesh) -> Finished:
     """The best checkpoint of a run, or the best run of a sweep.
 
     Raises:
@@ -49,27 +48,17 @@ def load(run: Path) -> Finished:
     outputs = config["num_outputs"]
     model = TaskModel(BertConfig(**config["model"]), config["head"], outputs, **config["features"])
     # With the batches of the training, predictions are the same to the last bit.
-    return Finished(run, task, context, model, params, config["settings"]["batch_size"])
+    shape = row_shape(model, context, config["settings"]["batch_size"])
+    return Finished(run, task, context, Predictor(model, mesh), shape, params)
 
 
 def best_of_sweep(run: Path) -> Path:
     """The folder itself, or of a sweep that of its best run."""
-    path = run / "sweep.json"
+    path = run / sweep.RESULT
     return run / read_json(path)["best"] if path.is_file() else run
 
 
-def outputs(finished: Finished, encoded: Encoded, mesh: Mesh) -> list[np.ndarray]:
-    """Scores as base.Family.predict takes them."""
-    shape = Shape(
-        finished.model.head,
-        finished.batch_size,
-        finished.context.options.max_seq_length,
-        finished.context.tokenizer.pad_id,
-    )
-    return Predictor(finished.model, mesh)(finished.params, encoded, shape)
-
-
-def predict(members: Sequence[Finished], examples: Sequence[Any], mesh: Mesh) -> list[Any]:
+def predict(members: Sequence[Finished], examples: Sequence[Any]) -> list[Any]:
     """Predictions for examples from the mean scores of all members (paper, table 2: ensemble).
 
     Raises:
@@ -80,23 +69,19 @@ def predict(members: Sequence[Finished], examples: Sequence[Any], mesh: Mesh) ->
         _check_alike(first, other)
     family = first.task.family
     encoded = family.encode(examples, first.context)
-    found = [outputs(member, encoded, mesh) for member in members]
+    found = [member.predictor(member.params, encoded, member.shape) for member in members]
     mean = [np.mean(scores, axis=0) for scores in zip(*found, strict=True)]
     return family.predict(examples, encoded.rows, mean, first.context)
 
 
-def write(
-    members: Sequence[Finished], split: str, examples: Sequence[Any], output: Path, mesh: Mesh
-) -> None:
+def write(members: Sequence[Finished], split: str, examples: Sequence[Any], output: Path) -> None:
     """Predicts, writes what the task writes for a split, and prints scores if there is gold."""
-    first = members[0]
+    first, found = members[0], predict(members, examples)
     family = first.task.family
-    found = predict(members, examples, mesh)
-    for name, content in family.files(split, examples, found, first.context).items():
-        write_whole(output / name, content.encode())
-        print(f"wrote {output / name}")
-    if all(example.gold is not None for example in examples):
-        scores = family.score(examples, found)
+    written, scores = conclude(family, split, examples, found, first.context, output)
+    for path in written:
+        print(f"wrote {path}")
+    if scores:
         print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from sklearn.utils import check_consistent_length
 

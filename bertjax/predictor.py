@@ -1,7 +1,9 @@
-"""Outputs of a task's model for whole splits: every example once, in order."""
+"""Outputs of a task's model for whole splits: every example once, in order; and what they give."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +16,32 @@ from bertjax.data import rows as data_rows
 from bertjax.models import objectives
 from bertjax.models.heads import TASK_HEADS, TaskModel
 from bertjax.models.objectives import Batch
-from bertjax.tasks.base import Encoded
+from bertjax.tasks.base import Context, Encoded, Family
+from bertjax.whole_file import write_whole
+
+
+def row_shape(model: TaskModel, context: Context, batch_size: int) -> data_rows.Shape:
+    """How the rows of a task are laid out for a model."""
+    options, tokenizer = context.options, context.tokenizer
+    return data_rows.Shape(model.head, batch_size, options.max_seq_length, tokenizer.pad_id)
+
+
+def conclude(
+    family: Family,
+    split: str,
+    examples: Sequence[Any],
+    predictions: Sequence[Any],
+    context: Context,
+    folder: Path,
+) -> tuple[list[Path], dict[str, float]]:
+    """Writes what the family writes for a split; returns the files, and scores if there is gold."""
+    written = []
+    for name, content in family.files(split, examples, predictions, context).items():
+        write_whole(folder / name, content.encode())
+        written.append(folder / name)
+    if any(example.gold is None for example in examples):
+        return written, {}
+    return written, family.score(examples, predictions)
 
 
 class Predictor:

@@ -77,7 +77,7 @@ def load(folder: Path) -> Pretrained:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give {FOLDERS}")
-    if (folder / "checkpoints").is_dir():
+    if (folder / checkpoint.CHECKPOINTS).is_dir():
         config, params, info = _read_run(folder)
     elif (folder / checkpoint.CONFIG).is_file():
         config, params, info = huggingface.read_huggingface(folder)

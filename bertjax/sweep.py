@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import shutil
 import statistics
@@ -9,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bertjax.checkpoint import CHECKPOINTS
 from bertjax.json_file import read_json, write_json
 from bertjax.tuning import METRICS, Point, Result
 from bertjax.whole_file import write_whole
@@ -26,18 +28,15 @@ _HEADER = "| batch | rate | epochs | seeds | median | mean | deviation | best | 
 def grid(first: Point, seeds: int) -> list[Point]:
     """The paper's 18 settings, each with that many seeds from first.seed on."""
     return [
-        Point(batch_size, rate, epochs, first.seed + seed)
+        point
         for batch_size, rate, epochs in itertools.product(BATCH_SIZES, LEARNING_RATES, EPOCHS)
-        for seed in range(seeds)
+        for point in repeated(Point(batch_size, rate, epochs, first.seed), seeds)
     ]
 
 
 def repeated(point: Point, seeds: int) -> list[Point]:
     """One setting with that many seeds."""
-    return [
-        Point(point.batch_size, point.learning_rate, point.epochs, point.seed + seed)
-        for seed in range(seeds)
-    ]
+    return [dataclasses.replace(point, seed=point.seed + seed) for seed in range(seeds)]
 
 
 def run(workdir: Path, points: Sequence[Point], tune: Callable[[Path, Point], Result]) -> Path:
@@ -60,7 +59,7 @@ def run(workdir: Path, points: Sequence[Point], tune: Callable[[Path, Point], Re
         else:
             _drop_weights(folder)
     assert best is not None
-    if not (best / "checkpoints").is_dir():
+    if not (best / CHECKPOINTS).is_dir():
         print(f"the weights of {best} were given up by a larger sweep; delete it to train it again")
     rows = summary(points, results)
     write_json(workdir / RESULT, {"best": best.name, "rows": rows, "runs": _runs(points, results)})
@@ -72,7 +71,7 @@ def run(workdir: Path, points: Sequence[Point], tune: Callable[[Path, Point], Re
 
 def _drop_weights(run: Path | None) -> None:
     if run is not None:
-        shutil.rmtree(run / "checkpoints", ignore_errors=True)
+        shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
 
 
 def _runs(points: Sequence[Point], results: Sequence[Result]) -> dict[str, Result]:

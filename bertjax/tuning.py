@@ -18,13 +18,12 @@ from bertjax.errors import UserError
 from bertjax.json_file import read_json, write_json
 from bertjax.models import objectives
 from bertjax.models.heads import TaskModel
-from bertjax.predictor import Predictor
+from bertjax.predictor import Predictor, conclude, row_shape
 from bertjax.run_log import RunLog
 from bertjax.state import TrainState, abstract_state, init_state, with_params
 from bertjax.tasks import sources
 from bertjax.tasks.base import Context, Encoded, Task
 from bertjax.train_step import make_train_step
-from bertjax.whole_file import write_whole
 
 METRICS = "metrics.json"
 Result = dict[str, Any]
@@ -121,12 +120,7 @@ class Tuner:
         return {"layers": model.layers, "frozen": model.frozen, "bilstm": model.bilstm}
 
     def shape(self, batch_size: int) -> data_rows.Shape:
-        return data_rows.Shape(
-            self.model.head,
-            batch_size,
-            self.context.options.max_seq_length,
-            self.context.tokenizer.pad_id,
-        )
+        return row_shape(self.model, self.context, batch_size)
 
     def config(self, point: Point, data: Data) -> dict[str, Any]:
         """Everything that predicting and exporting need, and what made the run."""
@@ -274,10 +268,9 @@ class Tuner:
         for split in [name for name in data.examples if name != "train"]:
             examples = data.examples[split]
             found = self.predict(params, examples, data.encoded[split], point.batch_size)
-            for name, content in task.family.files(split, examples, found, self.context).items():
-                write_whole(workdir / name, content.encode())
-            if all(example.gold is not None for example in examples):
-                splits[split] = task.family.score(examples, found) | {"examples": len(examples)}
+            _, scores = conclude(task.family, split, examples, found, self.context, workdir)
+            if scores:
+                splits[split] = scores | {"examples": len(examples)}
             if split == "dev":
                 collapsed = task.family.collapsed(found, self.context)
         dev = splits.pop("dev")

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,8 +43,8 @@ def sentences(number: int, seed: int = 0) -> list[Example]:
     return made
 
 
-def make_context(tokenizer: WordPieceTokenizer, **options: int | bool) -> Context:
-    return Context(tokenizer, LABELS, Options(**options))  # type: ignore[arg-type]
+def make_context(tokenizer: WordPieceTokenizer, **options: Any) -> Context:
+    return Context(tokenizer, LABELS, Options(**options))
 
 
 def true_outputs(rows: Sequence[Row]) -> list[np.ndarray]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import softmax
 
 from bertjax import metrics
 from bertjax.data.rows import Row
@@ -87,9 +88,7 @@ class Choice:
         check_finite(examples, outputs)
         found = []
         for example, output in zip(examples, outputs, strict=True):
-            scores = output[: len(example.choices)]
-            shares = np.exp(scores - scores.max())
-            shares /= shares.sum()
+            shares = softmax(output[: len(example.choices)])
             found.append(Prediction(int(shares.argmax()), shares))
         return found
 

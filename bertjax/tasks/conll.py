@@ -13,6 +13,7 @@ from bertjax.errors import UserError
 from bertjax.tables import numbered_lines, read_table
 from bertjax.tasks.base import Recipe, Task
 from bertjax.tasks.columns import needs_label
+from bertjax.tasks.files import one_each
 from bertjax.tasks.tagging import Example, Tagging
 
 _DOCUMENT = "-DOCSTART-"
@@ -115,15 +116,12 @@ class Tagged:
 
     def find(self, folder: Path) -> dict[str, Path]:
         """Raises UserError: several files could be a split."""
-        found: dict[str, Path] = {}
-        for split, pattern in self.names.items():
-            paths = [p for p in sorted(folder.glob("*")) if re.fullmatch(pattern, p.name.lower())]
-            if len(paths) > 1:
-                names = " and ".join(path.name for path in paths)
-                raise UserError(f"{folder}: {names} are there; tell which: --{split}={paths[0]}")
-            if paths:
-                found[split] = paths[0]
-        return found
+        held = sorted(folder.glob("*"))
+        candidates = {
+            split: [path for path in held if re.fullmatch(pattern, path.name.lower())]
+            for split, pattern in self.names.items()
+        }
+        return one_each(folder, candidates)
 
     def read(self, path: Path, split: str) -> list[Example]:
         """Raises UserError: no sentences, or tags are missing in train, in dev or in a part."""

@@ -11,6 +11,7 @@ from bertjax.errors import UserError
 from bertjax.tables import EXTENSIONS
 from bertjax.tasks.base import Task
 from bertjax.tasks.columns import ColumnReader, Columns
+from bertjax.tasks.files import one_each
 from bertjax.tasks.sentences import Classification, Regression
 
 
@@ -20,16 +21,11 @@ class OwnReader(ColumnReader):
 
     def find(self, folder: Path) -> dict[str, Path]:
         """Raises UserError: two files that could be a split."""
-        found = {}
-        for split in ("train", "dev", "test"):
-            paths = [folder / f"{split}{extension}" for extension in EXTENSIONS]
-            paths = [path for path in paths if path.is_file()]
-            if len(paths) > 1:
-                names = " and ".join(path.name for path in paths)
-                raise UserError(f"{folder}: {names} are there; tell which: --{split}={paths[0]}")
-            if paths:
-                found[split] = paths[0]
-        return found
+        candidates = {
+            split: [path for e in EXTENSIONS if (path := folder / f"{split}{e}").is_file()]
+            for split in ("train", "dev", "test")
+        }
+        return one_each(folder, candidates)
 
 
 def with_columns(task: Task, given: Sequence[str]) -> Task:

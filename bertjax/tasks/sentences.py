@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import softmax
 
 from bertjax import metrics
 from bertjax.data.rows import Row
@@ -155,8 +156,7 @@ class Classification:
         check_finite(examples, outputs)
         found = []
         for scores in outputs:
-            shares = np.exp(scores - scores.max())
-            shares /= shares.sum()
+            shares = softmax(scores)
             found.append(Prediction(context.labels[int(shares.argmax())], shares))
         return found
 

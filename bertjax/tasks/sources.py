@@ -93,7 +93,7 @@ def _from_tfds(task: Task) -> Examples:
     from absl import logging
 
     logging.set_verbosity(logging.ERROR)
-    import tensorflow_datasets as tfds  # type: ignore[import-untyped]
+    import tensorflow_datasets as tfds
 
     builder = tfds.builder(reader.tfds, try_gcs=False)
     try:

@@ -13,6 +13,7 @@ from bertjax.json_file import read_json
 from bertjax.tables import iterate_table
 from bertjax.tasks.base import Recipe, Task
 from bertjax.tasks.columns import needs_label
+from bertjax.tasks.files import one_each
 from bertjax.tasks.spans import Spans
 from bertjax.tasks.windows import Example, nearest
 
@@ -124,17 +125,12 @@ class Squad:
 
     def find(self, folder: Path) -> dict[str, Path]:
         """Raises UserError: several files could be a split."""
-        found = {}
+        candidates = {}
         for split in ("train", "dev", "test"):
             paths = [p for s in self.suffixes for p in sorted(folder.glob(f"{split}*{s}"))]
             official = [path for path in paths if path.name == self.official.get(split)]
-            paths = official or paths
-            if len(paths) > 1:
-                names = " and ".join(path.name for path in paths)
-                raise UserError(f"{folder}: {names} are there; tell which: --{split}={paths[0]}")
-            if paths:
-                found[split] = paths[0]
-        return found
+            candidates[split] = official or paths
+        return one_each(folder, candidates)
 
     def read(self, path: Path, split: str) -> list[Example]:
         """Questions with answers that their contexts do not hold are left out of train, aloud.

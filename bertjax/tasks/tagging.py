@@ -15,9 +15,9 @@ from bertjax.data.rows import Row
 from bertjax.entity_scores import conlleval_lines, entity_scores
 from bertjax.errors import UserError
 from bertjax.tasks.base import Context, Encoded
+from bertjax.tasks.sentences import check_length
 from bertjax.tokenizer import Tokenizer
 
-_MIN_LENGTH = 8
 _SCORES = ("f1", "precision", "recall", "token_accuracy", "strict_f1")
 
 
@@ -208,8 +208,7 @@ class Tagging:
         row loses the last of them. Raises UserError: an unknown tag, max_seq_length below 8."""
         tokenizer, labels, options = context
         length, in_documents = options.max_seq_length, options.document_context
-        if length < _MIN_LENGTH:
-            raise UserError(f"max_seq_length {length} is too short; use at least {_MIN_LENGTH}")
+        check_length(length)
         room = length - 2
         counts: Counter[str] = Counter()
         pieces = _pieces(examples, tokenizer, room // 2, counts)
