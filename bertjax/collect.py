@@ -21,7 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bertjax import documentation, errors, library_task, text
+from bertjax import corpus, documentation, errors, library_task
 from bertjax.command_line import new_parser
 from bertjax.documentation import Document
 from bertjax.errors import UserError
@@ -41,7 +41,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="PATH",
-        help=".txt, .txt.gz, .txt.xz files, folders or globs; a blank line ends a document",
+        help=".txt or .jsonl files (also .gz, .xz, .zst), folders or globs, tfds:NAME",
     )
     add("--language", default="en", help="of --input, for sentence splitting (%(default)s)")
     add("--held_out", type=float, default=0.03, help="share of the text in valid.txt (%(default)s)")
@@ -57,8 +57,9 @@ def is_held_out(document: Document, share: float) -> bool:
 
 def own_text(inputs: list[str], language: str) -> Iterable[Document]:
     """The documents of your own files, one sentence a line, long ones cut in pieces."""
-    documents = text.documents(inputs, split_sentences=True, language=language)
-    for number, lines in enumerate(tqdm(documents, desc="splitting sentences", unit=" documents")):
+    parts = corpus.parts(inputs)
+    for number, part in enumerate(tqdm(parts, desc="splitting sentences", unit=" parts")):
+        lines = [s for line in corpus.lines(part) for s in corpus.sentences(line, language)]
         for start in range(0, len(lines), _PIECE_LINES):
             piece = lines[start : start + _PIECE_LINES]
             yield Document("", f"{number}.{start}", [piece])
@@ -101,8 +102,8 @@ def read_documentation(workers: int) -> list[Document]:
 
 def source_of(flags: argparse.Namespace) -> dict[str, Any]:
     """What the folder is made of; what is installed is left out, a later package harms nothing."""
-    paths = text.files(flags.input) if flags.input else []
-    files = [[str(path), path.stat().st_size] for path in paths]
+    sources = corpus.resolve(flags.input) if flags.input else []
+    files = [[str(s), s.stat().st_size if isinstance(s, Path) else 0] for s in sources]
     return {"files": files or "documentation", "held_out": flags.held_out}
 
 

@@ -6,10 +6,15 @@ import argparse
 import functools
 
 
-def new_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
-    """A parser for `python -m bertjax.NAME` that shows the module's docstring as it is written."""
+def new_parser(name: str, doc: str | None, usage: str | None = None) -> argparse.ArgumentParser:
+    """A parser for `python -m bertjax.NAME` that shows the module's docstring as it is written.
+
+    `usage` stands for a list of all options, where there are many.
+    """
+    program = f"python -m bertjax.{name}"
     return argparse.ArgumentParser(
-        prog=f"python -m bertjax.{name}",
+        prog=program,
+        usage=f"{program} {usage}" if usage else None,
         description=doc,
         # Wide enough for one line an option, so that all of them fit one screen.
         formatter_class=functools.partial(

@@ -59,8 +59,10 @@ class _Interval:
 
     def add(self, metrics: dict[str, jax.Array], batch: HostBatch, waited: float) -> None:
         self._metrics.append(metrics)
-        self._tokens += int(batch["input_mask"].sum())
-        self._positions += batch["input_mask"].size
+        # Compact records tell how long a row is, the others where it is padded.
+        real = batch["lengths"] if "lengths" in batch else batch["input_mask"]
+        self._tokens += int(real.sum())
+        self._positions += batch["input_ids"].size
         self._waited += waited
 
     def leave_out(self, seconds: float) -> None:

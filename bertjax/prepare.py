@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import sys
 import time
@@ -15,68 +16,69 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from bertjax import errors, text, tokenizer, vocab
+from bertjax import build_need, corpus, errors, tokenizer, vocab, word_counts
 from bertjax.command_line import new_parser
-from bertjax.data import records
-from bertjax.data.build import BuildSettings, build, close_work_folder, open_work_folder
+from bertjax.data import manifest as manifests
+from bertjax.data.build import build, close_work_folder, open_work_folder
+from bertjax.data.build_settings import BuildSettings
+from bertjax.data.manifest import Manifest
+from bertjax.data.masking import UNITS
+from bertjax.data.segments import FORMATS
+from bertjax.data.tokenized import TextSettings
 from bertjax.errors import UserError
+from bertjax.workers import Workers
+
+_JOB_BYTES = 1 << 20
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = new_parser("prepare", __doc__)
+    parser = new_parser("prepare", __doc__, "--input PATH ... --output FOLDER [option ...]")
     add = parser.add_argument
     add(
         "--input",
         nargs="+",
         required=True,
         metavar="PATH",
-        help=".txt, .txt.gz, .txt.xz files, folders or globs; a blank line ends a document",
+        help=".txt, .jsonl (also .gz, .xz, .zst), folders, globs, tfds:NAME@SPLIT",
     )
     add("--output", type=Path, required=True, help="folder for records, manifest, vocabulary")
+    add("--text_field", default="text", help="in JSON lines and data sets (%(default)s)")
     add("--vocab", type=Path, help="use this vocab.txt, .model or folder; default: learn one")
     add("--vocab_kind", choices=["wordpiece", "sentencepiece"], default="wordpiece")
     add("--vocab_size", type=int, default=8192, help="of a learnt vocabulary (%(default)s)")
+    add("--extend", type=int, default=0, help="words of the text to add to --vocab")
     add("--cased", action="store_true", help="keep case and accents (default: lower-case)")
-    add(
-        "--keep_lines",
-        action="store_true",
-        help="lines are sentences already; default: split them into sentences",
-    )
+    add("--keep_lines", action="store_true", help="lines are sentences (default: split them)")
     add("--language", default="en", help="for sentence splitting (%(default)s)")
+    add("--min_tokens", type=int, default=1, help="drop shorter documents (%(default)s)")
+    add("--drop_duplicates", choices=["documents", "lines"], help="lines: of documents, too")
+    add("--segments", choices=list(FORMATS), default="nsp", help="what a sequence is (%(default)s)")
     add("--max_seq_length", type=int, default=128)
-    add("--max_predictions_per_seq", type=int, default=20)
-    add("--masked_lm_prob", type=float, default=0.15)
-    add("--short_seq_prob", type=float, default=0.1)
-    add("--dupe_factor", type=int, default=5, help="different maskings of the text (%(default)s)")
+    add("--short_seq_prob", type=float, default=0.1, help="share of shorter pairs (%(default)s)")
+    add("--packed", action="store_true", help="several sequences in a row; with --masking=dynamic")
+    add("--masking", choices=["static", "dynamic"], default="static", help="dynamic: in training")
+    add("--mask_unit", choices=list(UNITS), default="token")
+    add("--masked_lm_prob", type=float, default=0.15, help="share that is hidden (%(default)s)")
+    add("--mask_share", type=float, default=0.8, help="of these become [MASK] (%(default)s)")
+    add("--random_share", type=float, default=0.1, help="another piece (%(default)s); rest stays")
+    add("--max_predictions_per_seq", type=int, help="default: that share of the length")
+    add("--dupe_factor", type=int, help="passes over the text; default: static 5, dynamic 1")
     add("--num_shards", type=int, default=0, help="default: files of about 64 MiB")
     add("--seed", type=int, default=0)
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes (all cores)")
+    add("--memory", default="2GB", help="for all processes together (%(default)s)")
     return parser.parse_args(argv)
 
 
 def _settings(flags: argparse.Namespace) -> BuildSettings:
-    return BuildSettings(
-        max_seq_length=flags.max_seq_length,
-        max_predictions_per_seq=flags.max_predictions_per_seq,
-        masked_lm_prob=flags.masked_lm_prob,
-        short_seq_prob=flags.short_seq_prob,
-        dupe_factor=flags.dupe_factor,
-        seed=flags.seed,
-        num_shards=flags.num_shards,
-    )
-
-
-def _source(flags: argparse.Namespace, paths: list[Path]) -> dict[str, object]:
-    """All that the bytes of the result hang on; two builds with equal sources are the same."""
-    files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
-    given = flags.vocab and tokenizer.load(flags.vocab, _lowercase(flags)).fingerprint
-    return {
-        "files": files,
-        "vocab": given or f"learnt {flags.vocab_kind} {flags.vocab_size}",
-        "cased": flags.cased,
-        "split_sentences": not flags.keep_lines,
-        "language": flags.language,
-    }
+    given = {f.name: getattr(flags, f.name) for f in dataclasses.fields(BuildSettings)}
+    if flags.max_predictions_per_seq is None:
+        predictions = math.ceil(flags.max_seq_length * flags.masked_lm_prob)
+        given["max_predictions_per_seq"] = predictions
+    if flags.dupe_factor is None:
+        given["dupe_factor"] = 1 if flags.masking == "dynamic" else 5
+    given["drop_duplicates"] = flags.drop_duplicates is not None
+    return BuildSettings(**given)
 
 
 def _lowercase(flags: argparse.Namespace) -> bool | None:
@@ -84,28 +86,49 @@ def _lowercase(flags: argparse.Namespace) -> bool | None:
     return False if flags.cased else None
 
 
-def _vocabulary(flags: argparse.Namespace, paths: list[Path], work: Path) -> Path:
+def _source(flags: argparse.Namespace, sources: list[str | Path]) -> dict[str, object]:
+    """All that the bytes of the result hang on; two builds with equal sources are the same."""
+    given = flags.vocab and tokenizer.load(flags.vocab, _lowercase(flags)).fingerprint
+    return {
+        "files": [_identity(source) for source in sources],
+        "text_field": flags.text_field,
+        "vocab": given or f"learnt {flags.vocab_kind} {flags.vocab_size}",
+        "extend": flags.extend,
+        "cased": flags.cased,
+        "split_sentences": not flags.keep_lines,
+        "language": flags.language,
+        "drop_duplicate_lines": flags.drop_duplicates == "lines",
+    }
+
+
+def _identity(source: str | Path) -> list[object]:
+    if isinstance(source, str):
+        return [source]
+    return [source.name, source.stat().st_size, source.stat().st_mtime_ns]
+
+
+def _vocabulary(flags: argparse.Namespace, work: Path, workers: Workers, total: int) -> Path:
     """The folder of the tokenizer to use: given, learnt by a killed run, or learnt now."""
     folder = work / "vocabulary"
     if folder.exists():
         return folder
-    if flags.vocab:
-        found = tokenizer.load(flags.vocab, _lowercase(flags))
-    else:
-        progress = tqdm(desc="counting words", unit=" characters", unit_scale=True)
+    found = tokenizer.load(flags.vocab, _lowercase(flags)) if flags.vocab else None
+    if found is None or flags.extend:
+        with tqdm(desc="counting words", total=total, unit="B", unit_scale=True) as bar:
 
-        def show(read: int) -> None:
-            progress.update(read - progress.n)
+            def jobs():
+                parts = corpus.parts(flags.input, flags.text_field)
+                for job in corpus.jobs(parts, _JOB_BYTES):
+                    bar.update(sum(len(part.raw) for part in job))
+                    yield job
 
-        with progress:
-            lines = (line for path in paths for line in text.lines(path))
+            counts, _ = word_counts.merged(workers.map(word_counts.of_parts, jobs()))
+        if found is None:
             learned = vocab.learn(
-                lines,
-                kind=flags.vocab_kind,
-                size=flags.vocab_size,
-                lowercase=not flags.cased,
-                progress=show,
+                counts, kind=flags.vocab_kind, size=flags.vocab_size, lowercase=not flags.cased
             )
+        else:
+            learned = vocab.extend(counts, found, flags.extend)
         if learned.note:
             print(f"note: {learned.note}")
         found = learned.tokenizer
@@ -116,9 +139,9 @@ def _vocabulary(flags: argparse.Namespace, paths: list[Path], work: Path) -> Pat
 
 
 def _already_done(output: Path, source: dict[str, object], settings: BuildSettings) -> bool:
-    if not (output / records.MANIFEST).exists():
+    if not (output / manifests.MANIFEST).exists():
         return False
-    manifest = records.load_manifest(output)
+    manifest = manifests.load(output)
     if manifest.source == source and manifest.settings == dataclasses.asdict(settings):
         close_work_folder(output)  # a run killed at its very end leaves it
         print(f"reusing {output}: {manifest.num_examples:,} records")
@@ -129,14 +152,21 @@ def _already_done(output: Path, source: dict[str, object], settings: BuildSettin
     )
 
 
-def _report(manifest: records.Manifest, output: Path, seconds: float) -> None:
-    corpus = manifest.corpus
+def _report(manifest: Manifest, output: Path, seconds: float) -> None:
+    found, dropped = manifest.corpus, manifest.corpus["dropped"]
+    size = sum(shard.bytes for shard in manifest.shards)
+    positions = manifest.num_examples * manifest.max_seq_length
+    filled = (1 - manifest.padding_share) * positions
     print(
         f"{output}: {manifest.num_examples:,} records of length {manifest.max_seq_length} in "
-        f"{len(manifest.shards)} shard(s), {seconds:.1f} s\n"
-        f"corpus: {corpus['documents']:,} documents, {corpus['sentences']:,} sentences, "
-        f"{corpus['tokens']:,} tokens, {corpus['unknown_share']:.3%} unknown\n"
-        f"unigram entropy {corpus['unigram_entropy']:.3f} nats: the masked-LM loss must fall "
+        f"{len(manifest.shards)} shard(s), {size / 1e6:,.1f} MB, {size / filled:.2f} bytes a "
+        f"token; {seconds:.1f} s\n"
+        f"corpus: {found['documents']:,} documents, {found['sentences']:,} sentences, "
+        f"{found['tokens']:,} tokens, {found['unknown_share']:.3%} unknown\n"
+        f"dropped: {dropped['short_documents']:,} short and {dropped['duplicate_documents']:,} "
+        f"duplicate documents ({found['duplicate_share']:.2%} of the tokens), "
+        f"{dropped['duplicate_lines']:,} duplicate lines\n"
+        f"unigram entropy {found['unigram_entropy']:.3f} nats: the masked-LM loss must fall "
         f"below it; {1 - manifest.padding_share:.1%} of positions filled"
     )
 
@@ -146,22 +176,36 @@ def main() -> None:
     settings = _settings(flags)
     if flags.workers < 1:
         raise UserError(f"--workers={flags.workers}: give at least 1")
-    paths = text.files(flags.input)
-    source = _source(flags, paths)
+    if flags.extend and not flags.vocab:
+        raise UserError("--extend adds words to a vocabulary; give it with --vocab")
+    memory = build_need.parse_memory(flags.memory)
+    sources = corpus.resolve(flags.input)
+    source = _source(flags, sources)
     if _already_done(flags.output, source, settings):
         return
     start = time.monotonic()
+    total = build_need.text_bytes(sources)
+    build_need.check_disk(flags.output, total, settings)
+    number = build_need.workers(flags.workers, memory)
     work = open_work_folder(flags.output, {"source": source, **dataclasses.asdict(settings)})
-    blocks = text.blocks(flags.input, split_sentences=not flags.keep_lines, language=flags.language)
-    manifest = build(
-        blocks,
-        _vocabulary(flags, paths, work),
-        flags.output,
-        settings,
-        work=work,
-        workers=flags.workers,
-        source=source,
-    )
+    with Workers(number) as workers:
+        text = TextSettings(
+            tokenizer=_vocabulary(flags, work, workers, total),
+            language="" if flags.keep_lines else flags.language,
+            min_tokens=settings.min_tokens,
+            seed=settings.seed,
+        )
+        manifest = build(
+            corpus.parts(flags.input, flags.text_field),
+            text,
+            flags.output,
+            settings,
+            work=work,
+            workers=workers,
+            run_bytes=build_need.run_bytes(memory),
+            total=total,
+            source=source,
+        )
     _report(manifest, flags.output, time.monotonic() - start)
 
 

@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
@@ -26,12 +25,13 @@ from bertjax import (
     memory,
     optimizer,
     partition,
+    phases,
     settings,
     tokenizer,
 )
 from bertjax.command_line import new_parser
 from bertjax.data import input as data_input
-from bertjax.errors import UserError
+from bertjax.data.records import Records
 from bertjax.models import config as model_sizes
 from bertjax.models import heads, objectives
 from bertjax.models.config import BertConfig
@@ -49,46 +49,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def open_records(folder: str, flag: str) -> data_input.Records:
-    """Opens a folder of records whose vocabulary is the one its manifest names."""
-    if not folder:
-        raise UserError(f"{flag} is not set; give the --output folder of bertjax.prepare")
-    records = data_input.Records(Path(folder))
-    if tokenizer.load(folder).fingerprint != records.manifest.tokenizer["fingerprint"]:
-        raise UserError(
-            f"{folder}: the vocabulary is not the one of {folder}/manifest.json; prepare the "
-            "records again"
-        )
-    return records
-
-
-def build_model(config: ConfigDict, records: data_input.Records) -> BertConfig:
+def build_model(config: ConfigDict, records: Records) -> BertConfig:
     """The model that fits the records; what the manifest says is not repeated in the config."""
     wanted: dict[str, Any] = config.model.to_dict()
     wanted |= model_sizes.size(wanted.pop("size"))
     return BertConfig(vocab_size=records.manifest.vocab_size, **wanted)
 
 
-def check_length(records: data_input.Records, positions: int) -> None:
-    """The model must have a position for every token of a record."""
-    length = records.manifest.max_seq_length
-    if length > positions:
-        raise UserError(
-            f"{records.folder}: records of length {length}, the model has {positions} positions; "
-            "set model.max_positions"
-        )
-
-
-def check_same(records: data_input.Records, other: data_input.Records) -> None:
-    """Training and held-out records must share the tokenizer."""
-    if records.manifest.tokenizer != other.manifest.tokenizer:
-        raise UserError(
-            f"{other.folder}: made with another vocabulary than {records.folder}; prepare it with "
-            f"--vocab {records.folder}"
-        )
-
-
-def resolved(config: ConfigDict, model: BertConfig, records: data_input.Records) -> dict[str, Any]:
+def resolved(config: ConfigDict, model: BertConfig, records: Records) -> dict[str, Any]:
     manifest = records.manifest
     return {
         "kind": "pretrain",
@@ -133,11 +101,16 @@ def warn_if_stuck(loss: float, entropy: float, log: RunLog) -> None:
 
 
 class Inputs(NamedTuple):
-    """Records to train on and, if wanted, records held out; the model that fits them."""
+    """What to train on, in phases; if wanted, records held out; the model that fits them."""
 
-    records: data_input.Records
-    held_out: data_input.Records | None
+    phases: list[phases.Phase]
+    held_out: Records | None
     bert: BertConfig
+
+    @property
+    def records(self) -> Records:
+        """Those of the first phase."""
+        return self.phases[0].records
 
 
 def open_inputs(config: ConfigDict) -> Inputs:
@@ -146,42 +119,51 @@ def open_inputs(config: ConfigDict) -> Inputs:
     Raises:
       UserError: anything that would fail later, before anything is computed or written.
     """
-    records = open_records(config.data.records, "data.records")
-    check_length(records, config.model.max_positions)
-    held_out = None
-    if config.data.eval_records:
-        held_out = open_records(config.data.eval_records, "data.eval_records")
-        check_length(held_out, config.model.max_positions)
-        check_same(records, held_out)
-    return Inputs(records, held_out, build_model(config, records))
+    data = config.data
+    records = phases.open_records(data.records, "data.records", data.skip_damaged)
+    opened: list[Records | None] = [None, None]
+    for place, name in enumerate(("long_records", "eval_records")):
+        if data[name]:
+            found = phases.open_records(data[name], f"data.{name}", data.skip_damaged)
+            phases.check_same(records, found)
+            opened[place] = found
+    longer, held_out = opened
+    for each in filter(None, (records, longer, held_out)):
+        phases.check_length(each, config.model.max_positions)
+    plan = phases.plan(config, records, longer)
+    return Inputs(plan, held_out, build_model(config, records))
 
 
 def make_evaluate(
-    inputs: Inputs, objective: objectives.Objective, mesh: Mesh, batch_size: int, log: RunLog
+    config: ConfigDict,
+    inputs: Inputs,
+    objective: objectives.Objective,
+    mesh: Mesh,
+    log: RunLog,
 ) -> loop.Evaluate | None:
     """Evaluation on the held-out records, every example once; None if there are none."""
     held_out = inputs.held_out
     if held_out is None:
         return None
-    eval_step = make_eval_step(objective)
+    eval_step = make_eval_step(objective, phases.expander(config, [held_out], config.train.seed))
     entropy = inputs.records.manifest.corpus["unigram_entropy"]
 
     def evaluate(state: TrainState) -> tuple[dict[str, float], float | None]:
-        batches = data_input.eval_batches(held_out, batch_size=batch_size, **hosts())
-        found = loop.evaluate_batches(eval_step, state.params, batches, mesh)
-        log.say(
-            f"held out, step {int(state.step):,}: masked-LM loss {found['masked_lm_loss']:.3f}, "
-            f"accuracy {found['masked_lm_accuracy']:.3f}, "
-            f"next-sentence accuracy {found['next_sentence_accuracy']:.3f}"
+        batches = data_input.eval_batches(
+            held_out, batch_size=config.train.batch_size, **phases.hosts()
         )
+        found = loop.evaluate_batches(eval_step, state.params, batches, mesh)
+        text = (
+            f"held out, step {int(state.step):,}: masked-LM loss {found['masked_lm_loss']:.3f}, "
+            f"accuracy {found['masked_lm_accuracy']:.3f}"
+        )
+        if "next_sentence_accuracy" in found:
+            text += f", next-sentence accuracy {found['next_sentence_accuracy']:.3f}"
+        log.say(text)
         warn_if_stuck(found["masked_lm_loss"], entropy, log)
         return {f"eval_{name}": value for name, value in found.items()}, None
 
     return evaluate
-
-
-def hosts() -> dict[str, int]:
-    return {"host": jax.process_index(), "num_hosts": jax.process_count()}
 
 
 def train(
@@ -191,21 +173,16 @@ def train(
     wanted, manifest = config.train, inputs.records.manifest
     entropy = manifest.corpus["unigram_entropy"]
     model = heads.PretrainingModel(inputs.bert)
-    objective = objectives.pretraining(model)
+    objective = objectives.pretraining(model, next_sentence=manifest.has_label)
     schedule = optimizer.LinearSchedule(wanted.learning_rate, wanted.warmup_steps, wanted.steps)
     tx = optimizer.adamw(schedule, weight_decay=wanted.weight_decay, clip_norm=wanted.clip_norm)
-    train_step = make_train_step(objective, tx, microbatches=wanted.microbatches)
+    expand = phases.expander(config, [phase.records for phase in inputs.phases], wanted.seed)
+    train_step = make_train_step(objective, tx, microbatches=wanted.microbatches, expand=expand)
     init = init_function(model, manifest.max_predictions_per_seq)
     with checkpoint.Checkpoints(workdir, keep_last=config.keep_last) as checkpoints:
         state = start_state(init, tx, mesh, wanted.seed, checkpoints)
         start = int(state.step)
-        batches = data_input.train_batches(
-            inputs.records,
-            batch_size=wanted.batch_size,
-            seed=wanted.seed,
-            start_step=start,
-            **hosts(),
-        )
+        batches = phases.batches(inputs.phases, start, wanted.seed)
         with RunLog(workdir, "pretraining", wanted.steps, start) as log:
             log.say(f"the masked-LM loss must fall below {entropy:.3f} (unigram entropy, nats)")
             loop.train(
@@ -216,7 +193,7 @@ def train(
                 timetable=timetable,
                 log=log,
                 checkpoints=checkpoints,
-                evaluate=make_evaluate(inputs, objective, mesh, wanted.batch_size, log),
+                evaluate=make_evaluate(config, inputs, objective, mesh, log),
             )
             last = read_metrics(workdir)[-1:]
             if inputs.held_out is None and last:
@@ -230,7 +207,8 @@ def main() -> None:
     config = settings.load(flags.config, flags.overrides)
     inputs = open_inputs(config)
     mesh = partition.make_mesh(**config.mesh.to_dict())
-    partition.check_batch_size(config.train.batch_size, mesh, config.train.microbatches)
+    for phase in inputs.phases:
+        partition.check_batch_size(phase.batch_size, mesh, config.train.microbatches)
     timetable = loop.Timetable(
         config.train.steps, config.log_every, config.eval_every, config.save_every
     )

@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Iterator
 
-from bertjax.text import sentences
+from bertjax.corpus import sentences
 
 _UNDERLINE = re.compile(r"([=\-~^\"'`#*+.:_])\1{2,}\s*$")
 # Directives, tables, headings, shell lines, tags, and section names such as "Args:".

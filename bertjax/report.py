@@ -20,7 +20,7 @@ from markupsafe import Markup
 from bertjax import charts, errors, results
 from bertjax.charts import Line
 from bertjax.command_line import new_parser
-from bertjax.data import records
+from bertjax.data import manifest as manifests
 from bertjax.results import Finetuning, Pretraining, Row
 from bertjax.whole_file import write_whole
 
@@ -269,7 +269,7 @@ def fillings(path: Path | None) -> list[Row]:
     ]
 
 
-def corpus_facts(manifest: records.Manifest) -> list[tuple[str, str]]:
+def corpus_facts(manifest: manifests.Manifest) -> list[tuple[str, str]]:
     corpus, settings = manifest.corpus, manifest.settings
     return [
         ("documents", f"{corpus['documents']:,}"),

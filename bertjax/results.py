@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bertjax import checkpoint, run_log
-from bertjax.data import records
+from bertjax.data import manifest as manifests
 from bertjax.errors import UserError
 
 Row = dict[str, Any]
@@ -22,7 +22,7 @@ class Pretraining(NamedTuple):
     run: Path
     config: Row
     metrics: list[Row]
-    manifest: records.Manifest
+    manifest: manifests.Manifest
 
 
 class Finetuning(NamedTuple):
@@ -50,7 +50,7 @@ def read_pretraining(run: Path) -> Pretraining:
     config = checkpoint.load_config(run)
     if config.get("kind") != "pretrain":
         raise UserError(f"{run}: not a pretraining run; give --pretrain a run of bertjax.pretrain")
-    manifest = records.load_manifest(Path(config["settings"]["data"]["records"]))
+    manifest = manifests.load(Path(config["settings"]["data"]["records"]))
     return Pretraining(run, config, _log_lines(run), manifest)
 
 

@@ -70,16 +70,19 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     microbatches: int = 1,
+    expand: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> TrainStep:
     """Builds the jitted step; the state it is given is consumed (its memory is reused).
 
     The loss is one global sum over one global count. `microbatches` > 1 runs the batch in that
-    many parts, one after the other, for the gradient of the whole.
+    many parts, one after the other, for the gradient of the whole. `expand` makes what the
+    objective takes of what is read.
 
     Metrics: the objective's averages, "loss" (their minimised sum) and "gradient_norm".
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        batch = expand(batch)
         counts = objective.counts(batch)
         key = dropout_key(state.seed, state.step)
         if microbatches == 1:
@@ -104,8 +107,13 @@ def make_train_step(
 EvalStep = Callable[[Any, Batch], tuple[objectives.Sums, dict[str, Array]]]
 
 
-def make_eval_step(objective: Objective) -> EvalStep:
-    """Builds (params, batch) -> (sums, counts), without dropout."""
-    return jax.jit(
-        lambda params, batch: (objective.sums(params, batch, None), objective.counts(batch))
-    )
+def make_eval_step(
+    objective: Objective, expand: Callable[[Batch], Batch] = lambda batch: batch
+) -> EvalStep:
+    """Builds (params, batch) -> (sums, counts), without dropout; `expand` as in make_train_step."""
+
+    def step(params: Any, batch: Batch) -> tuple[objectives.Sums, dict[str, Array]]:
+        batch = expand(batch)
+        return objective.sums(params, batch, None), objective.counts(batch)
+
+    return jax.jit(step)

@@ -1,14 +1,14 @@
-"""Learns a WordPiece or SentencePiece vocabulary from text of any length in bounded memory.
+"""Learns a WordPiece or SentencePiece vocabulary from the counts of words, or extends one.
 
-One pass counts the words, a full table drops its rarest; SentencePiece's trainer then learns from
-the counts alone, so learning takes as long for 1 GB as for 100 GB of text.
+SentencePiece's trainer learns from the counts alone, so learning takes as long for 1 GB as for
+100 GB of text.
 """
 
 from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import sentencepiece
 
 from bertjax import tokenizer, wordpiece
 from bertjax.errors import UserError
+from bertjax.word_counts import by_frequency
 
 # As in the files of 2018: [PAD] is 0, [UNK] 100, [CLS] 101, [SEP] 102, [MASK] 103.
 UNUSED = 99
@@ -29,13 +30,11 @@ class Learned:
     """A vocabulary and how it came about; `learned.tokenizer.save(folder)` writes its files."""
 
     tokenizer: tokenizer.Tokenizer
-    words: int  # different words it was learned from
-    dropped: int  # rare words dropped to stay within memory
     note: str  # what the user should know, or ""
 
 
 def learn(
-    lines: Iterable[str],
+    counts: Counter[str],
     *,
     kind: str = "wordpiece",
     size: int = 30_522,
@@ -43,13 +42,11 @@ def learn(
     coverage: float = 0.9999,
     unused: int = UNUSED,
     model: str = "unigram",
-    max_words: int = 1_000_000,
-    progress: Callable[[int], None] | None = None,
 ) -> Learned:
-    """Learns a vocabulary; the same lines give the same bytes on any machine.
+    """Learns a vocabulary; the same counts give the same bytes on any machine.
 
     Args:
-      lines: text, one line at a time; read once.
+      counts: how often each white-space-delimited chunk stands in the text.
       kind: "wordpiece" or "sentencepiece".
       size: entries wanted; rounded up to a multiple of 8, which accelerators like, with unused
         entries. With too little text the vocabulary is smaller and `note` says so.
@@ -57,8 +54,6 @@ def learn(
         letters beyond it become [UNK], so that a few stray signs do not fill the vocabulary.
       unused: [unusedN] entries of a WordPiece vocabulary, for the user's own symbols later.
       model: "unigram" or "bpe", for SentencePiece.
-      max_words: different words held in memory (about 100 bytes each).
-      progress: called with the number of characters read so far, every few megabytes.
 
     Raises:
       UserError: no text, or a size below the special symbols and the alphabet.
@@ -66,7 +61,6 @@ def learn(
     learners = {"wordpiece": _wordpiece, "sentencepiece": _sentencepiece}
     if kind not in learners:
         raise UserError(f"unknown kind of vocabulary {kind!r}; known: {', '.join(learners)}")
-    counts, dropped = count_chunks(lines, max_words, progress)
     if not counts:
         raise UserError("no text to learn a vocabulary from: every line is empty")
     wanted = -(-size // 8) * 8
@@ -80,33 +74,42 @@ def learn(
             f"the text is too short for {size} entries; the vocabulary has {made.vocab_size}. "
             "Give more text or a smaller size"
         )
-    return Learned(made, len(counts), dropped, note)
+    return Learned(made, note)
 
 
-def count_chunks(
-    lines: Iterable[str], limit: int, progress: Callable[[int], None] | None = None
-) -> tuple[Counter[str], int]:
-    """Counts the white-space-delimited chunks, and how many rare ones memory had no room for.
+def extend(counts: Counter[str], base: tokenizer.Tokenizer, number: int) -> Learned:
+    """Adds the words of a text that save most pieces to a WordPiece vocabulary, behind its own.
 
-    Above `limit` different chunks the rarer half goes (of equals, the later in the alphabet), as
-    in word2vec: what is rare so far can hardly become frequent enough to matter.
+    Args:
+      number: how many words; a few more are added so that the size is a multiple of 8.
+
+    Raises:
+      UserError: another kind of vocabulary.
     """
-    counts: Counter[str] = Counter()
-    dropped = read = reported = 0
-    for line in lines:
-        counts.update(wordpiece.chunks(line))
-        if len(counts) > limit:
-            dropped += len(counts) - limit // 2
-            counts = Counter(dict(_by_frequency(counts)[: limit // 2]))
-        read += len(line)
-        if progress and read - reported >= 1 << 22:
-            progress(read)
-            reported = read
-    return counts, dropped
-
-
-def _by_frequency(counts: Counter[str]) -> list[tuple[str, int]]:
-    return sorted(counts.items(), key=lambda row: (-row[1], row[0]))
+    if not isinstance(base, tokenizer.WordPieceTokenizer):
+        raise UserError("only a WordPiece vocabulary can be extended, this is SentencePiece")
+    words: Counter[str] = Counter()
+    for chunk, count in counts.items():
+        for word in wordpiece.basic_words(chunk, base.lowercase).split():
+            words[word] += count
+    known, saved = set(base.tokens), Counter[str]()
+    for word, count in words.items():
+        # A word of one letter that is [UNK] saves no piece, but is worth an entry.
+        pieces = len(base.encode(word)) - (base.unk_id not in base.encode(word))
+        if pieces and count > 1 and word not in known and len(word) <= base.max_chars_per_word:
+            saved[word] = count * pieces
+    wanted = number + -(base.vocab_size + number) % 8
+    new = [word for word, _ in by_frequency(saved)[:wanted]]
+    note = ""
+    if len(new) < wanted:
+        note = f"only {len(new)} words of the text are not single pieces already and occur twice"
+        unused = sum(token.startswith("[unused") for token in base.tokens)
+        room = -(base.vocab_size + len(new)) % 8
+        new += [f"[unused{i}]" for i in range(unused, unused + room)]
+    tokens = [*base.tokens, *new]
+    return Learned(
+        tokenizer.WordPieceTokenizer(tokens, base.lowercase, base.max_chars_per_word), note
+    )
 
 
 # --- WordPiece ------------------------------------------------------------------------------
@@ -166,7 +169,7 @@ def alphabet(words: Counter[str], coverage: float) -> list[str]:
             letters[letter] += count
     left = coverage * sum(letters.values())
     kept = []
-    for letter, count in _by_frequency(letters):
+    for letter, count in by_frequency(letters):
         if left <= 0:
             break
         kept.append(letter)
@@ -225,7 +228,7 @@ def _rows(counts: Counter[str]) -> Iterable[str]:
     The unigram trainer takes a string for a possible piece if it occurs with different characters
     after it. In the text a frequent word does; to do so here it stands once before another word.
     """
-    usable = [row for row in _by_frequency(counts) if _RESERVED.isdisjoint(row[0])]
+    usable = [row for row in by_frequency(counts) if _RESERVED.isdisjoint(row[0])]
     repeated = [row for row in usable if row[1] > 1]
     for (word, count), (following, _) in zip(repeated, repeated[1:] + repeated[:1], strict=True):
         yield f"{word} {following}\t1"

@@ -23,7 +23,19 @@ def get_config(size: str = "base") -> ConfigDict:
                 "initializer_range": 0.02,
                 "dtype": "float32",
             },
-            "data": {"records": "records", "eval_records": ""},
+            "data": {
+                "records": "records",
+                "eval_records": "",
+                # The last train.long_share of the steps, as the paper's last tenth at length 512.
+                "long_records": "",
+                # Lengths to group rows by; for --masking=dynamic without --packed.
+                "shapes": (),
+                "skip_damaged": False,
+                # Of --masking=dynamic; empty: as prepared.
+                "mask_unit": "",
+                "masked_lm_prob": 0.0,
+                "mask_shares": (),
+            },
             "train": {
                 "batch_size": 256,
                 "steps": 1_000_000,
@@ -32,6 +44,8 @@ def get_config(size: str = "base") -> ConfigDict:
                 "weight_decay": 0.01,
                 "clip_norm": 1.0,
                 "microbatches": 1,
+                "long_share": 0.1,
+                "long_batch_size": 0,  # 0: about as many tokens as in the other batches
                 "seed": 0,
             },
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},

@@ -196,9 +196,12 @@ def get_config(size="nano"):
     return ConfigDict({
         "model": {"size": size, "max_positions": 32, "hidden_dropout": 0.1,
                   "attention_dropout": 0.1, "dtype": "float32"},
-        "data": {"records": "", "eval_records": ""},
+        "data": {"records": "", "eval_records": "", "long_records": "", "shapes": (),
+                 "skip_damaged": False, "mask_unit": "", "masked_lm_prob": 0.0,
+                 "mask_shares": ()},
         "train": {"batch_size": 16, "steps": 12, "learning_rate": 1e-3, "warmup_steps": 2,
-                  "weight_decay": 0.01, "clip_norm": 1.0, "microbatches": 1, "seed": 0},
+                  "weight_decay": 0.01, "clip_norm": 1.0, "microbatches": 1, "long_share": 0.1,
+                  "long_batch_size": 0, "seed": 0},
         "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
         "log_every": 1, "save_every": 5, "eval_every": 100, "keep_last": 2,
     })

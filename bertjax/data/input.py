@@ -1,125 +1,22 @@
-"""Shards to batches: deterministic, seekable, each host reading only its own rows.
-
-Which records stand in the batch of a step is a pure function of (seed, step): position p of the
-endless stream lies in epoch p // N, and a keyed permutation of 0..N-1, another one each epoch,
-tells the record. So opening at step 1,000,000 costs what opening at step 0 costs, and nothing but
-the step has to be saved.
-"""
+"""Records to batches: deterministic, seekable, each host reading only its own rows."""
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Iterator
-from itertools import accumulate
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from bertjax.data.records import FEATURES, Manifest, ShardReader, load_manifest
+from bertjax.data import example_bytes, order
+from bertjax.data.order import Order
+from bertjax.data.records import Records, parse
+from bertjax.data.store import token_type
 from bertjax.errors import UserError
 
 Batch = dict[str, np.ndarray]
-
-
-class Records:
-    """All records of a folder as one random-access sequence of serialized messages.
-
-    Raises:
-      UserError: as records.load_manifest; a shard whose number of records, or their lengths, are
-        not the manifest's.
-    """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.manifest: Manifest = load_manifest(folder)
-        self._shards = [ShardReader(folder / shard.file) for shard in self.manifest.shards]
-        for reader, shard in zip(self._shards, self.manifest.shards, strict=True):
-            if len(reader) != shard.examples:
-                raise UserError(
-                    f"{reader.path}: {len(reader)} records, the manifest says {shard.examples}; "
-                    "copy it again or prepare the records again"
-                )
-            if len(reader):
-                self._check_lengths(reader)
-        self._ends = list(accumulate(map(len, self._shards)))
-
-    def _check_lengths(self, reader: ShardReader) -> None:
-        """Parses a shard's first record, so that a wrong length is told before a run begins."""
-        try:
-            _parse(tf.constant([reader[0]]), self.manifest)
-        except tf.errors.InvalidArgumentError as error:
-            raise UserError(
-                f"{reader.path}: its records have not the features of max_seq_length "
-                f"{self.manifest.max_seq_length} and max_predictions_per_seq "
-                f"{self.manifest.max_predictions_per_seq}, as the manifest says; prepare the "
-                "records again"
-            ) from error
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def __getitem__(self, index: int) -> bytes:
-        shard = bisect.bisect_right(self._ends, index)
-        first = self._ends[shard - 1] if shard else 0
-        return self._shards[shard][index - first]
-
-
-def _parse(messages: tf.Tensor, manifest: Manifest) -> dict[str, tf.Tensor]:
-    """[B] messages -> {feature: [B, length]}, int32 and float32."""
-    lengths = {
-        "T": manifest.max_seq_length,
-        "P": manifest.max_predictions_per_seq,
-        "1": 1,
-    }
-    spec = {
-        name: tf.io.FixedLenFeature([lengths[length]], tf.dtypes.as_dtype(kind))
-        for name, (length, kind) in FEATURES.items()
-    }
-    parsed = tf.io.parse_example(messages, spec)
-    return {
-        name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value
-        for name, value in parsed.items()
-    }
-
-
-def _checked(batches: Iterator[Batch], records: Records) -> Iterator[Batch]:
-    """The batches, each looked through for what would make the loss NaN or meaningless.
-
-    Raises:
-      UserError: a record that cannot be parsed, or an id that is not in the vocabulary.
-    """
-    size = records.manifest.vocab_size
-    try:
-        for batch in batches:
-            for name in ("input_ids", "masked_lm_ids"):
-                wrong = batch[name][(batch[name] < 0) | (batch[name] >= size)]
-                if len(wrong):
-                    raise UserError(
-                        f"{records.folder}: {name} holds the id {wrong[0]}, but the vocabulary of "
-                        f"the manifest has {size} entries; prepare the records again"
-                    )
-            yield batch
-    # TensorFlow's own message quotes the record's bytes, which need not be text.
-    except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{records.folder}: a record is damaged; copy the shards again or prepare the records "
-            "again"
-        ) from error
-
-
-def permuted(positions: tf.Tensor, num_records: int, seed: int) -> tf.Tensor:
-    """Positions [B] of the endless stream -> record numbers [B]; each epoch is a permutation."""
-    epochs = positions // num_records
-    key = tf.stack([tf.fill(tf.shape(epochs), tf.constant(seed, tf.int64)), epochs], axis=1)
-    # The raw operation: its public wrapper pads vectors of keys along the wrong axis.
-    return tf.raw_ops.RandomIndexShuffle(
-        index=positions % num_records,
-        seed=tf.cast(tf.pad(key, [[0, 0], [0, 1]]), tf.int32),
-        max_index=tf.constant(num_records - 1, tf.int64),
-        # With the usual 4 rounds many records keep place and neighbours from epoch to epoch.
-        rounds=8,
-    )
+# Epoch of evaluation, whose masks are always the same.
+_NO_EPOCH = -1
 
 
 def train_batches(
@@ -130,6 +27,7 @@ def train_batches(
     start_step: int = 0,
     host: int = 0,
     num_hosts: int = 1,
+    shapes: tuple[int, ...] = (),
 ) -> Iterator[Batch]:
     """The endless stream of batches from a step on.
 
@@ -138,29 +36,31 @@ def train_batches(
       seed: order of the records.
       start_step: the first batch yielded is that of this step.
       host, num_hosts: which part of the global batch is this process's.
+      shapes: lengths to group compact records by; batch_size is that of the longest.
 
     Yields:
-      {feature: [batch_size / num_hosts, length]} in NumPy arrays.
+      What records.parse gives, with B = batch_size / num_hosts; of compact records also record and
+      epoch [B] int32, which masks are made of. example_weights [B] float32 where a row may be no
+      example: with `shapes`, and when damaged records are skipped.
 
     Raises:
-      UserError: the hosts do not divide the batch.
+      UserError: the hosts do not divide the batch; a record is damaged, or holds an id that is not
+        in the vocabulary.
     """
     if batch_size % num_hosts:
         raise UserError(f"batch_size {batch_size} is not a multiple of the {num_hosts} hosts")
-    local = batch_size // num_hosts
+    length = records.manifest.max_seq_length
+    plan: Order = order.Shuffled(len(records), batch_size, length, seed)
+    if shapes:
+        plan = order.Bucketed(num_tokens(records), [*shapes, length], batch_size, seed)
+    weighted = bool(shapes) or records.skip_damaged
 
-    def fetch(indices: np.ndarray) -> np.ndarray:
-        return np.array([records[index] for index in indices], object)
-
-    def read(step: tf.Tensor) -> dict[str, tf.Tensor]:
-        first = step * batch_size + host * local
-        indices = permuted(tf.range(first, first + local), len(records), seed)
-        messages = tf.numpy_function(fetch, [indices], tf.string)
-        return _parse(tf.ensure_shape(messages, [local]), records.manifest)
-
-    dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
-    dataset = dataset.map(read, num_parallel_calls=2, deterministic=True).prefetch(4)
-    return _checked(dataset.as_numpy_iterator(), records)
+    dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(
+        lambda step: _read(records, plan.share(step, host, num_hosts), weighted),
+        num_parallel_calls=2,
+        deterministic=True,
+    )
+    return _checked(dataset.prefetch(4).as_numpy_iterator(), records)
 
 
 def eval_batches(
@@ -168,18 +68,100 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Every record once, in order; the last batch is filled with copies of weight 0.
 
-    Yields what train_batches yields, and "example_weights" [B / num_hosts] float32.
+    Yields what train_batches yields, with example_weights.
     """
     local = batch_size // num_hosts
+    length = records.manifest.max_seq_length
 
-    def read() -> Iterator[Batch]:
-        for first in range(host * local, len(records) + host * local, batch_size):
-            wanted = np.arange(first, first + local)
-            real = wanted < len(records)
-            messages = tf.constant([records[index] for index in wanted * real])
-            batch = _parse(messages, records.manifest)
-            arrays = {name: value.numpy() for name, value in batch.items()}
-            arrays["masked_lm_weights"] *= real[:, None]
-            yield {**arrays, "example_weights": real.astype(np.float32)}
+    def share(number: tf.Tensor) -> order.Share:
+        wanted = number * batch_size + host * local + tf.range(local, dtype=tf.int64)
+        real = wanted < len(records)
+        epochs = tf.fill([local], tf.constant(_NO_EPOCH, tf.int64))
+        weights = tf.cast(real, tf.float32)
+        return order.Share(tf.where(real, wanted, 0), epochs, weights, tf.constant(length))
 
-    return _checked(read(), records)
+    dataset = tf.data.Dataset.range(-(-len(records) // batch_size)).map(
+        lambda number: _read(records, share(number), True), num_parallel_calls=2, deterministic=True
+    )
+    return _checked(dataset.prefetch(2).as_numpy_iterator(), records)
+
+
+def num_tokens(records: Records) -> np.ndarray:
+    """[N] tokens of compact records of one sequence, told from their sizes.
+
+    Raises:
+      UserError: masked or packed records, whose rows are all of one length.
+    """
+    manifest = records.manifest
+    if not manifest.dynamic or manifest.packed:
+        raise UserError(
+            f"{records.folder}: data.shapes groups records by length, and these are "
+            f"{'packed' if manifest.packed else 'padded'}; prepare them with --masking=dynamic and "
+            "without --packed"
+        )
+    counts = np.arange(1, manifest.max_seq_length + 1)
+    size = np.dtype(token_type(manifest.vocab_size)).itemsize
+    blank = np.zeros((len(counts), size * len(counts)), np.uint8)
+    features: dict[str, Any] = {"tokens": (blank, size * counts)}
+    if manifest.has_label:
+        features["label"] = (np.zeros((len(counts), 1), np.int64), np.ones(len(counts), int))
+    sizes = np.array([len(message) for message in example_bytes.encode(features)])
+    return counts[np.minimum(np.searchsorted(sizes, records.lengths()), len(counts) - 1)]
+
+
+# --- One batch ------------------------------------------------------------------------------
+
+
+def _read(records: Records, share: order.Share, weighted: bool) -> dict[str, tf.Tensor]:
+    """Fetches and parses a batch."""
+
+    def fetch(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        # No operation of TensorFlow may run in here: it would wait for a thread of the same pool.
+        try:
+            found = [records.get(index) for index in indices.tolist()]
+            first = records.first if None in found else b""
+        except UserError as error:
+            records.error = error  # TensorFlow would make it one of its own
+            raise
+        there = np.array([message is not None for message in found], np.float32)
+        return np.array([first if message is None else message for message in found], object), there
+
+    messages, there = tf.numpy_function(fetch, [share.records], [tf.string, tf.float32])
+    messages.set_shape(share.records.shape)
+    there.set_shape(share.records.shape)
+    batch = parse(messages, records.manifest, share.length)
+    if records.manifest.dynamic:
+        batch |= {
+            "record": tf.cast(share.records, tf.int32),
+            "epoch": tf.cast(share.epochs, tf.int32),
+        }
+    if weighted:
+        batch["example_weights"] = share.weights * there
+        if not records.manifest.dynamic:
+            batch["masked_lm_weights"] *= batch["example_weights"][:, None]
+    return batch
+
+
+def _checked(batches: Iterator[Batch], records: Records) -> Iterator[Batch]:
+    """The batches, each looked through for what would make the loss NaN or meaningless."""
+    size = records.manifest.vocab_size
+    # TensorFlow's own message quotes the record's bytes, which need not be text.
+    failures = (tf.errors.OpError, UnicodeDecodeError)
+    try:
+        for batch in batches:
+            for name in ("input_ids", "masked_lm_ids"):
+                ids = batch.get(name)
+                if ids is not None and not (ids.min() >= 0 and ids.max() < size):
+                    wrong = ids[(ids < 0) | (ids >= size)][0]
+                    raise UserError(
+                        f"{records.folder}: {name} holds the id {wrong}, but the vocabulary of "
+                        f"the manifest has {size} entries; prepare the records again"
+                    )
+            yield batch
+    except failures as error:
+        if records.error is not None:
+            raise records.error from None
+        raise UserError(
+            f"{records.folder}: a record is damaged; copy the shards again or prepare the records "
+            "again"
+        ) from error

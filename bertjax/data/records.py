@@ -1,28 +1,21 @@
-"""TFRecord shards and their manifest: the one table of features, writing, reading, checking.
-
-The features carry the names and types of the 2018 code, so that its reader reads our shards and
-ours reads its shards. Everything a training run must know about the records stands in
-manifest.json beside them, and nowhere else.
-"""
+"""The records of a folder: any of them by its number, and messages to arrays."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-import struct
-from collections.abc import Iterable, Iterator
+import bisect
+import sys
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
+from bertjax.data import manifest as manifests
+from bertjax.data import tfrecord
+from bertjax.data.manifest import Manifest
+from bertjax.data.store import token_type
 from bertjax.errors import UserError
-from bertjax.json_file import write_json
-from bertjax.whole_file import whole
-
-MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
 
 # name -> (length: T tokens, P predictions or 1; type in the record). The 2018 names and types.
 FEATURES: dict[str, tuple[str, str]] = {
@@ -36,161 +29,135 @@ FEATURES: dict[str, tuple[str, str]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """One file of records: its name, how many records, how many bytes, their SHA-256."""
-
-    file: str
-    examples: int
-    bytes: int
-    sha256: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Manifest:
-    """What is in a folder of records; the single source of truth about it.
+class Records:
+    """All records of a folder as one random-access sequence of serialized messages.
 
     Attributes:
-      max_seq_length: T.
-      max_predictions_per_seq: P.
-      vocab_size, tokenizer: V, and {"kind", "fingerprint"} of the tokenizer beside the shards.
-      settings: how the records were built (masking, pairing, seed, dupe factor).
-      corpus: facts counted on the way (documents, sentences, tokens, unigram entropy in nats).
-      source: what the records were made from; the same command with the same source is done.
-      padding_share: share of positions that hold no token.
-      shards: in order; record i of the folder is found by adding up their counts.
-    """
-
-    max_seq_length: int
-    max_predictions_per_seq: int
-    vocab_size: int
-    tokenizer: dict[str, str]
-    settings: dict[str, Any]
-    corpus: dict[str, Any]
-    source: dict[str, Any]
-    padding_share: float
-    shards: tuple[Shard, ...]
-    bertjax_version: str
-    format_version: int = FORMAT_VERSION
-
-    @property
-    def num_examples(self) -> int:
-        return sum(shard.examples for shard in self.shards)
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256, in hex, of the contents of all shards."""
-        return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
-
-    def save(self, folder: Path) -> None:
-        write_json(folder / MANIFEST, dataclasses.asdict(self))
-
-
-def load_manifest(folder: Path) -> Manifest:
-    """Reads and checks a folder's manifest and the sizes of its shards.
+      damaged: {(file, byte)} of records that were skipped.
+      error: what went wrong while a batch was read in the background.
 
     Raises:
-      UserError: no manifest, one of another version or without records, or a shard missing or of
-        another size.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise UserError(f"{path}: not found; make the records with: python -m bertjax.prepare")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        raw["shards"] = tuple(Shard(**shard) for shard in raw["shards"])
-        manifest = Manifest(**raw)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: not a manifest ({error}); prepare the records again") from error
-    if manifest.format_version != FORMAT_VERSION:
-        raise UserError(
-            f"{path}: format version {manifest.format_version}, this bertjax reads "
-            f"{FORMAT_VERSION}; prepare the records again"
-        )
-    if not manifest.num_examples:
-        raise UserError(f"{path}: no records; prepare the records again")
-    for shard in manifest.shards:
-        file = folder / shard.file
-        found = file.stat().st_size if file.is_file() else -1
-        if found != shard.bytes:
-            state = "missing" if found < 0 else f"{found} bytes instead of {shard.bytes}"
-            raise UserError(f"{file}: {state}; copy it again or prepare the records again")
-    return manifest
-
-
-def serialize(arrays: dict[str, np.ndarray]) -> Iterator[bytes]:
-    """Rows of FEATURES' arrays, each [N, length], to tf.train.Example messages."""
-    # Imported late: the manifest above is read by files that must not load TensorFlow.
-    from tensorflow.core.example import example_pb2
-
-    # Row by row: lists of a whole table would fall out of the processor's cache.
-    for row in range(len(arrays["input_ids"])):
-        example = example_pb2.Example()
-        features = example.features.feature
-        for name, (_, kind) in FEATURES.items():
-            feature = features[name]
-            target = feature.float_list if kind == "float32" else feature.int64_list
-            target.value.extend(arrays[name][row].tolist())
-        yield example.SerializeToString(deterministic=True)
-
-
-def write_shard(path: Path, messages: Iterable[bytes]) -> Shard:
-    """Writes one TFRecord file whole or not at all, and returns its entry for the manifest."""
-    import tensorflow as tf
-
-    count, digest = 0, hashlib.sha256()
-    try:
-        with whole(path) as partial:
-            with tf.io.TFRecordWriter(str(partial)) as writer:
-                for message in messages:
-                    writer.write(message)
-                    count += 1
-            with open(partial, "rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-            size = partial.stat().st_size
-    except tf.errors.OpError as error:
-        raise UserError(
-            f"{path}: could not be written ({error.message}); see to the disk's free space and "
-            "the folder's permissions and run the same command again"
-        ) from error
-    return Shard(path.name, count, size, digest.hexdigest())
-
-
-class ShardReader:
-    """Random access to the records of one TFRecord file.
-
-    A record is framed by its length (8 bytes), a checksum of that (4), and a checksum behind its
-    content (4); hopping over the frames gives every record's place without reading contents.
-
-    Raises:
-      UserError: the file ends inside a record; file and byte offset are named.
+      UserError: as manifest.load; records that have not the features the manifest says. A record
+        that is cut short or has another checksum raises when it is read, unless `skip_damaged`.
     """
 
-    _HEADER, _FOOTER = 12, 4
-
-    def __init__(self, path: Path):
-        self.path = path
-        size = path.stat().st_size
-        self._bytes = np.memmap(path, np.uint8, mode="r") if size else np.zeros(0, np.uint8)
-        starts, lengths, offset = [], [], 0
-        view = self._bytes.data
-        while offset < size:
-            end = offset + self._HEADER
-            length = struct.unpack_from("<Q", view, offset)[0] if end <= size else size
-            if end + length + self._FOOTER > size:
-                raise UserError(
-                    f"{path}: truncated inside the record at byte {offset}; copy the shard again "
-                    "or prepare the records again"
-                )
-            starts.append(end)
-            lengths.append(length)
-            offset = end + length + self._FOOTER
-        self._starts, self._lengths = np.array(starts, np.int64), np.array(lengths, np.int64)
+    def __init__(self, folder: Path, skip_damaged: bool = False) -> None:
+        self.folder, self.skip_damaged = folder, skip_damaged
+        self.manifest: Manifest = manifests.load(folder)
+        self.damaged: set[tuple[str, int]] = set()
+        self.error: UserError | None = None
+        self._ends = list(accumulate(shard.examples for shard in self.manifest.shards))
+        self._readers: dict[int, tfrecord.Reader] = {}
+        self._check_features()
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return self._ends[-1]
+
+    def reader(self, shard: int) -> tfrecord.Reader:
+        """Opens a shard when it is first wanted."""
+        found = self._readers.get(shard)
+        if found is None:
+            entry = self.manifest.shards[shard]
+            path = self.folder / entry.file
+            lengths = tfrecord.read_index(path, entry.examples)
+            try:
+                lengths = tfrecord.scan(path) if lengths is None else lengths
+            except tfrecord.Damaged as error:
+                raise UserError(f"{path}: {error}; {_MEND}") from None
+            if len(lengths) != entry.examples:
+                raise UserError(
+                    f"{path}: {len(lengths)} records, the manifest says {entry.examples}; {_MEND}"
+                )
+            found = self._readers[shard] = tfrecord.Reader(path, lengths)
+        return found
 
     def __getitem__(self, index: int) -> bytes:
-        start = self._starts[index]
-        return self._bytes[start : start + self._lengths[index]].tobytes()
+        return self.get(index) or self.first
+
+    def get(self, index: int) -> bytes | None:
+        """A record, or None if it is damaged and damaged ones are skipped."""
+        shard = bisect.bisect_right(self._ends, index)
+        reader = self.reader(shard)
+        try:
+            return reader[index - (self._ends[shard - 1] if shard else 0)]
+        except tfrecord.Damaged as error:
+            if not self.skip_damaged:
+                raise UserError(
+                    f"{reader.path}: {error}; {_MEND}, or leave such records out: "
+                    "data.skip_damaged=True"
+                ) from None
+            place = (reader.path.name, error.offset)
+            if place not in self.damaged:
+                self.damaged.add(place)
+                print(
+                    f"warning: {reader.path}: {error}; skipped ({len(self.damaged)} so far)",
+                    file=sys.stderr,
+                )
+            return None
+
+    @cached_property
+    def first(self) -> bytes:
+        """The first record that can be read; it takes the place of those that cannot."""
+        found = next((m for m in map(self.get, range(len(self))) if m is not None), None)
+        if found is None:
+            raise UserError(f"{self.folder}: every record is damaged; {_MEND}")
+        return found
+
+    def lengths(self) -> np.ndarray:
+        """[len(self)] bytes of every record, from the index files."""
+        shards = range(len(self.manifest.shards))
+        return np.concatenate([self.reader(shard).lengths for shard in shards])
+
+    def _check_features(self) -> None:
+        """Parses the first record, so that a wrong length is told before a run begins."""
+        try:
+            parse(tf.constant([self.first]), self.manifest)
+        except tf.errors.InvalidArgumentError as error:
+            raise UserError(
+                f"{self.folder / self.manifest.shards[0].file}: its records have not the features "
+                f"of max_seq_length {self.manifest.max_seq_length} and max_predictions_per_seq "
+                f"{self.manifest.max_predictions_per_seq}, as the manifest says; prepare the "
+                "records again"
+            ) from error
+
+
+_MEND = "copy the shard again or prepare the records again"
+
+
+def parse(messages: tf.Tensor, manifest: Manifest, length: tf.Tensor | None = None) -> dict:
+    """[B] messages -> arrays, int32 and float32.
+
+    Masked records give FEATURES. Compact ones give input_ids [B, T], T being `length` or the
+    manifest's, lengths [B] and, if there are labels, next_sentence_labels [B, S].
+    """
+    if manifest.dynamic:
+        whole = tf.constant(manifest.max_seq_length) if length is None else length
+        return _parse_compact(messages, manifest, whole)
+    lengths = {"T": manifest.max_seq_length, "P": manifest.max_predictions_per_seq, "1": 1}
+    spec = {
+        name: tf.io.FixedLenFeature([lengths[size]], tf.dtypes.as_dtype(kind))
+        for name, (size, kind) in FEATURES.items()
+    }
+    parsed = tf.io.parse_example(messages, spec)
+    return {
+        name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value
+        for name, value in parsed.items()
+    }
+
+
+def _parse_compact(messages: tf.Tensor, manifest: Manifest, length: tf.Tensor) -> dict:
+    spec = {"tokens": tf.io.FixedLenFeature([], tf.string)}
+    if manifest.has_label:
+        spec["label"] = tf.io.RaggedFeature(tf.int64)
+    parsed = tf.io.parse_example(messages, spec)
+    kind = token_type(manifest.vocab_size)
+    size = np.dtype(kind).itemsize
+    ids = tf.io.decode_raw(parsed["tokens"], tf.as_dtype(kind), fixed_length=length * size)
+    found = {
+        "input_ids": tf.cast(ids, tf.int32),
+        "lengths": tf.strings.length(parsed["tokens"]) // size,
+    }
+    if manifest.has_label:
+        labels = parsed["label"].to_tensor(shape=[None, manifest.max_sequences])
+        found["next_sentence_labels"] = tf.cast(labels, tf.int32)
+    return found

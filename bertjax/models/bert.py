@@ -25,12 +25,25 @@ class EncoderOutput(NamedTuple):
     Attributes:
       sequence: [B, T, D], the last layer.
       layers: [L + 1, B, T, D], the embeddings and every layer after them.
-      pooled: [B, D], tanh of a linear map of the first position.
+      pooled: [B, D], tanh of a linear map of the first position; of packed rows [B, S, D], of the
+        first position of every sequence.
     """
 
     sequence: Array
     layers: Array
     pooled: Array
+
+
+class Packing(NamedTuple):
+    """Where the sequences of packed rows lie; each is encoded as if it were alone.
+
+    Attributes:
+      position_ids: [B, T] int32, counted from 0 in every sequence.
+      starts: [B, S] int32 places of their first tokens; any place where there is no sequence.
+    """
+
+    position_ids: Array
+    starts: Array
 
 
 class Embeddings(nn.Module):
@@ -48,10 +61,17 @@ class Embeddings(nn.Module):
         self.norm = LayerNorm(self.config)
         self.dropout = Dropout(self.config.hidden_dropout)
 
-    def __call__(self, input_ids: Array, segment_ids: Array, deterministic: bool) -> Array:
-        length = input_ids.shape[1]
+    def __call__(
+        self,
+        input_ids: Array,
+        segment_ids: Array,
+        position_ids: Array | None,
+        deterministic: bool,
+    ) -> Array:
+        table = self.position.embedding
+        positions = table[: input_ids.shape[1]] if position_ids is None else table[position_ids]
         # [B, T] -> [B, T, D]
-        summed = self.token(input_ids) + self.position.embedding[:length]
+        summed = self.token(input_ids) + positions
         # A product with the one-hot segments has a cheap gradient, unlike a gather of two rows.
         one_hot = jnp.eye(self.config.num_segments, dtype=summed.dtype)[segment_ids]
         summed = summed + one_hot @ self.segment.embedding
@@ -74,6 +94,7 @@ class Bert(nn.Module):
         input_mask: Array,
         segment_ids: Array,
         *,
+        packing: Packing | None = None,
         deterministic: bool = True,
     ) -> EncoderOutput:
         """Encodes a batch.
@@ -82,10 +103,12 @@ class Bert(nn.Module):
           input_ids: [B, T] int32 token ids, T at most config.max_positions.
           input_mask: [B, T], 1 for real tokens and 0 for padding.
           segment_ids: [B, T], 0 for the first segment and 1 for the second.
+          packing: for rows of several sequences; input_mask then numbers these from 1.
           deterministic: False turns dropout on; the "dropout" random stream is then needed.
         """
-        bias = attention_bias(input_mask)
-        embedded = self.embeddings(input_ids, segment_ids, deterministic)
+        bias = attention_bias(input_mask, packing is not None)
+        positions = packing and packing.position_ids
+        embedded = self.embeddings(input_ids, segment_ids, positions, deterministic)
         # [B, T, D] -> [B T, D], and back at the end
         x = embedded.reshape(-1, embedded.shape[-1])
         layers = [embedded]
@@ -93,8 +116,13 @@ class Bert(nn.Module):
             x = layer(x, bias, deterministic)
             layers.append(x.reshape(embedded.shape))
         sequence = layers[-1]
-        # [B, T, D] -> [B, D]
-        pooled = jnp.tanh(self.pooler(sequence[:, 0]))
+        if packing is None:
+            # [B, T, D] -> [B, D]
+            first = sequence[:, 0]
+        else:
+            # [B, T, D] -> [B, S, D]
+            first = jnp.take_along_axis(sequence, packing.starts[..., None], axis=1)
+        pooled = jnp.tanh(self.pooler(first))
         return EncoderOutput(sequence=sequence, layers=jnp.stack(layers), pooled=pooled)
 
     def token_table(self) -> Array:

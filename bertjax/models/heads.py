@@ -10,13 +10,16 @@ from flax import linen as nn
 from jax import Array
 
 from bertjax.models import features
-from bertjax.models.bert import Bert, EncoderOutput
+from bertjax.models.bert import Bert, EncoderOutput, Packing
 from bertjax.models.config import BertConfig
 from bertjax.models.layers import Dropout, LayerNorm, dense
 
 
 class PretrainingOutput(NamedTuple):
-    """masked_lm: [B, P, V] float32 logits; next_sentence: [B, 2] float32, index 1 = random."""
+    """Logits, float32: masked_lm [B, P, V]; next_sentence [B, 2], or [B, S, 2] of packed rows.
+
+    Index 1 is a second segment that does not belong there.
+    """
 
     masked_lm: Array
     next_sentence: Array
@@ -60,10 +63,13 @@ class PretrainingModel(nn.Module):
         segment_ids: Array,
         masked_lm_positions: Array,
         *,
+        packing: Packing | None = None,
         deterministic: bool = True,
     ) -> PretrainingOutput:
-        """Scores the vocabulary at masked_lm_positions [B, P], and the pair of segments."""
-        encoded = self.encoder(input_ids, input_mask, segment_ids, deterministic=deterministic)
+        """Scores the vocabulary at masked_lm_positions [B, P], and the pairs of segments."""
+        encoded = self.encoder(
+            input_ids, input_mask, segment_ids, packing=packing, deterministic=deterministic
+        )
         return PretrainingOutput(
             masked_lm=self.masked_lm(
                 encoded.sequence, masked_lm_positions, self.encoder.token_table()

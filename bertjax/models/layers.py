@@ -64,16 +64,22 @@ class Dropout(nn.Module):
         return jnp.where(kept, x / keep, jnp.zeros_like(x))
 
 
-def attention_bias(input_mask: Array) -> Array:
-    """0 where a key may be attended to and a large negative number where it is padding.
+def attention_bias(input_mask: Array, packed: bool = False) -> Array:
+    """0 where a key may be attended to and a large negative number where it may not.
 
     Args:
-      input_mask: [B, T], 1 for real tokens and 0 for padding.
+      input_mask: [B, T], 0 for padding; else 1 or, in packed rows, the number of the sequence,
+        counted from 1.
+      packed: a token attends to its own sequence only.
 
     Returns:
-      [B, 1, 1, T] float32, to be added to attention scores [B, H, T, T].
+      [B, 1, 1, T], or [B, 1, T, T] if packed, float32, to be added to scores [B, H, T, T].
     """
-    return jnp.where(input_mask[:, None, None, :] > 0, 0.0, -1e9).astype(jnp.float32)
+    allowed = input_mask[:, None, None, :] > 0
+    if packed:
+        # [B, 1, T, 1] = [B, 1, 1, T] -> [B, 1, T, T]
+        allowed = allowed & (input_mask[:, None, :, None] == input_mask[:, None, None, :])
+    return jnp.where(allowed, 0.0, -1e9).astype(jnp.float32)
 
 
 class SelfAttention(nn.Module):

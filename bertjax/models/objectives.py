@@ -16,6 +16,8 @@ import optax
 from flax import linen as nn
 from jax import Array
 
+from bertjax.models.bert import Packing
+
 Batch = dict[str, Array]
 # {"masked_lm": {"loss": sum, "accuracy": sum}, ...}: every part's "loss" is minimised.
 Sums = dict[str, dict[str, Array]]
@@ -46,36 +48,53 @@ def _dropout(key: Array | None) -> dict[str, Any]:
     return {"deterministic": False, "rngs": {"dropout": key}}
 
 
-def pretraining(model: nn.Module) -> Objective:
-    """Masked LM plus next sentence, the sum of the two mean losses (paper, appendix A.2)."""
+def pretraining(model: nn.Module, *, next_sentence: bool = True) -> Objective:
+    """Masked LM plus next sentence, the sum of the two mean losses (paper, appendix A.2).
+
+    Batches hold the features of the records; of packed rows also position_ids [B, T], starts and
+    next_sentence_weights [B, S]. In evaluation example_weights [B] is 0 for rows that only fill the
+    last batch.
+
+    Args:
+      next_sentence: False for segments without a label.
+    """
 
     def pair_weights(batch: Batch) -> Array:
-        # In evaluation, rows that only fill the last batch have weight 0.
-        rows = batch["next_sentence_labels"].size
-        return batch.get("example_weights", jnp.ones(rows, jnp.float32))
+        labels = batch["next_sentence_labels"]
+        weights = batch.get("next_sentence_weights", jnp.ones(labels.shape, jnp.float32))
+        rows = batch.get("example_weights", jnp.ones(len(labels), jnp.float32))
+        return (weights * rows[:, None]).reshape(-1)
 
     def counts(batch: Batch) -> dict[str, Array]:
-        return {
-            "masked_lm": jnp.sum(batch["masked_lm_weights"]),
-            "next_sentence": jnp.sum(pair_weights(batch)),
-        }
+        found = {"masked_lm": jnp.sum(batch["masked_lm_weights"])}
+        if next_sentence:
+            found["next_sentence"] = jnp.sum(pair_weights(batch))
+        return found
 
     def sums(params: Any, batch: Batch, key: Array | None) -> Sums:
+        packing = None
+        if "position_ids" in batch:
+            packing = Packing(batch["position_ids"], batch["starts"])
         output: Any = model.apply(
             {"params": params},
             batch["input_ids"],
             batch["input_mask"],
             batch["segment_ids"],
             batch["masked_lm_positions"],
+            packing=packing,
             **_dropout(key),
         )
-        pairs = batch["next_sentence_labels"].reshape(-1)
-        return {
+        found = {
             "masked_lm": _cross_entropy_sums(
                 output.masked_lm, batch["masked_lm_ids"], batch["masked_lm_weights"]
-            ),
-            "next_sentence": _cross_entropy_sums(output.next_sentence, pairs, pair_weights(batch)),
+            )
         }
+        if next_sentence:
+            # [B, 2] or [B, S, 2] -> [B S, 2]
+            logits = output.next_sentence.reshape(-1, 2)
+            labels = batch["next_sentence_labels"].reshape(-1)
+            found["next_sentence"] = _cross_entropy_sums(logits, labels, pair_weights(batch))
+        return found
 
     return Objective(counts, sums)
 

@@ -1,0 +1,108 @@
+"""Builds one shard: tokens of parts of documents, their segments, records, an index."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bertjax import tokenizer as tokenizers
+from bertjax.data import segments, store, tfrecord
+from bertjax.data.build_settings import BuildSettings
+from bertjax.data.layout import Messages
+from bertjax.data.manifest import Shard
+from bertjax.data.segments import FORMATS
+from bertjax.data.walk import make_rows
+from bertjax.errors import UserError
+from bertjax.whole_file import whole, write_whole
+
+# Tokens of a shard, about: 64 MiB of masked records, 16 MiB of compact ones.
+_SHARD_TOKENS = 7_000_000
+# A shard needs some parts of documents, so that random segments have a choice.
+_SHARD_PARTS = 8
+
+
+class ShardJob(NamedTuple):
+    """Which shard to build, of what, and where to."""
+
+    work: Path
+    output: Path
+    tokenizer: Path
+    settings: BuildSettings
+    number: int
+    shards: int
+    first_key: int
+    last_key: int
+
+    @property
+    def name(self) -> str:
+        return f"records-{self.number:05d}-of-{self.shards:05d}.tfrecord"
+
+
+def write_shard(parts: store.TokenParts, job: ShardJob) -> tuple[dict[str, Any], np.ndarray]:
+    """Writes one shard with its index.
+
+    Returns:
+      What the manifest needs to know of it, and how often each piece stands in its text.
+
+    Raises:
+      UserError: no documents to draw random segments from.
+    """
+    settings = job.settings
+    read_tokens, read_parts = len(parts.tokens), len(parts.key)
+    if settings.drop_duplicates:
+        parts = store.without_duplicates(parts)
+    tokens = store.token_store(parts)
+    _check_documents(tokens, settings)
+    rng = np.random.default_rng([settings.seed, job.number])
+    tokenizer = tokenizers.load(job.tokenizer)
+    messages = Messages(settings.layout(), tokenizer)
+    rows = make_rows(tokens, settings.walk(), rng)
+    shard = _write_records(job.output / job.name, messages.of(tokens, rows, rng))
+    entry = {
+        **dataclasses.asdict(shard),
+        "documents": int((parts.number == 0).sum()),
+        "sentences": len(parts.sentence_lengths),
+        "tokens": len(parts.tokens),
+        "duplicate_parts": read_parts - len(parts.key),
+        "duplicate_tokens": read_tokens - len(parts.tokens),
+        "filled": messages.tokens,
+        "max_sequences": messages.most_sequences,
+    }
+    return entry, np.bincount(tokens.tokens, minlength=tokenizer.vocab_size).astype(np.int64)
+
+
+def _check_documents(tokens: segments.TokenStore, settings: BuildSettings) -> None:
+    needed = FORMATS[settings.segments].documents
+    if tokens.num_documents < needed:
+        raise UserError(
+            f"a shard holds {tokens.num_documents} document(s), next-sentence pairs need two; put "
+            "a blank line between documents, give several files or fewer --num_shards, or choose "
+            "--segments=doc_sentences"
+        )
+
+
+def _write_records(path: Path, messages: Iterable[bytes]) -> Shard:
+    """The file of records and its index, each whole or not at all."""
+    with whole(path) as partial:
+        with partial.open("wb") as file:
+            lengths = tfrecord.write(file, messages)
+        with partial.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        size = partial.stat().st_size
+    write_whole(tfrecord.index_path(path), tfrecord.index_bytes(lengths))
+    return Shard(path.name, len(lengths), size, digest)
+
+
+def num_shards(tokens: int, parts: int, settings: BuildSettings) -> int:
+    """As asked, or as many as keep a shard near its usual size."""
+    if settings.num_shards:
+        return max(1, min(settings.num_shards, parts))
+    return max(
+        1, min(math.ceil(tokens * settings.dupe_factor / _SHARD_TOKENS), parts // _SHARD_PARTS)
+    )

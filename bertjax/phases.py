@@ -1,0 +1,171 @@
+"""Pretraining's data: records of one length, then of another; opened, checked, read in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from bertjax import tokenizer
+from bertjax.data import dynamic
+from bertjax.data import input as data_input
+from bertjax.data.masking import MaskingSettings
+from bertjax.data.records import Records
+from bertjax.errors import UserError
+
+
+class Phase(NamedTuple):
+    """A stretch of training on one folder of records.
+
+    Attributes:
+      batch_size: rows of a batch (of the longest rows, where there are several shapes).
+      first_step: where it begins; num_steps: how long it is.
+      shapes: lengths to group its records by, besides their own.
+    """
+
+    records: Records
+    batch_size: int
+    first_step: int
+    num_steps: int
+    shapes: tuple[int, ...]
+
+
+def open_records(folder: str, flag: str, skip_damaged: bool = False) -> Records:
+    """Opens a folder of records whose vocabulary is the one its manifest names."""
+    if not folder:
+        raise UserError(f"{flag} is not set; give the --output folder of bertjax.prepare")
+    records = Records(Path(folder), skip_damaged)
+    if tokenizer.load(folder).fingerprint != records.manifest.tokenizer["fingerprint"]:
+        raise UserError(
+            f"{folder}: the vocabulary is not the one of {folder}/manifest.json; prepare the "
+            "records again"
+        )
+    return records
+
+
+def check_length(records: Records, positions: int) -> None:
+    """The model must have a position for every token of a record."""
+    length = records.manifest.max_seq_length
+    if length > positions:
+        raise UserError(
+            f"{records.folder}: records of length {length}, the model has {positions} positions; "
+            "set model.max_positions"
+        )
+
+
+def check_same(records: Records, other: Records) -> None:
+    """All records of a run must share the tokenizer, and have labels or not."""
+    if records.manifest.tokenizer != other.manifest.tokenizer:
+        raise UserError(
+            f"{other.folder}: made with another vocabulary than {records.folder}; prepare it with "
+            f"--vocab {records.folder}"
+        )
+    if records.manifest.has_label != other.manifest.has_label:
+        raise UserError(
+            f"{other.folder}: made with --segments={other.manifest.settings['segments']}, "
+            f"{records.folder} with {records.manifest.settings['segments']}; one of them has "
+            "labels of sequences, the other has none"
+        )
+
+
+def plan(config: ConfigDict, records: Records, longer: Records | None) -> list[Phase]:
+    """One phase, or two: the last train.long_share of the steps on longer records.
+
+    A batch of the second has about as many tokens as one of the first, unless
+    train.long_batch_size tells its rows. data.shapes up to the first records' length are theirs.
+
+    Raises:
+      UserError: a share that is none, second records that are not longer.
+    """
+    train, length = config.train, records.manifest.max_seq_length
+    shapes = tuple(config.data.shapes)
+    shorter = tuple(shape for shape in shapes if shape <= length)
+    if longer is None:
+        return [Phase(records, train.batch_size, 0, train.steps, shorter)]
+    other = longer.manifest.max_seq_length
+    if other <= length:
+        raise UserError(
+            f"data.long_records: of length {other}, not longer than {length} of data.records"
+        )
+    if not 0 < train.long_share < 1:
+        raise UserError(f"train.long_share={train.long_share}: give a share between 0 and 1")
+    first = train.steps - round(train.steps * train.long_share)
+    rows = train.long_batch_size or max(1, train.batch_size * length // other)
+    rest = tuple(shape for shape in shapes if shape > length)
+    return [
+        Phase(records, train.batch_size, 0, first, shorter),
+        Phase(longer, rows, first, train.steps - first, rest),
+    ]
+
+
+def batches(phases: list[Phase], start_step: int, seed: int) -> Iterator[data_input.Batch]:
+    """This process's batches from a step to the last one."""
+    for phase in phases:
+        done = max(0, start_step - phase.first_step)
+        if done < phase.num_steps:
+            stream = data_input.train_batches(
+                phase.records,
+                batch_size=phase.batch_size,
+                seed=seed,
+                start_step=done,
+                shapes=phase.shapes,
+                **hosts(),
+            )
+            yield from islice(stream, phase.num_steps - done)
+
+
+def hosts() -> dict[str, int]:
+    return {"host": jax.process_index(), "num_hosts": jax.process_count()}
+
+
+def masks(config: ConfigDict, records: Records) -> MaskingSettings:
+    """The masks of compact records: as the manifest says, or as the config says otherwise.
+
+    Raises:
+      UserError: settings of masks for records that are masked already.
+    """
+    made, wanted = records.manifest.settings, config.data
+    changes = {
+        "mask_unit": wanted.mask_unit,
+        "masked_lm_prob": wanted.masked_lm_prob,
+        "mask_shares": tuple(wanted.mask_shares),
+    }
+    changed = [f"data.{name}" for name, value in changes.items() if value]
+    if changed and not records.manifest.dynamic:
+        raise UserError(
+            f"{changed[0]}: {records.folder} is masked already; prepare it with --masking=dynamic"
+        )
+    if len(wanted.mask_shares) not in (0, 2):
+        raise UserError("data.mask_shares: give two shares, of [MASK] and of other pieces: 0.8,0.1")
+    rate = made.get("masked_lm_prob", 0.15)
+    share = (wanted.masked_lm_prob or rate) / rate
+    shares = wanted.mask_shares or (made.get("mask_share", 0.8), made.get("random_share", 0.1))
+    return MaskingSettings(
+        max_predictions=max(1, round(records.manifest.max_predictions_per_seq * share)),
+        masked_lm_prob=wanted.masked_lm_prob or rate,
+        unit=wanted.mask_unit or made.get("mask_unit", "token"),
+        mask_share=shares[0],
+        random_share=shares[1],
+    )
+
+
+def expander(
+    config: ConfigDict, opened: list[Records], seed: int
+) -> Callable[[dynamic.Batch], dynamic.Batch]:
+    """From any of the records' batches to the model's; their length tells which they are of."""
+    found: dict[int, Any] = {
+        records.manifest.max_seq_length: dynamic.expander(
+            records.manifest, tokenizer.load(records.folder), masks(config, records), seed
+        )
+        for records in opened
+    }
+
+    def expand(batch: dynamic.Batch) -> dynamic.Batch:
+        length = batch["input_ids"].shape[1]
+        return found[min(known for known in found if known >= length)](batch)
+
+    return expand

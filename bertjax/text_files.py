@@ -1,0 +1,137 @@
+"""Finds the user's text files and opens them as streams of bytes, compressed or not."""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import lzma
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bertjax.errors import UserError
+
+_BLOCK = 1 << 20
+# How many bytes of text a byte of the file stands for, about; to estimate disk need.
+EXPANSION = {"": 1.0, ".gz": 2.7, ".xz": 3.6, ".zst": 3.2}
+FORMATS = (".txt", ".jsonl")
+EXTENSIONS = tuple(kind + packing for kind in FORMATS for packing in EXPANSION)
+
+
+def files(inputs: Sequence[str | Path]) -> list[Path]:
+    """The text files that files, folders (searched recursively) and globs stand for, in order.
+
+    The inputs keep their order; what a folder or a glob holds is sorted by name.
+
+    Raises:
+      UserError: a missing input, an unknown extension, nothing to read in it.
+    """
+    return [path for given in inputs for path in _expand(str(given))]
+
+
+def _expand(given: str) -> list[Path]:
+    path, legal = Path(given), ", ".join(EXTENSIONS)
+    if path.is_dir():
+        found = sorted(p for p in path.rglob("*") if p.is_file() and _is_text(p))
+        if not found:
+            raise UserError(f"{given}: no {legal} file in this folder")
+        return found
+    found = [path] if path.exists() else []
+    if not found and glob.has_magic(given):
+        found = sorted(p for p in map(Path, glob.glob(given, recursive=True)) if p.is_file())
+        if not found:
+            raise UserError(f"{given}: no file matches")
+    if not found:
+        raise UserError(f"{given}: no such file or folder")
+    for file in found:
+        if not file.name.endswith(EXTENSIONS):
+            raise UserError(f"{file}: unknown extension; a text file ends in {legal}")
+    return found
+
+
+def _is_text(path: Path) -> bool:
+    return path.name.endswith(EXTENSIONS) and not path.name.startswith(".")
+
+
+def packing(path: Path) -> str:
+    """ ".gz", ".xz", ".zst", or "" where the file is not compressed."""
+    return path.suffix if path.suffix in EXPANSION else ""
+
+
+def is_jsonl(path: Path) -> bool:
+    return path.name.removesuffix(packing(path)).endswith(".jsonl")
+
+
+def blocks(path: Path) -> Iterator[bytes]:
+    """The file's bytes, unpacked, a megabyte at a time, without a byte order mark.
+
+    Raises:
+      UserError: a compressed file that is cut short or damaged; the byte reached is named.
+    """
+    done = 0
+    try:
+        for block in _OPENERS[packing(path)](path):
+            yield block.removeprefix(b"\xef\xbb\xbf") if not done else block
+            done += len(block)
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, _Damaged):
+        raise UserError(
+            f"{path}: the compressed file is cut short or damaged, after {done:,} bytes of text; "
+            "fetch or compress it again"
+        ) from None
+
+
+class _Damaged(Exception):
+    """A .zst file that cannot be unpacked to its end."""
+
+
+def _read(open_file: Callable[..., Any]) -> Callable[[Path], Iterator[bytes]]:
+    def read(path: Path) -> Iterator[bytes]:
+        with open_file(path, "rb") as file:
+            while block := file.read(_BLOCK):
+                yield block
+
+    return read
+
+
+def _unpack_zst(path: Path) -> Iterator[bytes]:
+    """Its reader takes a file that is cut short for a whole one, so the frames are fed by hand."""
+    import zstandard
+
+    held: list[bytes] = []
+    with path.open("rb") as file:
+        unpacker, packed = None, b""
+        try:
+            # Small pieces, for each can unpack to much.
+            while packed or (packed := file.read(_BLOCK // 64)):
+                unpacker = unpacker or zstandard.ZstdDecompressor().decompressobj()
+                held.append(unpacker.decompress(packed))
+                packed = unpacker.unused_data if unpacker.eof else b""
+                unpacker = None if unpacker.eof else unpacker
+                if sum(map(len, held)) >= _BLOCK:
+                    yield b"".join(held)
+                    held = []
+        except zstandard.ZstdError as error:
+            raise _Damaged from error
+    yield b"".join(held)
+    if unpacker is not None:
+        raise _Damaged
+
+
+_OPENERS: dict[str, Callable[[Path], Iterator[bytes]]] = {
+    "": _read(open),
+    ".gz": _read(gzip.open),
+    ".xz": _read(lzma.open),
+    ".zst": _unpack_zst,
+}
+
+
+def line_at(path: Path, offset: int) -> int:
+    """The number of the line in which a byte of the unpacked text lies, counted from 1."""
+    lines, left = 1, offset
+    for block in blocks(path):
+        lines += block[: max(left, 0)].count(b"\n")
+        left -= len(block)
+        if left <= 0:
+            break
+    return lines
