@@ -140,9 +140,14 @@ class _Piece(NamedTuple):
 
 def _read(source: str | Path, field: str) -> Iterator[Part]:
     if isinstance(source, Path):
-        pieces = _json_lines(source, field) if text_files.is_jsonl(source) else _text(source)
-        return _identified(pieces, str(source))
+        return parts_of_file(str(source), text_files.blocks(source), field)
     return _identified(_data_set(source, field), "")
+
+
+def parts_of_file(name: str, blocks: Iterable[bytes], field: str) -> Iterator[Part]:
+    """The parts of the documents of one file, whose unpacked text comes in blocks."""
+    jsonl = text_files.is_jsonl(name)
+    return _identified(_json_lines(name, blocks, field) if jsonl else _text(blocks), name)
 
 
 def _identified(pieces: Iterable[_Piece], file: str) -> Iterator[Part]:
@@ -158,10 +163,10 @@ def _identified(pieces: Iterable[_Piece], file: str) -> Iterator[Part]:
             yield Part(raw, document, piece.number, file, piece.offset + lead)
 
 
-def _text(path: Path) -> Iterator[_Piece]:
+def _text(blocks: Iterable[bytes]) -> Iterator[_Piece]:
     """Documents end with a blank line or with the file."""
     rest, offset, index = b"\n", -1, 0
-    for block in text_files.blocks(path):
+    for block in blocks:
         rest += block
         at = 0
         for blank in _BLANK_LINES.finditer(rest):
@@ -213,34 +218,34 @@ def _document(text: str) -> Iterator[_Piece]:
     return _cut(b"\n" + text.encode("utf-8", "replace"), 0, 0, whole=True)
 
 
-def _json_lines(path: Path, field: str) -> Iterator[_Piece]:
+def _json_lines(name: str, blocks: Iterable[bytes], field: str) -> Iterator[_Piece]:
     """Every line is an object; its field's text is a document."""
     rest, number = b"", 0
-    for block in text_files.blocks(path):
+    for block in blocks:
         *complete, rest = (rest + block).split(b"\n")
         for line in complete:
             number += 1
-            yield from _json_line(path, number, line, field)
+            yield from _json_line(name, number, line, field)
         if len(rest) > MAX_JSON_BYTES:
             raise UserError(
-                f"{path}:{number + 1}: a line of more than {MAX_JSON_BYTES >> 20} MB; JSON lines "
+                f"{name}:{number + 1}: a line of more than {MAX_JSON_BYTES >> 20} MB; JSON lines "
                 "hold one document each"
             )
-    yield from _json_line(path, number + 1, rest, field)
+    yield from _json_line(name, number + 1, rest, field)
 
 
-def _json_line(path: Path, number: int, line: bytes, field: str) -> Iterator[_Piece]:
+def _json_line(name: str, number: int, line: bytes, field: str) -> Iterator[_Piece]:
     if not line.strip():
         return
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise UserError(f"{path}:{number}: not valid JSON ({error})") from None
+        raise UserError(f"{name}:{number}: not valid JSON ({error})") from None
     text = row.get(field) if isinstance(row, dict) else None
     if not isinstance(text, str):
         found = ", ".join(row) if isinstance(row, dict) else "no object"
         raise UserError(
-            f"{path}:{number}: no text in a field {field!r} (found: {found}); name it with "
+            f"{name}:{number}: no text in a field {field!r} (found: {found}); name it with "
             "--text_field"
         )
     yield from _document(text)

@@ -11,12 +11,23 @@ import dataclasses
 import math
 import os
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
-from bertjax import build_need, corpus, errors, tokenizer, vocab, word_counts
+from bertjax import (
+    build_need,
+    corpus,
+    duplicate_lines,
+    errors,
+    text_files,
+    tokenizer,
+    vocab,
+    word_counts,
+)
 from bertjax.command_line import new_parser
 from bertjax.data import manifest as manifests
 from bertjax.data.build import build, close_work_folder, open_work_folder
@@ -41,7 +52,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="PATH",
         help=".txt, .jsonl (also .gz, .xz, .zst), folders, globs, tfds:NAME@SPLIT",
     )
-    add("--output", type=Path, required=True, help="folder for records, manifest, vocabulary")
+    add("--output", required=True, help="folder for records, manifest, vocabulary")
     add("--text_field", default="text", help="in JSON lines and data sets (%(default)s)")
     add("--vocab", type=Path, help="use this vocab.txt, .model or folder; default: learn one")
     add("--vocab_kind", choices=["wordpiece", "sentencepiece"], default="wordpiece")
@@ -67,7 +78,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes (all cores)")
     add("--memory", default="2GB", help="for all processes together (%(default)s)")
-    return parser.parse_args(argv)
+    add("--runner", help="of Apache Beam (DirectRunner, DataflowRunner, ...); its options follow")
+    flags, rest = parser.parse_known_args(argv)
+    flags.beam = rest
+    if flags.beam and not flags.runner:
+        parser.error(f"unrecognized arguments: {' '.join(flags.beam)}")
+    return flags
 
 
 def _settings(flags: argparse.Namespace) -> BuildSettings:
@@ -107,6 +123,24 @@ def _identity(source: str | Path) -> list[object]:
     return [source.name, source.stat().st_size, source.stat().st_mtime_ns]
 
 
+def _jobs(flags: argparse.Namespace, doing: str, total: int) -> Iterator[list[corpus.Part]]:
+    """Groups of parts of the whole input, with a progress bar."""
+    with tqdm(desc=doing, total=total, unit="B", unit_scale=True) as bar:
+        for job in corpus.jobs(corpus.parts(flags.input, flags.text_field), _JOB_BYTES):
+            bar.update(sum(len(part.raw) for part in job))
+            yield job
+        bar.total = bar.n  # so far it was an estimate
+
+
+def _dropped_lines(
+    flags: argparse.Namespace, work: Path, workers: Workers, total: int
+) -> Path | None:
+    if flags.drop_duplicates != "lines":
+        return None
+    jobs = _jobs(flags, "looking for duplicate lines", total)
+    return duplicate_lines.find(jobs, work / "lines", workers)
+
+
 def _vocabulary(flags: argparse.Namespace, work: Path, workers: Workers, total: int) -> Path:
     """The folder of the tokenizer to use: given, learnt by a killed run, or learnt now."""
     folder = work / "vocabulary"
@@ -114,15 +148,8 @@ def _vocabulary(flags: argparse.Namespace, work: Path, workers: Workers, total: 
         return folder
     found = tokenizer.load(flags.vocab, _lowercase(flags)) if flags.vocab else None
     if found is None or flags.extend:
-        with tqdm(desc="counting words", total=total, unit="B", unit_scale=True) as bar:
-
-            def jobs():
-                parts = corpus.parts(flags.input, flags.text_field)
-                for job in corpus.jobs(parts, _JOB_BYTES):
-                    bar.update(sum(len(part.raw) for part in job))
-                    yield job
-
-            counts, _ = word_counts.merged(workers.map(word_counts.of_parts, jobs()))
+        jobs = _jobs(flags, "counting words", total)
+        counts, _ = word_counts.merged(workers.map(word_counts.of_parts, jobs))
         if found is None:
             learned = vocab.learn(
                 counts, kind=flags.vocab_kind, size=flags.vocab_size, lowercase=not flags.cased
@@ -152,7 +179,7 @@ def _already_done(output: Path, source: dict[str, object], settings: BuildSettin
     )
 
 
-def _report(manifest: Manifest, output: Path, seconds: float) -> None:
+def _report(manifest: Manifest, output: str | Path, seconds: float) -> None:
     found, dropped = manifest.corpus, manifest.corpus["dropped"]
     size = sum(shard.bytes for shard in manifest.shards)
     positions = manifest.num_examples * manifest.max_seq_length
@@ -171,6 +198,53 @@ def _report(manifest: Manifest, output: Path, seconds: float) -> None:
     )
 
 
+def _build_with_beam(flags: argparse.Namespace, settings: BuildSettings) -> Manifest:
+    """Raises UserError: no Apache Beam, or an option that needs all text in one place."""
+    for name in ("extend", "drop_duplicates"):
+        if getattr(flags, name) not in (0, None, "documents"):
+            raise UserError(f"--{name} does not go with --runner; use it in a local build")
+    if flags.vocab is None:
+        raise UserError(
+            "--runner needs a vocabulary; learn one from a part of the text: run this command "
+            "on that part without --runner and give its --output as --vocab"
+        )
+    try:
+        from bertjax.data import build_beam
+    except ModuleNotFoundError:
+        raise UserError("--runner needs Apache Beam: pip install 'bertjax[beam]'") from None
+    vocabulary = tokenizer.load(flags.vocab, _lowercase(flags))
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary.save(folder)
+        files = tuple((path.name, path.read_bytes()) for path in sorted(Path(folder).iterdir()))
+    inputs = build_beam.find(flags.input)
+    source: dict[str, object] = {"files": inputs, "vocab": vocabulary.fingerprint}
+    language = "" if flags.keep_lines else flags.language
+    plan = build_beam.Plan(files, flags.text_field, language, settings, flags.output)
+    return build_beam.build(inputs, plan, source, [f"--runner={flags.runner}", *flags.beam])
+
+
+def _take_over(flags: argparse.Namespace, paths: list[Path]) -> None:
+    """Records of the 2018 builder get a manifest."""
+    if flags.vocab is None:
+        raise UserError("--input holds records; give the vocabulary they were made with: --vocab")
+    vocabulary = tokenizer.load(flags.vocab, _lowercase(flags))
+    source = {"records": [_identity(path) for path in paths], "vocab": vocabulary.fingerprint}
+    if (flags.output / manifests.MANIFEST).exists():
+        if manifests.load(flags.output).source != source:
+            raise UserError(f"{flags.output}: holds other records; choose another --output")
+        print(f"reusing {flags.output}")
+        return
+    # Imported late: text needs no TensorFlow.
+    from bertjax.data import adopt
+
+    manifest = adopt.adopt(paths, vocabulary, flags.output, source)
+    print(
+        f"{flags.output}: took over {manifest.num_examples:,} records of length "
+        f"{manifest.max_seq_length} with {manifest.max_predictions_per_seq} predictions; "
+        f"unigram entropy {manifest.corpus['unigram_entropy']:.3f} nats"
+    )
+
+
 def main() -> None:
     flags = parse_arguments()
     settings = _settings(flags)
@@ -178,6 +252,15 @@ def main() -> None:
         raise UserError(f"--workers={flags.workers}: give at least 1")
     if flags.extend and not flags.vocab:
         raise UserError("--extend adds words to a vocabulary; give it with --vocab")
+    if flags.runner:
+        start = time.monotonic()
+        _report(_build_with_beam(flags, settings), flags.output, time.monotonic() - start)
+        return
+    flags.output = Path(flags.output)
+    made = text_files.record_files(flags.input)
+    if made:
+        _take_over(flags, made)
+        return
     memory = build_need.parse_memory(flags.memory)
     sources = corpus.resolve(flags.input)
     source = _source(flags, sources)
@@ -191,6 +274,7 @@ def main() -> None:
     with Workers(number) as workers:
         text = TextSettings(
             tokenizer=_vocabulary(flags, work, workers, total),
+            dropped_lines=_dropped_lines(flags, work, workers, total),
             language="" if flags.keep_lines else flags.language,
             min_tokens=settings.min_tokens,
             seed=settings.seed,

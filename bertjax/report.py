@@ -270,18 +270,20 @@ def fillings(path: Path | None) -> list[Row]:
 
 
 def corpus_facts(manifest: manifests.Manifest) -> list[tuple[str, str]]:
+    """What is known of the text; less of records that another builder made."""
     corpus, settings = manifest.corpus, manifest.settings
-    return [
-        ("documents", f"{corpus['documents']:,}"),
-        ("sentences", f"{corpus['sentences']:,}"),
+    known = [name for name in ("documents", "sentences") if name in corpus]
+    facts: list[tuple[str, str]] = [(name, f"{corpus[name]:,}") for name in known]
+    facts += [
         ("tokens (pieces of words)", f"{corpus['tokens']:,}"),
         ("vocabulary", f"{manifest.vocab_size:,} pieces, {corpus['pieces_used']:,} of them in use"),
         ("unknown pieces", f"{corpus['unknown_share']:.3%}".replace("%", " %")),
         ("unigram entropy", f"{corpus['unigram_entropy']:.3f} nats"),
         ("training records", f"{manifest.num_examples:,} of length {manifest.max_seq_length}"),
-        ("maskings of the text", str(settings["dupe_factor"])),
-        ("hidden pieces", _share(settings["masked_lm_prob"])),
     ]
+    if "dupe_factor" in settings:
+        facts.append(("passes over the text", str(settings["dupe_factor"])))
+    return [*facts, ("hidden pieces", _share(settings["masked_lm_prob"]))]
 
 
 def time_bars(times: list[tuple[str, float]]) -> list[Row]:

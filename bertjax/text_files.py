@@ -8,7 +8,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bertjax.errors import UserError
 
@@ -54,29 +54,55 @@ def _is_text(path: Path) -> bool:
     return path.name.endswith(EXTENSIONS) and not path.name.startswith(".")
 
 
-def packing(path: Path) -> str:
-    """ ".gz", ".xz", ".zst", or "" where the file is not compressed."""
-    return path.suffix if path.suffix in EXPANSION else ""
+def record_files(inputs: Sequence[str]) -> list[Path]:
+    """The TFRecord files among the inputs, globs and folders spread out; empty if it is text.
+
+    Raises:
+      UserError: both records and text.
+    """
+    found: list[Path] = []
+    for given in inputs:
+        path = Path(given)
+        some = path.glob("*.tfrecord*") if path.is_dir() else map(Path, glob.glob(given))
+        found += sorted(p for p in some if ".tfrecord" in p.name and p.is_file())
+    if found and not all(".tfrecord" in given or Path(given).is_dir() for given in inputs):
+        raise UserError("--input holds both text and .tfrecord files; prepare them one by one")
+    return found
 
 
-def is_jsonl(path: Path) -> bool:
-    return path.name.removesuffix(packing(path)).endswith(".jsonl")
+def packing(name: str | Path) -> str:
+    """The ending of a compressed file, ".gz", ".xz" or ".zst"; "" of others."""
+    suffix = Path(name).suffix
+    return suffix if suffix in EXPANSION else ""
+
+
+def is_jsonl(name: str | Path) -> bool:
+    return str(name).removesuffix(packing(name)).endswith(".jsonl")
 
 
 def blocks(path: Path) -> Iterator[bytes]:
-    """The file's bytes, unpacked, a megabyte at a time, without a byte order mark.
+    """A file's text; as `unpacked`."""
+    with path.open("rb") as file:
+        yield from unpacked(file, path)
+
+
+def unpacked(file: IO[bytes], name: str | Path) -> Iterator[bytes]:
+    """The bytes of an open file, a megabyte at a time, without a byte order mark.
+
+    Args:
+      name: tells how it is packed.
 
     Raises:
       UserError: a compressed file that is cut short or damaged; the byte reached is named.
     """
     done = 0
     try:
-        for block in _OPENERS[packing(path)](path):
+        for block in _UNPACKERS[packing(name)](file):
             yield block.removeprefix(b"\xef\xbb\xbf") if not done else block
             done += len(block)
     except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, _Damaged):
         raise UserError(
-            f"{path}: the compressed file is cut short or damaged, after {done:,} bytes of text; "
+            f"{name}: the compressed file is cut short or damaged, after {done:,} bytes of text; "
             "fetch or compress it again"
         ) from None
 
@@ -85,43 +111,48 @@ class _Damaged(Exception):
     """A .zst file that cannot be unpacked to its end."""
 
 
-def _read(open_file: Callable[..., Any]) -> Callable[[Path], Iterator[bytes]]:
-    def read(path: Path) -> Iterator[bytes]:
-        with open_file(path, "rb") as file:
-            while block := file.read(_BLOCK):
-                yield block
-
-    return read
+def _read(file: IO[bytes]) -> Iterator[bytes]:
+    while block := file.read(_BLOCK):
+        yield block
 
 
-def _unpack_zst(path: Path) -> Iterator[bytes]:
+def _through(reader: Callable[..., Any]) -> Callable[[IO[bytes]], Iterator[bytes]]:
+    """Unpacks by what the standard library has for it."""
+
+    def unpack(file: IO[bytes]) -> Iterator[bytes]:
+        with reader(file, "rb") as inner:
+            yield from _read(inner)
+
+    return unpack
+
+
+def _unpack_zst(file: IO[bytes]) -> Iterator[bytes]:
     """Its reader takes a file that is cut short for a whole one, so the frames are fed by hand."""
     import zstandard
 
     held: list[bytes] = []
-    with path.open("rb") as file:
-        unpacker, packed = None, b""
-        try:
-            # Small pieces, for each can unpack to much.
-            while packed or (packed := file.read(_BLOCK // 64)):
-                unpacker = unpacker or zstandard.ZstdDecompressor().decompressobj()
-                held.append(unpacker.decompress(packed))
-                packed = unpacker.unused_data if unpacker.eof else b""
-                unpacker = None if unpacker.eof else unpacker
-                if sum(map(len, held)) >= _BLOCK:
-                    yield b"".join(held)
-                    held = []
-        except zstandard.ZstdError as error:
-            raise _Damaged from error
+    unpacker, packed = None, b""
+    try:
+        # Small pieces, for each can unpack to much.
+        while packed or (packed := file.read(_BLOCK // 64)):
+            unpacker = unpacker or zstandard.ZstdDecompressor().decompressobj()
+            held.append(unpacker.decompress(packed))
+            packed = unpacker.unused_data if unpacker.eof else b""
+            unpacker = None if unpacker.eof else unpacker
+            if sum(map(len, held)) >= _BLOCK:
+                yield b"".join(held)
+                held = []
+    except zstandard.ZstdError as error:
+        raise _Damaged from error
     yield b"".join(held)
     if unpacker is not None:
         raise _Damaged
 
 
-_OPENERS: dict[str, Callable[[Path], Iterator[bytes]]] = {
-    "": _read(open),
-    ".gz": _read(gzip.open),
-    ".xz": _read(lzma.open),
+_UNPACKERS: dict[str, Callable[[IO[bytes]], Iterator[bytes]]] = {
+    "": _read,
+    ".gz": _through(gzip.open),
+    ".xz": _through(lzma.open),
     ".zst": _unpack_zst,
 }
 

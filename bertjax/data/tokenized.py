@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bertjax import corpus, tokenizer
+from bertjax import corpus, duplicate_lines, tokenizer
 from bertjax.corpus import Part
 from bertjax.data.store import TokenParts, token_type
 
@@ -24,7 +24,7 @@ class TextSettings(NamedTuple):
       language: its sentences are split; "" if lines are sentences already.
       min_tokens: shorter documents are dropped.
       seed: of the order of the parts.
-      dropped_lines: a file from duplicates.find, or None.
+      dropped_lines: what duplicate_lines.find gave, or None.
     """
 
     tokenizer: Path
@@ -73,6 +73,10 @@ def tokenize(job: tuple[TextSettings, list[Part]]) -> Tokenized:
     dropped_lines = short = 0
     for number, part in enumerate(parts):
         lines = corpus.lines(part)
+        if settings.dropped_lines is not None:
+            unwanted = duplicate_lines.dropped(part, settings.dropped_lines)
+            lines = [line for place, line in enumerate(lines) if place not in unwanted]
+            dropped_lines += len(unwanted)
         if settings.language:
             lines = [s for line in lines for s in corpus.sentences(line, settings.language)]
         found = [ids for ids in encode(lines) if ids]
