@@ -23,6 +23,7 @@ from bertjax import (
     corpus,
     duplicate_lines,
     errors,
+    memory,
     text_files,
     tokenizer,
     vocab,
@@ -247,6 +248,7 @@ def _take_over(flags: argparse.Namespace, paths: list[Path]) -> None:
 
 def main() -> None:
     flags = parse_arguments()
+    memory.share_one_heap()
     settings = _settings(flags)
     if flags.workers < 1:
         raise UserError(f"--workers={flags.workers}: give at least 1")
@@ -261,7 +263,7 @@ def main() -> None:
     if made:
         _take_over(flags, made)
         return
-    memory = build_need.parse_memory(flags.memory)
+    budget = build_need.parse_memory(flags.memory)
     sources = corpus.resolve(flags.input)
     source = _source(flags, sources)
     if _already_done(flags.output, source, settings):
@@ -269,7 +271,7 @@ def main() -> None:
     start = time.monotonic()
     total = build_need.text_bytes(sources)
     build_need.check_disk(flags.output, total, settings)
-    number = build_need.workers(flags.workers, memory)
+    number = build_need.workers(flags.workers, budget)
     work = open_work_folder(flags.output, {"source": source, **dataclasses.asdict(settings)})
     with Workers(number) as workers:
         text = TextSettings(
@@ -286,7 +288,7 @@ def main() -> None:
             settings,
             work=work,
             workers=workers,
-            run_bytes=build_need.run_bytes(memory),
+            run_bytes=build_need.run_bytes(budget),
             total=total,
             source=source,
         )

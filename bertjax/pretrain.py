@@ -8,10 +8,12 @@ example:
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
@@ -20,12 +22,14 @@ from ml_collections import ConfigDict
 from bertjax import (
     checkpoint,
     compile_cache,
+    continuation,
     errors,
     loop,
     memory,
     optimizer,
     partition,
     phases,
+    pretrained,
     settings,
     tokenizer,
 )
@@ -36,7 +40,7 @@ from bertjax.models import config as model_sizes
 from bertjax.models import heads, objectives
 from bertjax.models.config import BertConfig
 from bertjax.run_log import RunLog, read_metrics
-from bertjax.state import TrainState, abstract_state, init_state
+from bertjax.state import TrainState, abstract_state, init_state, with_params
 from bertjax.train_step import make_eval_step, make_train_step
 
 
@@ -49,8 +53,17 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def build_model(config: ConfigDict, records: Records) -> BertConfig:
-    """The model that fits the records; what the manifest says is not repeated in the config."""
+def build_model(
+    config: ConfigDict, records: Records, start: pretrained.Pretrained | None
+) -> BertConfig:
+    """The model that fits the records; what the manifest says is not repeated in the config.
+
+    A model to go on from tells its own sizes.
+    """
+    if start is not None:
+        kept = ("hidden_dropout", "attention_dropout", "dtype")
+        changes = {name: config.model[name] for name in kept}
+        return dataclasses.replace(start.config, vocab_size=records.manifest.vocab_size, **changes)
     wanted: dict[str, Any] = config.model.to_dict()
     wanted |= model_sizes.size(wanted.pop("size"))
     return BertConfig(vocab_size=records.manifest.vocab_size, **wanted)
@@ -81,14 +94,20 @@ def init_function(model: heads.PretrainingModel, predictions: int):
 
 
 def start_state(
-    init: Any, tx: Any, mesh: Any, seed: int, checkpoints: checkpoint.Checkpoints
+    init: Any, tx: Any, mesh: Any, seed: int, checkpoints: checkpoint.Checkpoints, inputs: Inputs
 ) -> TrainState:
-    """1. this run's own checkpoint; 2. scratch."""
-    if checkpoints.latest_step() is None:
-        return init_state(init, tx, mesh, seed)
-    state = checkpoints.restore(abstract_state(init, tx, mesh))
-    print(f"continuing at step {int(state.step):,}")
-    return state
+    """1. this run's own checkpoint; 2. the model to go on from; 3. scratch."""
+    if checkpoints.latest_step() is not None:
+        state = checkpoints.restore(abstract_state(init, tx, mesh))
+        print(f"continuing at step {int(state.step):,}")
+        return state
+    state = init_state(init, tx, mesh, seed)
+    if inputs.start is None:
+        return state
+    words = tokenizer.load(inputs.records.folder)
+    merged, lines = continuation.merge(inputs.start, jax.device_get(state.params), words)
+    print("\n".join([f"weights from {inputs.start.name}", *lines]))
+    return with_params(state, merged)
 
 
 def warn_if_stuck(loss: float, entropy: float, log: RunLog) -> None:
@@ -101,11 +120,15 @@ def warn_if_stuck(loss: float, entropy: float, log: RunLog) -> None:
 
 
 class Inputs(NamedTuple):
-    """What to train on, in phases; if wanted, records held out; the model that fits them."""
+    """What to train on, in phases; the model that fits it.
+
+    If wanted, records held out and a model to go on from.
+    """
 
     phases: list[phases.Phase]
     held_out: Records | None
     bert: BertConfig
+    start: pretrained.Pretrained | None
 
     @property
     def records(self) -> Records:
@@ -128,10 +151,13 @@ def open_inputs(config: ConfigDict) -> Inputs:
             phases.check_same(records, found)
             opened[place] = found
     longer, held_out = opened
+    start = pretrained.load(Path(config.init)) if config.init else None
+    if start is not None:
+        continuation.check_vocabulary(start, tokenizer.load(records.folder))
+    bert = build_model(config, records, start)
     for each in filter(None, (records, longer, held_out)):
-        phases.check_length(each, config.model.max_positions)
-    plan = phases.plan(config, records, longer)
-    return Inputs(plan, held_out, build_model(config, records))
+        phases.check_length(each, bert.max_positions)
+    return Inputs(phases.plan(config, records, longer), held_out, bert, start)
 
 
 def make_evaluate(
@@ -180,7 +206,7 @@ def train(
     train_step = make_train_step(objective, tx, microbatches=wanted.microbatches, expand=expand)
     init = init_function(model, manifest.max_predictions_per_seq)
     with checkpoint.Checkpoints(workdir, keep_last=config.keep_last) as checkpoints:
-        state = start_state(init, tx, mesh, wanted.seed, checkpoints)
+        state = start_state(init, tx, mesh, wanted.seed, checkpoints, inputs)
         start = int(state.step)
         batches = phases.batches(inputs.phases, start, wanted.seed)
         with RunLog(workdir, "pretraining", wanted.steps, start) as log:

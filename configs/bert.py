@@ -15,6 +15,8 @@ from ml_collections import ConfigDict
 def get_config(size: str = "base") -> ConfigDict:
     return ConfigDict(
         {
+            # A model to go on from: a run, a Hugging Face folder, a 2018 checkpoint.
+            "init": "",
             "model": {
                 "size": size,
                 "max_positions": 512,

@@ -194,6 +194,7 @@ SIZES["nano"] = dict(num_layers=1, hidden_size=32, num_heads=2, intermediate_siz
 
 def get_config(size="nano"):
     return ConfigDict({
+        "init": "",
         "model": {"size": size, "max_positions": 32, "hidden_dropout": 0.1,
                   "attention_dropout": 0.1, "dtype": "float32"},
         "data": {"records": "", "eval_records": "", "long_records": "", "shapes": (),

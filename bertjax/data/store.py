@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.lib.format import open_memmap
+from numpy.lib.format import write_array_header_2_0
 
 from bertjax.data.segments import TokenStore
 from bertjax.json_file import read_json, write_json
@@ -126,16 +126,13 @@ class Runs:
 
 def _save_ragged(path: Path, values: np.ndarray, lengths: np.ndarray, order: np.ndarray) -> None:
     """Row by row, so that there is never a second copy of all values in memory."""
-    if not len(values):  # nothing to map into memory
-        np.save(path, values)
-        return
-    target, at = open_memmap(path, mode="w+", dtype=values.dtype, shape=values.shape), 0
     ends = np.cumsum(lengths)
     starts, ends = (ends - lengths)[order].tolist(), ends[order].tolist()
-    for start, end in zip(starts, ends, strict=True):
-        target[at : at + end - start] = values[start:end]
-        at += end - start
-    target.flush()
+    with path.open("wb") as file:
+        header = {"descr": values.dtype.str, "fortran_order": False, "shape": values.shape}
+        write_array_header_2_0(file, header)
+        for start, end in zip(starts, ends, strict=True):
+            file.write(values[start:end].tobytes())
 
 
 def _load(run: Path, name: str) -> np.ndarray:
