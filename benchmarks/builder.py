@@ -4,8 +4,8 @@
 
 The folder holds corpus/*.txt.xz (one line a sentence, a blank line between documents) and
 vocab/bert-base-uncased-vocab.txt. The peer is tf-models-official's copy of the 2018
-create_pretraining_data.py. Length 128, 20 predictions, dupe factor 1, 10 % short sequences; lines
-are taken as sentences by both. Every builder runs in turn on two sizes of text, pinned to one core
+create_pretraining_data.py. Length 128, 20 predictions, 10 % short sequences; lines are taken as
+sentences by both. Every builder runs in turn on two sizes of text, pinned to one core
 (bertjax also on all): the difference of the two is the cost of a MB without that of starting.
 """
 
@@ -22,26 +22,34 @@ from pathlib import Path
 import contest
 from process_cost import Command, Cost, measure
 
-from bertjax import text
+from bertjax import text_files
 
 OURS, PEER = "bertjax, 1 core", "2018 builder, 1 core"
 
 
 def cut(corpus: Path, megabytes: float, target: Path) -> float:
-    """Writes the corpus's first lines, `megabytes` of them; returns how many MB that came to."""
-    paths = text.files([str(corpus / "*.txt.xz")])
-    lines = (line for path in paths for line in text.lines(path))
-    with target.open("wb") as out:
-        while out.tell() < megabytes * 1e6:
-            out.write(next(lines).encode() + b"\n")
+    """Writes the corpus's first lines, about `megabytes`; returns how many MB that came to."""
+    paths = text_files.files([str(corpus / "*.txt.xz")])
+    blocks = (block for path in paths for block in text_files.blocks(path))
+    content = b""
+    while len(content) < megabytes * 1e6:
+        content += next(blocks)
+    target.write_bytes(content[: content.rfind(b"\n", 0, int(megabytes * 1e6)) + 1])
     return target.stat().st_size / 1e6
+
+
+def settings(dupe_factor: int) -> Command:
+    """What both builders call by the same names."""
+    return [
+        f"--dupe_factor={dupe_factor}", "--max_seq_length=128", "--max_predictions_per_seq=20",
+        "--short_seq_prob=0.1",
+    ]  # fmt: skip
 
 
 def ours(source: Path, output: Path, vocabulary: Path, workers: int) -> Command:
     return [
         sys.executable, "-m", "bertjax.prepare", "--keep_lines", f"--workers={workers}",
-        f"--input={source}", f"--output={output}", f"--vocab={vocabulary}", "--dupe_factor=1",
-        "--max_seq_length=128", "--max_predictions_per_seq=20", "--short_seq_prob=0.1",
+        f"--input={source}", f"--output={output}", f"--vocab={vocabulary}",
     ]  # fmt: skip
 
 
@@ -49,8 +57,6 @@ def builder_2018(python: str | Path, source: Path, output: Path, vocabulary: Pat
     return [
         python, "-m", "official.nlp.data.create_pretraining_data", f"--input_file={source}",
         f"--output_file={output}", f"--vocab_file={vocabulary}", "--do_lower_case=True",
-        "--dupe_factor=1", "--max_seq_length=128", "--max_predictions_per_seq=20",
-        "--short_seq_prob=0.1",
     ]  # fmt: skip
 
 
@@ -77,6 +83,7 @@ def main() -> None:
         help="the two sizes; each must hold two books, so at least 1 (default: 1 10)",
     )
     flags.add_argument("--rounds", type=int, default=3, help="runs of each, in turn")
+    flags.add_argument("--dupe_factor", type=int, default=1)
     options = flags.parse_args()
     folder = os.environ.get("BERTJAX_DATA")
     if not folder:
@@ -89,22 +96,21 @@ def main() -> None:
     every = os.sched_getaffinity(0)
     one = {max(every)}
     vocabulary = Path(folder, "vocab", "bert-base-uncased-vocab.txt")
-    every = os.sched_getaffinity(0)
-    one = {max(every)}
+    same = settings(options.dupe_factor)
 
     def runs(source: Path, output: Path) -> dict[str, tuple[Command, set[int]]]:
         """Every builder's command for one text, and the cores it may use."""
         cores = len(every)
         found = {
-            OURS: (ours(source, output.with_suffix(".one"), vocabulary, 1), one),
+            OURS: (ours(source, output.with_suffix(".one"), vocabulary, 1) + same, one),
             f"bertjax, {cores} cores": (
-                ours(source, output.with_suffix(".all"), vocabulary, cores),
+                ours(source, output.with_suffix(".all"), vocabulary, cores) + same,
                 every,
             ),
         }
         if peer.why_not is None:
             target = output.with_suffix(".tfrecord")
-            found[PEER] = builder_2018(peer.command[0], source, target, vocabulary), one
+            found[PEER] = builder_2018(peer.command[0], source, target, vocabulary) + same, one
         return found
 
     costs: dict[str, list[tuple[Cost, Cost]]] = {}

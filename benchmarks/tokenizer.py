@@ -21,7 +21,7 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-from bertjax import errors, text, tokenizer
+from bertjax import corpus, errors, tokenizer
 
 Encode = Callable[[list[str]], list[list[int]]]
 
@@ -51,8 +51,8 @@ def main() -> None:
 
 
 def read_lines(folder: Path, number: int) -> list[str]:
-    documents = text.documents([str(folder / "corpus" / "*.txt.xz")])
-    return list(islice((line for document in documents for line in document), number))
+    parts = corpus.parts([str(folder / "corpus" / "*.txt.xz")])
+    return list(islice((line for part in parts for line in corpus.lines(part)), number))
 
 
 def ours(vocabulary: Path, lowercase: bool, reference: str | None) -> Encode:

@@ -40,7 +40,7 @@ def workers(wanted: int, memory: int) -> int:
 
 def run_bytes(memory: int) -> int:
     """Tokens gathered before they are sorted and written; they stand in memory twice then."""
-    return memory // 16
+    return memory // 64
 
 
 def text_bytes(sources: Sequence[str | Path]) -> int:

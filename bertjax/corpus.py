@@ -154,26 +154,22 @@ def _identified(pieces: Iterable[_Piece], file: str) -> Iterator[Part]:
     """Pieces that belong together get the identity of the first; empty ones go."""
     document = b""
     for piece in pieces:
-        raw = piece.raw.strip()
+        raw = piece.raw.rstrip()
         if piece.number == 0:
             document = b"" if piece.ends else identity(raw)
         if raw:
-            # Stripped white space counts, so that messages name the right line.
-            lead = len(piece.raw) - len(piece.raw.lstrip())
-            yield Part(raw, document, piece.number, file, piece.offset + lead)
+            yield Part(raw, document, piece.number, file, piece.offset)
 
 
 def _text(blocks: Iterable[bytes]) -> Iterator[_Piece]:
     """Documents end with a blank line or with the file."""
-    rest, offset, index = b"\n", -1, 0
+    rest, offset, index = b"", 0, 0
     for block in blocks:
         rest += block
         at = 0
         for blank in _BLANK_LINES.finditer(rest):
-            if blank.end() == len(rest):  # more empty lines may follow
-                break
             yield from _cut(rest[at : blank.start()], index, offset + at, whole=True)
-            at, index = blank.end() - 1, 0
+            at, index = blank.end(), 0
         *whole, last = _cut(rest[at:], index, offset + at, whole=False)
         yield from whole
         rest, offset, index = last.raw, last.offset, last.number
@@ -181,30 +177,37 @@ def _text(blocks: Iterable[bytes]) -> Iterator[_Piece]:
 
 
 def _cut(raw: bytes, index: int, offset: int, whole: bool) -> Iterator[_Piece]:
-    """Cuts a document, or what is read of it so far, into parts.
+    """Cuts a document, or what is read of it so far, into parts, which begin with text.
 
     The last piece is what is left: of a whole document its last part, else where to go on. White
     space at the end may be the begin of a blank line, so nothing is cut there.
     """
-    left = len(raw.rstrip())
-    raw = raw[:left] if whole else raw
-    while left > PART_BYTES:
-        end = raw.find(b"\n", PART_BYTES, min(left, PART_BYTES + MAX_LINE_BYTES))
-        if end < 0 and left >= PART_BYTES + MAX_LINE_BYTES:
-            end = _cut_line(raw)
+    begin, left = _skip_space(raw, 0), len(raw.rstrip())
+    while left - begin > PART_BYTES:
+        full, limit = begin + PART_BYTES, begin + PART_BYTES + MAX_LINE_BYTES
+        end = raw.find(b"\n", full, min(left, limit))
+        if end < 0 and left >= limit:
+            end = _cut_line(raw, full, limit)
         if end < 0:
             break
-        yield _Piece(raw[:end], index, False, offset)
-        raw, index, offset, left = raw[end:], index + 1, offset + end, left - end
-    yield _Piece(raw, index, whole, offset)
+        yield _Piece(raw[begin:end], index, False, offset + begin)
+        begin, index = _skip_space(raw, end), index + 1
+    yield _Piece(raw[begin : left if whole else len(raw)], index, whole, offset + begin)
 
 
-def _cut_line(raw: bytes) -> int:
+def _skip_space(raw: bytes, at: int) -> int:
+    while raw[at : at + 1].isspace():
+        at += 1
+    return at
+
+
+def _cut_line(raw: bytes, full: int, limit: int) -> int:
     """Behind the last space of an endless line, or at the border of a character."""
-    end = raw.rfind(b" ", PART_BYTES, PART_BYTES + MAX_LINE_BYTES) + 1
+    end = raw.rfind(b" ", full, limit) + 1
     if not end:
-        end = PART_BYTES + MAX_LINE_BYTES - 1
-        while end > 1 and raw[end] & 0xC0 == 0x80:  # 10xxxxxx continues a character
+        end = limit - 1
+        # 10xxxxxx continues a character, which has at most three of these.
+        while end > limit - 4 and raw[end] & 0xC0 == 0x80:
             end -= 1
     return end
 
@@ -213,9 +216,9 @@ def _cut_line(raw: bytes) -> int:
 
 
 def _document(text: str) -> Iterator[_Piece]:
-    # Half a surrogate pair, which JSON can hold, has no UTF-8.
-    # The line break in front is what a document in a text file has there, too.
-    return _cut(b"\n" + text.encode("utf-8", "replace"), 0, 0, whole=True)
+    # Half a surrogate pair, which JSON can hold, has no UTF-8. NUL, a sign of binary data only in
+    # a text file, is deleted, as the rules of 2018 do.
+    return _cut(text.replace("\0", "").encode("utf-8", "replace"), 0, 0, whole=True)
 
 
 def _json_lines(name: str, blocks: Iterable[bytes], field: str) -> Iterator[_Piece]:
@@ -239,7 +242,7 @@ def _json_line(name: str, number: int, line: bytes, field: str) -> Iterator[_Pie
         return
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{name}:{number}: not valid JSON ({error})") from None
     text = row.get(field) if isinstance(row, dict) else None
     if not isinstance(text, str):
@@ -273,4 +276,8 @@ def _data_set(source: str, field: str) -> Iterator[_Piece]:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{source}: tensorflow-datasets cannot give it ({reason})") from error
     for example in examples:
+        if not isinstance(example[field], bytes):
+            raise UserError(
+                f"{source}: the field {field!r} holds no text; name another with --text_field"
+            )
         yield from _document(example[field].decode("utf-8", "replace"))

@@ -76,14 +76,18 @@ def plan(config: ConfigDict, records: Records, longer: Records | None) -> list[P
     """One phase, or two: the last train.long_share of the steps on longer records.
 
     A batch of the second has about as many tokens as one of the first, unless
-    train.long_batch_size tells its rows. data.shapes up to the first records' length are theirs.
+    train.long_batch_size tells its rows. data.shapes up to the first records' length are theirs,
+    longer ones the second's.
 
     Raises:
-      UserError: a share that is none, second records that are not longer.
+      UserError: a share that is none, second records that are not longer, shapes for records whose
+        rows are all of one length.
     """
     train, length = config.train, records.manifest.max_seq_length
     shapes = tuple(config.data.shapes)
     shorter = tuple(shape for shape in shapes if shape <= length)
+    if shorter:
+        data_input.check_lengths(records)
     if longer is None:
         return [Phase(records, train.batch_size, 0, train.steps, shorter)]
     other = longer.manifest.max_seq_length
@@ -95,7 +99,9 @@ def plan(config: ConfigDict, records: Records, longer: Records | None) -> list[P
         raise UserError(f"train.long_share={train.long_share}: give a share between 0 and 1")
     first = train.steps - round(train.steps * train.long_share)
     rows = train.long_batch_size or max(1, train.batch_size * length // other)
-    rest = tuple(shape for shape in shapes if shape > length)
+    rest = tuple(shape for shape in shapes if length < shape <= other)
+    if rest:
+        data_input.check_lengths(longer)
     return [
         Phase(records, train.batch_size, 0, first, shorter),
         Phase(longer, rows, first, train.steps - first, rest),

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -46,6 +47,9 @@ _JOB_BYTES = 1 << 20
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("prepare", __doc__, "--input PATH ... --output FOLDER [option ...]")
     add = parser.add_argument
+    # Short names of the values, so that most options take one line.
+    number: dict[str, Any] = {"type": int, "metavar": "N"}
+    share: dict[str, Any] = {"type": float, "metavar": "P"}
     add(
         "--input",
         nargs="+",
@@ -57,27 +61,32 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--text_field", default="text", help="in JSON lines and data sets (%(default)s)")
     add("--vocab", type=Path, help="use this vocab.txt, .model or folder; default: learn one")
     add("--vocab_kind", choices=["wordpiece", "sentencepiece"], default="wordpiece")
-    add("--vocab_size", type=int, default=8192, help="of a learnt vocabulary (%(default)s)")
-    add("--extend", type=int, default=0, help="words of the text to add to --vocab")
+    add("--vocab_size", **number, default=8192, help="of a learnt vocabulary (%(default)s)")
+    add("--extend", **number, default=0, help="words of the text to add to --vocab")
     add("--cased", action="store_true", help="keep case and accents (default: lower-case)")
     add("--keep_lines", action="store_true", help="lines are sentences (default: split them)")
     add("--language", default="en", help="for sentence splitting (%(default)s)")
-    add("--min_tokens", type=int, default=1, help="drop shorter documents (%(default)s)")
-    add("--drop_duplicates", choices=["documents", "lines"], help="lines: of documents, too")
+    add("--min_tokens", **number, default=1, help="drop shorter documents (%(default)s)")
+    add(
+        "--drop_duplicates",
+        choices=["documents", "lines"],
+        metavar="WHAT",
+        help="documents; lines: of documents, too",
+    )
     add("--segments", choices=list(FORMATS), default="nsp", help="what a sequence is (%(default)s)")
-    add("--max_seq_length", type=int, default=128)
-    add("--short_seq_prob", type=float, default=0.1, help="share of shorter pairs (%(default)s)")
+    add("--max_seq_length", **number, default=128)
+    add("--short_seq_prob", **share, default=0.1, help="share of shorter pairs (%(default)s)")
     add("--packed", action="store_true", help="several sequences in a row; with --masking=dynamic")
     add("--masking", choices=["static", "dynamic"], default="static", help="dynamic: in training")
     add("--mask_unit", choices=list(UNITS), default="token")
-    add("--masked_lm_prob", type=float, default=0.15, help="share that is hidden (%(default)s)")
-    add("--mask_share", type=float, default=0.8, help="of these become [MASK] (%(default)s)")
-    add("--random_share", type=float, default=0.1, help="another piece (%(default)s); rest stays")
-    add("--max_predictions_per_seq", type=int, help="default: that share of the length")
-    add("--dupe_factor", type=int, help="passes over the text; default: static 5, dynamic 1")
-    add("--num_shards", type=int, default=0, help="default: files of about 64 MiB")
-    add("--seed", type=int, default=0)
-    add("--workers", type=int, default=os.cpu_count() or 1, help="processes (all cores)")
+    add("--masked_lm_prob", **share, default=0.15, help="share that is hidden (%(default)s)")
+    add("--mask_share", **share, default=0.8, help="of these become [MASK] (%(default)s)")
+    add("--random_share", **share, default=0.1, help="another piece (%(default)s); rest stays")
+    add("--max_predictions_per_seq", **number, help="default: that share of the length")
+    add("--dupe_factor", **number, help="passes over the text; default: static 5, dynamic 1")
+    add("--num_shards", **number, default=0, help="default: files of about 64 MiB")
+    add("--seed", **number, default=0)
+    add("--workers", **number, default=os.cpu_count() or 1, help="processes (all cores)")
     add("--memory", default="2GB", help="for all processes together (%(default)s)")
     add("--runner", help="of Apache Beam (DirectRunner, DataflowRunner, ...); its options follow")
     flags, rest = parser.parse_known_args(argv)

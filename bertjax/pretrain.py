@@ -157,6 +157,7 @@ def open_inputs(config: ConfigDict) -> Inputs:
     bert = build_model(config, records, start)
     for each in filter(None, (records, longer, held_out)):
         phases.check_length(each, bert.max_positions)
+        phases.masks(config, each)
     return Inputs(phases.plan(config, records, longer), held_out, bert, start)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -77,9 +76,10 @@ class SentencePieceTokenizer:
     def encode(self, text: str) -> list[int]:
         return self._model.encode(self._lower(text))
 
-    def encode_packed(self, lines: list[str]) -> list[bytes]:
+    def encode_lines(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
         encoded = self._model.encode([self._lower(line) for line in lines])
-        return [array("I", ids).tobytes() for ids in encoded]
+        lengths = np.array([len(ids) for ids in encoded], np.int64)
+        return np.array([i for ids in encoded for i in ids], np.uint32), lengths
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         found = self._model.encode(self._lower(text), return_type="offset_mapping")

@@ -61,11 +61,15 @@ def record_files(inputs: Sequence[str]) -> list[Path]:
       UserError: both records and text.
     """
     found: list[Path] = []
+    text = False
     for given in inputs:
         path = Path(given)
         some = path.glob("*.tfrecord*") if path.is_dir() else map(Path, glob.glob(given))
-        found += sorted(p for p in some if ".tfrecord" in p.name and p.is_file())
-    if found and not all(".tfrecord" in given or Path(given).is_dir() for given in inputs):
+        meant = sorted(p for p in some if p.is_file())
+        records = [p for p in meant if ".tfrecord" in p.name]
+        text |= not records or records != meant
+        found += records
+    if found and text:
         raise UserError("--input holds both text and .tfrecord files; prepare them one by one")
     return found
 
@@ -130,12 +134,14 @@ def _unpack_zst(file: IO[bytes]) -> Iterator[bytes]:
     """Its reader takes a file that is cut short for a whole one, so the frames are fed by hand."""
     import zstandard
 
+    # Of files made with zstd --long=31, too.
+    reader = zstandard.ZstdDecompressor(max_window_size=1 << 31)
     held: list[bytes] = []
     unpacker, packed = None, b""
     try:
         # Small pieces, for each can unpack to much.
         while packed or (packed := file.read(_BLOCK // 64)):
-            unpacker = unpacker or zstandard.ZstdDecompressor().decompressobj()
+            unpacker = unpacker or reader.decompressobj()
             held.append(unpacker.decompress(packed))
             packed = unpacker.unused_data if unpacker.eof else b""
             unpacker = None if unpacker.eof else unpacker

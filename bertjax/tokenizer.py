@@ -30,8 +30,8 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without [CLS] and [SEP]."""
 
-    def encode_packed(self, lines: list[str]) -> list[bytes]:
-        """The ids of each line as 32-bit unsigned numbers in the machine's order; for much text."""
+    def encode_lines(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """For much text: the ids of all lines, uint32, and how many of them each line has."""
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """The ids, and for each of them (begin, end) in the text as it was given."""

@@ -10,6 +10,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import Any
 
 import sentencepiece
@@ -89,24 +90,23 @@ def extend(counts: Counter[str], base: tokenizer.Tokenizer, number: int) -> Lear
     if not isinstance(base, tokenizer.WordPieceTokenizer):
         raise UserError("only a WordPiece vocabulary can be extended, this is SentencePiece")
     words: Counter[str] = Counter()
-    for chunk, count in counts.items():
+    for chunk, times in counts.items():
         for word in wordpiece.basic_words(chunk, base.lowercase).split():
-            words[word] += count
+            words[word] += times
     known, saved = set(base.tokens), Counter[str]()
-    for word, count in words.items():
+    for word, times in words.items():
         # A word of one letter that is [UNK] saves no piece, but is worth an entry.
         pieces = len(base.encode(word)) - (base.unk_id not in base.encode(word))
-        if pieces and count > 1 and word not in known and len(word) <= base.max_chars_per_word:
-            saved[word] = count * pieces
+        if pieces and times > 1 and word not in known and len(word) <= base.max_chars_per_word:
+            saved[word] = times * pieces
     wanted = number + -(base.vocab_size + number) % 8
     new = [word for word, _ in by_frequency(saved)[:wanted]]
     note = ""
-    if len(new) < wanted:
+    if len(new) < number:
         note = f"only {len(new)} words of the text are not single pieces already and occur twice"
-        unused = sum(token.startswith("[unused") for token in base.tokens)
-        room = -(base.vocab_size + len(new)) % 8
-        new += [f"[unused{i}]" for i in range(unused, unused + room)]
-    tokens = [*base.tokens, *new]
+    # Some vocabularies count their unused entries from 0, some from 1.
+    unused = (name for i in count() if (name := f"[unused{i}]") not in known)
+    tokens = [*base.tokens, *new, *islice(unused, -(base.vocab_size + len(new)) % 8)]
     return Learned(
         tokenizer.WordPieceTokenizer(tokens, base.lowercase, base.max_chars_per_word), note
     )

@@ -90,16 +90,22 @@ def chunks(text: str) -> list[str]:
     return text.split()
 
 
+# Stands between lines that are encoded together; the rules delete it from text.
+_BREAK, _BREAK_ID = "\0", np.uint32(0xFFFFFFFF)
+
+
 class _Memo(dict[str, bytes]):
     """Chunk -> packed ids, filled on demand and emptied when full so that memory stays bounded."""
 
-    def __init__(self, work_out: Callable[[str], bytes], limit: int = 1_000_000) -> None:
+    def __init__(self, work_out: Callable[[str], bytes], limit: int = 300_000) -> None:
         super().__init__()
         self._work_out, self._limit = work_out, limit
 
     def __missing__(self, chunk: str) -> bytes:
         if len(self) >= self._limit:
+            kept = self.get(_BREAK, b"")
             self.clear()
+            self[_BREAK] = kept
         ids = self._work_out(chunk)
         # A chunk of a long run without spaces will hardly come again, but would weigh a lot.
         if len(chunk) <= 100:
@@ -129,6 +135,7 @@ class WordPieceTokenizer:
         # The longest match of a word that is an entry itself needs no search.
         self._whole = {t: i for t, i in ids.items() if len(t) <= max_chars_per_word}
         self._memo = _Memo(self._encode_chunk)
+        self._memo[_BREAK] = _BREAK_ID.tobytes()
         reserved = [ids[name] for name in SPECIALS]
         reserved += [i for i, t in enumerate(tokens) if re.fullmatch(r"\[unused\d+\]", t)]
         self.never_random = np.unique(np.array(reserved, np.int32))
@@ -161,10 +168,15 @@ class WordPieceTokenizer:
         return b"".join(map(self._memo.__getitem__, chunks(text)))
 
     def encode(self, text: str) -> list[int]:
-        return array("I", self._pack(text)).tolist()
+        return array("I", self._pack(text.replace(_BREAK, ""))).tolist()
 
-    def encode_packed(self, lines: list[str]) -> list[bytes]:
-        return [self._pack(line) for line in lines]
+    def encode_lines(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        # All lines at once: what a call costs would weigh more than the lines themselves.
+        text = f" {_BREAK} ".join([line.replace(_BREAK, "") for line in [*lines, ""]])
+        packed = np.frombuffer(self._pack(text), np.uint32)
+        breaks = np.flatnonzero(packed == _BREAK_ID)
+        lengths = np.diff(breaks, prepend=-1) - 1
+        return packed[packed != _BREAK_ID], lengths
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         ids: list[int] = []

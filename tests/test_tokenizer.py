@@ -15,7 +15,7 @@ import pytest
 from tokenizers import Tokenizer as HuggingFace
 from tokenizers.models import WordPiece
 
-from bertjax import tokenizer, vocab
+from bertjax import tokenizer, vocab, word_counts
 from bertjax import wordpiece as wordpiece_rules
 from bertjax.errors import UserError
 
@@ -99,7 +99,7 @@ def wordpiece(request: pytest.FixtureRequest) -> tokenizer.WordPieceTokenizer:
 @pytest.fixture(scope="module")
 def sentencepiece() -> tokenizer.Tokenizer:
     lines = ["the quick brown fox jumps over the lazy dog", "masks and words, words and masks"] * 9
-    return vocab.learn(lines, kind="sentencepiece", size=80, coverage=1.0).tokenizer
+    return vocab.learn(word_counts.of_lines(lines), kind="sentencepiece", size=80, coverage=1.0).tokenizer
 
 
 def random_texts(number: int) -> list[str]:
@@ -116,14 +116,18 @@ def test_ids_are_those_of_the_2018_rules(wordpiece: tokenizer.WordPieceTokenizer
         assert wordpiece.encode_with_offsets(text)[0] == wanted, text
 
 
-def unpack(ids: bytes) -> list[int]:
-    return np.frombuffer(ids, np.uint32).tolist()
+def encoded_together(tokens: tokenizer.Tokenizer, texts: list[str]) -> list[list[int]]:
+    ids, lengths = tokens.encode_lines(texts)
+    assert ids.dtype == np.uint32
+    assert lengths.sum() == len(ids)
+    return [part.tolist() for part in np.split(ids, np.cumsum(lengths))[:-1]]
 
 
 def test_batch_and_memory_change_nothing(wordpiece: tokenizer.WordPieceTokenizer) -> None:
-    texts = random_texts(50)
+    texts = [*random_texts(50), *TRICKY, "\0", "a\0", ""]
     first = [wordpiece.encode(text) for text in texts]
-    assert [unpack(ids) for ids in wordpiece.encode_packed(texts)] == first  # now all from memory
+    assert encoded_together(wordpiece, texts) == first  # now all from memory
+    assert encoded_together(wordpiece, []) == []
 
 
 def test_memory_of_chunks_is_bounded() -> None:
@@ -301,7 +305,7 @@ def test_sentencepiece_round_trip_and_tables(
     assert again.fingerprint == sentencepiece.fingerprint and again.kind == "sentencepiece"
     text = "the lazy fox and words"
     assert again.decode([again.cls_id, *again.encode(text), again.sep_id]) == text
-    assert [unpack(ids) for ids in again.encode_packed([text, ""])] == [again.encode(text), []]
+    assert encoded_together(again, [text, ""]) == [again.encode(text), []]
     assert sorted([again.pad_id, again.unk_id, again.cls_id, again.sep_id, again.mask_id]) == (
         again.never_random[:5].tolist()
     )

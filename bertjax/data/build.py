@@ -126,8 +126,9 @@ def _shard_jobs(
     runs: Runs, work: Path, output: Path, tokenizer: Path, settings: BuildSettings
 ) -> list[ShardJob]:
     by_key = runs.tokens_by_key()
-    shards = num_shards(int(by_key.sum()), runs.num_parts(), settings)
-    bounds = store.shard_bounds(by_key, shards).tolist()
+    wanted = num_shards(int(by_key.sum()), runs.num_parts(), settings)
+    bounds = store.shard_bounds(by_key, wanted).tolist()
+    shards = len(bounds) - 1
     return [
         ShardJob(work, output, tokenizer, settings, index, shards, bounds[index], bounds[index + 1])
         for index in range(shards)

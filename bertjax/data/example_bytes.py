@@ -59,7 +59,12 @@ def _entry(name: str, value: Feature) -> _Columns:
         kind, content = "float", _Columns(np.ascontiguousarray(array, "<f4").view(np.uint8))
     else:
         kind, content = "int", _varints(array, there)
-    feature = _wrap(_KIND[kind], _wrap(_FIRST, content))
+    values = _wrap(_FIRST, content)
+    if kind != "bytes" and (there is not None or not array.shape[1]):
+        # A list without numbers has no field of values at all.
+        some = np.broadcast_to(content.lengths()[:, None] > 0, values.values.shape)
+        values = _Columns(values.values, some if values.present is None else some & values.present)
+    feature = _wrap(_KIND[kind], values)
     key = _FIRST + bytes([len(name)]) + name.encode()
     return _wrap(_FIRST, _beside([_constant(key, len(array)), _wrap(_SECOND, feature)]))
 

@@ -86,12 +86,8 @@ def eval_batches(
     return _checked(dataset.prefetch(2).as_numpy_iterator(), records)
 
 
-def num_tokens(records: Records) -> np.ndarray:
-    """[N] tokens of compact records of one sequence, told from their sizes.
-
-    Raises:
-      UserError: masked or packed records, whose rows are all of one length.
-    """
+def check_lengths(records: Records) -> None:
+    """Raises UserError: masked or packed records, whose rows are all of one length."""
     manifest = records.manifest
     if not manifest.dynamic or manifest.packed:
         raise UserError(
@@ -99,6 +95,15 @@ def num_tokens(records: Records) -> np.ndarray:
             f"{'packed' if manifest.packed else 'padded'}; prepare them with --masking=dynamic and "
             "without --packed"
         )
+
+
+def num_tokens(records: Records) -> np.ndarray:
+    """[N] tokens of compact records of one sequence, told from their sizes.
+
+    Raises what check_lengths does.
+    """
+    check_lengths(records)
+    manifest = records.manifest
     counts = np.arange(1, manifest.max_seq_length + 1)
     size = np.dtype(token_type(manifest.vocab_size)).itemsize
     blank = np.zeros((len(counts), size * len(counts)), np.uint8)

@@ -11,7 +11,6 @@ random bits come from outside.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,8 +23,13 @@ Array = Any
 # Bits of a key that hold a token's place in its row; the others are random.
 _PLACE_BITS = 12
 MAX_LENGTH = 1 << _PLACE_BITS
-# Span lengths are geometric, cut off (SpanBERT, section 3.1), and count words.
+# Span lengths are geometric, cut off (SpanBERT, section 3.1), and count words: a span reaches d
+# words behind its first one if its uint32 number is at least the d-th of these.
 _SPAN_STOP, _SPAN_LIMIT = 0.2, 10
+_REACHES = [
+    np.uint32((1 << 32) * (1 - (1 - _SPAN_STOP) ** d) / (1 - (1 - _SPAN_STOP) ** _SPAN_LIMIT))
+    for d in range(_SPAN_LIMIT)
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,17 +205,14 @@ def _spans(ids: Array, maskable: Array, pieces: Pieces, draws: Draws) -> Array:
     """A span may start at every word; a token belongs to the first in order that reaches it."""
     xp = _namespace(ids)
     starts = _word_starts(ids, maskable, pieces)
-    ended = 1 - (1 - _SPAN_STOP) ** _SPAN_LIMIT
-    words = xp.log1p(-_uniform(draws.span) * xp.float32(ended)) / math.log(1 - _SPAN_STOP)
-    words = words.astype(xp.int32)  # behind the first one
     first, found = starts, xp.take_along_axis(draws.order, starts, axis=1)
     reachable = maskable
-    for distance in range(1, _SPAN_LIMIT):
+    for reach in _REACHES[1:]:
         # One word further back; a special token is in no span.
         reachable = reachable & (first > 0)
         first = xp.take_along_axis(starts, xp.maximum(first - 1, 0), axis=1)
         reachable = reachable & xp.take_along_axis(maskable, first, axis=1)
-        reaches = reachable & (xp.take_along_axis(words, first, axis=1) >= distance)
+        reaches = reachable & (xp.take_along_axis(draws.span, first, axis=1) >= reach)
         other = xp.take_along_axis(draws.order, first, axis=1)
         found = xp.where(reaches, xp.minimum(found, other), found)
     return found

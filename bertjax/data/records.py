@@ -148,16 +148,19 @@ def parse(messages: tf.Tensor, manifest: Manifest, length: tf.Tensor | None = No
 def _parse_compact(messages: tf.Tensor, manifest: Manifest, length: tf.Tensor) -> dict:
     spec = {"tokens": tf.io.FixedLenFeature([], tf.string)}
     if manifest.has_label:
-        spec["label"] = tf.io.RaggedFeature(tf.int64)
+        spec["label"] = tf.io.FixedLenSequenceFeature(
+            [], tf.int64, allow_missing=True, default_value=0
+        )
     parsed = tf.io.parse_example(messages, spec)
-    kind = token_type(manifest.vocab_size)
-    size = np.dtype(kind).itemsize
-    ids = tf.io.decode_raw(parsed["tokens"], tf.as_dtype(kind), fixed_length=length * size)
+    size = np.dtype(token_type(manifest.vocab_size)).itemsize
+    kind = tf.uint16 if size == 2 else tf.int32  # TensorFlow does not decode uint32
+    ids = tf.io.decode_raw(parsed["tokens"], kind, fixed_length=length * size)
     found = {
         "input_ids": tf.cast(ids, tf.int32),
         "lengths": tf.strings.length(parsed["tokens"]) // size,
     }
     if manifest.has_label:
-        labels = parsed["label"].to_tensor(shape=[None, manifest.max_sequences])
-        found["next_sentence_labels"] = tf.cast(labels, tf.int32)
+        labels = tf.cast(parsed["label"], tf.int32)
+        missing = manifest.max_sequences - tf.shape(labels)[1]
+        found["next_sentence_labels"] = tf.pad(labels, [[0, 0], [0, missing]])
     return found

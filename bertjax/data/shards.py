@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bertjax import tokenizer as tokenizers
-from bertjax.data import segments, store, tfrecord
+from bertjax.data import segments, store, tfrecord, tokenized
 from bertjax.data.build_settings import BuildSettings
 from bertjax.data.layout import Messages
 from bertjax.data.manifest import Shard
@@ -60,10 +59,10 @@ def write_shard(parts: store.TokenParts, job: ShardJob) -> tuple[dict[str, Any],
     tokens = store.token_store(parts)
     _check_documents(tokens, settings)
     rng = np.random.default_rng([settings.seed, job.number])
-    tokenizer = tokenizers.load(job.tokenizer)
+    tokenizer = tokenized.load(job.tokenizer)
     messages = Messages(settings.layout(), tokenizer)
     rows = make_rows(tokens, settings.walk(), rng)
-    shard = _write_records(job.output / job.name, messages.of(tokens, rows, rng))
+    shard = write_records(job.output / job.name, messages.of(tokens, rows, rng))
     entry = {
         **dataclasses.asdict(shard),
         "documents": int((parts.number == 0).sum()),
@@ -87,7 +86,7 @@ def _check_documents(tokens: segments.TokenStore, settings: BuildSettings) -> No
         )
 
 
-def _write_records(path: Path, messages: Iterable[bytes]) -> Shard:
+def write_records(path: Path, messages: Iterable[bytes]) -> Shard:
     """The file of records and its index, each whole or not at all."""
     with whole(path) as partial:
         with partial.open("wb") as file:

@@ -156,10 +156,14 @@ def _read_run(run: Path, first: int, last: int) -> TokenParts:
 
 
 def shard_bounds(tokens_by_key: np.ndarray, shards: int) -> np.ndarray:
-    """[shards + 1] bins of keys that cut the tokens into about equal ranges."""
+    """Bins of keys that cut the tokens into about equal ranges, as many as asked for.
+
+    They are fewer where a text that stands there very often fills several, for none may be empty.
+    """
     reached = np.cumsum(tokens_by_key)
     wanted = reached[-1] * np.arange(1, shards) / shards
-    inner = np.searchsorted(reached, wanted, "right")
+    inner = np.unique(np.searchsorted(reached, wanted, "right"))
+    inner = inner[reached[inner - 1] * (inner > 0) > 0]
     return np.concatenate([[0], inner, [len(tokens_by_key)]])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -35,18 +36,19 @@ def masked_sum(content: bytes) -> bytes:
     return _SUM.pack((((value >> 15) | (value << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
+@cache
+def _head(length: int) -> bytes:
+    packed = _LENGTH.pack(length)
+    return packed + masked_sum(packed)
+
+
 def write(file: IO[bytes], messages: Iterable[bytes]) -> list[int]:
     """Writes records and returns their lengths."""
     lengths: list[int] = []
-    heads: dict[int, bytes] = {}
     pieces: list[bytes] = []
     for message in messages:
         length = len(message)
-        head = heads.get(length)
-        if head is None:
-            packed = _LENGTH.pack(length)
-            head = heads[length] = packed + masked_sum(packed)
-        pieces += (head, message, masked_sum(message))
+        pieces += (_head(length), message, masked_sum(message))
         lengths.append(length)
         if len(pieces) >= 1 << 13:
             file.write(b"".join(pieces))
@@ -103,7 +105,7 @@ class Reader:
 
     def __init__(self, path: Path, lengths: np.ndarray) -> None:
         self.path, self.lengths = path, lengths
-        self._starts = np.cumsum(lengths + _FRAME) - lengths - FOOTER
+        self._starts = np.cumsum(lengths + _FRAME) - lengths - _FRAME
         self._bytes = np.memmap(path, np.uint8, mode="r").data if len(lengths) else memoryview(b"")
 
     def __len__(self) -> int:
@@ -116,12 +118,12 @@ class Reader:
           Damaged: its length is not that of the index, or a checksum does not fit.
         """
         start, length = int(self._starts[index]), int(self.lengths[index])
-        content = bytes(self._bytes[start : start + length])
-        head = bytes(self._bytes[start - HEADER : start])
-        if head[:8] != _LENGTH.pack(length) or head[8:] != masked_sum(head[:8]):
-            raise Damaged(start - HEADER, "no record of the index's length")
-        if self._bytes[start + length : start + length + FOOTER] != masked_sum(content):
-            raise Damaged(start - HEADER, "a record whose checksum does not fit")
+        frame = bytes(self._bytes[start : start + length + _FRAME])
+        if frame[:HEADER] != _head(length):
+            raise Damaged(start, "no record of the index's length")
+        content = frame[HEADER:-FOOTER]
+        if frame[-FOOTER:] != masked_sum(content):
+            raise Damaged(start, "a record whose checksum does not fit")
         return content
 
     def __iter__(self) -> Iterator[bytes]:

@@ -13,8 +13,6 @@ from bertjax import corpus, duplicate_lines, tokenizer
 from bertjax.corpus import Part
 from bertjax.data.store import TokenParts, token_type
 
-_ID_BYTES = 4
-
 
 class TextSettings(NamedTuple):
     """How text becomes tokens.
@@ -55,7 +53,8 @@ class Tokenized(NamedTuple):
 
 
 @cache
-def _tokenizer(path: Path) -> tokenizer.Tokenizer:
+def load(path: Path) -> tokenizer.Tokenizer:
+    """A tokenizer, loaded once in every process."""
     return tokenizer.load(path)
 
 
@@ -66,65 +65,61 @@ def tokenize(job: tuple[TextSettings, list[Part]]) -> Tokenized:
       UserError: as corpus.lines.
     """
     settings, parts = job
-    encode = _tokenizer(settings.tokenizer).encode_packed
-    kept: list[int] = []
-    sentences: list[bytes] = []
-    num_sentences, num_tokens = [], []
-    dropped_lines = short = 0
-    for number, part in enumerate(parts):
-        lines = corpus.lines(part)
-        if settings.dropped_lines is not None:
-            unwanted = duplicate_lines.dropped(part, settings.dropped_lines)
-            lines = [line for place, line in enumerate(lines) if place not in unwanted]
-            dropped_lines += len(unwanted)
-        if settings.language:
-            lines = [s for line in lines for s in corpus.sentences(line, settings.language)]
-        found = [ids for ids in encode(lines) if ids]
-        tokens = sum(map(len, found)) // _ID_BYTES
-        num_tokens.append(tokens)
-        if part.is_whole and tokens < settings.min_tokens:
-            short += 1
-        elif tokens:
-            kept.append(number)
-            num_sentences.append(len(found))
-            sentences += found
-    every = np.array(num_tokens, np.int64)
+    sentences, owners, dropped_lines = _sentences(settings, parts)
+    ids, lengths = load(settings.tokenizer).encode_lines(sentences)
+    owner = np.array(owners, np.int64)
+    tokens = np.bincount(owner, lengths, minlength=len(parts)).astype(np.int64)
+    whole = np.array([part.is_whole for part in parts], bool)
+    short = whole & (tokens < settings.min_tokens)
+    kept = ~short & (tokens > 0)
+    some = kept[owner] & (lengths > 0)
+    some_ids = ids if some.all() else ids[np.repeat(some, lengths)]
+    key, document = _keys(settings.seed, parts)
     return Tokenized(
-        parts=_packed(settings, [parts[i] for i in kept], sentences, num_sentences, every[kept]),
+        parts=TokenParts(
+            key=key[kept],
+            document=document[kept],
+            number=np.array([part.number for part in parts], np.uint32)[kept],
+            num_sentences=np.bincount(owner[some], minlength=len(parts))[kept],
+            num_tokens=tokens[kept],
+            sentence_lengths=lengths[some].astype(np.uint32),
+            tokens=some_ids.astype(token_type(load(settings.tokenizer).vocab_size)),
+        ),
         read=len(parts),
-        document_tokens=every,
+        document_tokens=tokens,
         first=np.array([part.number == 0 for part in parts], bool),
-        short=short,
+        short=int(short.sum()),
         lines=dropped_lines,
         characters=sum(len(part.raw) for part in parts),
     )
 
 
-def _packed(
-    settings: TextSettings,
-    parts: list[Part],
-    sentences: list[bytes],
-    num_sentences: list[int],
-    num_tokens: np.ndarray,
-) -> TokenParts:
-    ids = np.frombuffer(b"".join(sentences), np.uint32)
-    keys, own = _keys(settings.seed, parts)
-    documents = [int.from_bytes(part.document[:8], "little") for part in parts]
-    return TokenParts(
-        key=keys,
-        # A document of one part is known by that; 0 is no other's document.
-        document=np.where([part.is_whole for part in parts], own, np.array(documents, np.uint64)),
-        number=np.array([part.number for part in parts], np.uint32),
-        num_sentences=np.array(num_sentences, np.int64),
-        num_tokens=num_tokens,
-        sentence_lengths=np.array([len(s) // _ID_BYTES for s in sentences], np.uint32),
-        tokens=ids.astype(token_type(_tokenizer(settings.tokenizer).vocab_size)),
-    )
+def _sentences(settings: TextSettings, parts: list[Part]) -> tuple[list[str], list[int], int]:
+    """All sentences, the number of the part of each, and how many lines were dropped."""
+    sentences: list[str] = []
+    owners: list[int] = []
+    dropped = 0
+    for number, part in enumerate(parts):
+        lines = corpus.lines(part)
+        if settings.dropped_lines is not None:
+            unwanted = duplicate_lines.dropped(part, settings.dropped_lines)
+            lines = [line for place, line in enumerate(lines) if place not in unwanted]
+            dropped += len(unwanted)
+        if settings.language:
+            lines = [s for line in lines for s in corpus.sentences(line, settings.language)]
+        sentences += lines
+        owners += [number] * len(lines)
+    return sentences, owners, dropped
 
 
 def _keys(seed: int, parts: list[Part]) -> tuple[np.ndarray, np.ndarray]:
-    """[P] and [P] uint64, which hang on seed and text alone."""
+    """[P] uint64 keys and documents, which hang on seed and text alone."""
     key = str(seed).encode()
     digests = [hashlib.blake2b(part.raw, digest_size=16, key=key).digest() for part in parts]
-    pairs = np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1]
+    # A document of one part is known by that.
+    documents = [
+        digest[8:] if part.is_whole else part.document[:8]
+        for digest, part in zip(digests, parts, strict=True)
+    ]
+    keys = np.frombuffer(b"".join(digests), "<u8")[::2]
+    return keys, np.frombuffer(b"".join(documents), "<u8")

@@ -105,8 +105,10 @@ def _pieces(
     occurrences = Counter(chain.from_iterable(example.words for example in examples))
     words = list(occurrences)
     pieces = {}
-    for word, packed in zip(words, tokenizer.encode_packed(words), strict=True):
-        ids = np.frombuffer(packed, np.uint32).tolist()
+    flat, lengths = tokenizer.encode_lines(words)
+    found = np.split(flat, np.cumsum(lengths)[:-1]) if words else []
+    for word, array in zip(words, found, strict=True):
+        ids = array.tolist()
         counts["words read as [UNK], nothing is left of them"] += occurrences[word] * (not ids)
         counts[f"words cut at {limit} pieces"] += occurrences[word] * (len(ids) > limit)
         pieces[word] = ids[:limit] or [tokenizer.unk_id]
