@@ -5,8 +5,16 @@
         data.records=records/books train.steps=2000
 
 The defaults are the paper's: batches of 256 sequences, a million steps, 16 TPU chips for 4 days
-with base. On a laptop set train.batch_size=32 train.learning_rate=3e-4 and a few thousand steps; a
-small batch wants a small rate: at 1e-3 a mini stays at the unigram entropy for thousands of steps.
+with base. A small batch wants a small rate: at 1e-3 a mini stays at the unigram entropy for
+thousands of steps. On 2 CPU cores a mini learns in half an hour from 200 MB of books (records made
+with --max_seq_length 64 --max_predictions_per_seq 10 --dupe_factor 1), to a held-out masked-LM loss
+of 5.38 where the unigram entropy is 6.47, and an accuracy of 22.2 %, with
+
+    python -m bertjax.pretrain --config=configs/bert.py:mini --workdir=runs/mini \\
+        data.records=records/books64 data.eval_records=records/valid64 \\
+        train.steps=4900 train.batch_size=32 train.learning_rate=3e-4 train.warmup_steps=200 \\
+        model.max_positions=64 model.initializer_range=0.06 \\
+        model.hidden_dropout=0.0 model.attention_dropout=0.0 eval_every=1000000
 """
 
 from ml_collections import ConfigDict
