@@ -43,6 +43,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="PATH",
         help=".txt or .jsonl files (also .gz, .xz, .zst), folders or globs, tfds:NAME",
     )
+    add("--text_field", default="text", help="in JSON lines and data sets (%(default)s)")
     add("--language", default="en", help="of --input, for sentence splitting (%(default)s)")
     add("--held_out", type=float, default=0.03, help="share of the text in valid.txt (%(default)s)")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes (all cores)")
@@ -55,9 +56,9 @@ def is_held_out(document: Document, share: float) -> bool:
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
-def own_text(inputs: list[str], language: str) -> Iterable[Document]:
+def own_text(inputs: list[str], field: str, language: str) -> Iterable[Document]:
     """The documents of your own files, one sentence a line, long ones cut in pieces."""
-    parts = corpus.parts(inputs)
+    parts = corpus.parts(inputs, field)
     for number, part in enumerate(tqdm(parts, desc="splitting sentences", unit=" parts")):
         lines = [s for line in corpus.lines(part) for s in corpus.sentences(line, language)]
         for start in range(0, len(lines), _PIECE_LINES):
@@ -102,9 +103,17 @@ def read_documentation(workers: int) -> list[Document]:
 
 def source_of(flags: argparse.Namespace) -> dict[str, Any]:
     """What the folder is made of; what is installed is left out, a later package harms nothing."""
-    sources = corpus.resolve(flags.input) if flags.input else []
-    files = [[str(s), s.stat().st_size if isinstance(s, Path) else 0] for s in sources]
-    return {"files": files or "documentation", "held_out": flags.held_out}
+    if not flags.input:
+        return {"files": "documentation", "held_out": flags.held_out}
+    return {
+        "files": [
+            [str(source), source.stat().st_size if isinstance(source, Path) else 0]
+            for source in corpus.resolve(flags.input)
+        ],
+        "text_field": flags.text_field,
+        "language": flags.language,
+        "held_out": flags.held_out,
+    }
 
 
 def already_done(output: Path, source: dict[str, Any]) -> bool:
@@ -129,7 +138,7 @@ def main() -> None:
     partial = flags.output.with_name(flags.output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "task").mkdir(parents=True)
-    own = list(own_text(flags.input, flags.language)) if flags.input else []
+    own = list(own_text(flags.input, flags.text_field, flags.language)) if flags.input else []
     found = read_documentation(flags.workers)
     task = library_task.write_task(partial / "task", found)
     told = list(write_text(partial, own or found, flags.held_out, task.dev_modules))

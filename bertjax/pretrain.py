@@ -50,7 +50,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--config", required=True, help="configs/FILE.py:ARGUMENT, e.g. configs/bert.py:mini")
     add("--workdir", type=Path, required=True, help="folder of the run; continued if it has one")
     add("overrides", nargs="*", metavar="name=value", help="settings of the config to change")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)  # settings may stand before and behind flags
 
 
 def build_model(

@@ -7,10 +7,10 @@ SentencePiece's trainer learns from the counts alone, so learning takes as long 
 from __future__ import annotations
 
 import io
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import count, islice
 from typing import Any
 
 import sentencepiece
@@ -90,23 +90,23 @@ def extend(counts: Counter[str], base: tokenizer.Tokenizer, number: int) -> Lear
     if not isinstance(base, tokenizer.WordPieceTokenizer):
         raise UserError("only a WordPiece vocabulary can be extended, this is SentencePiece")
     words: Counter[str] = Counter()
-    for chunk, times in counts.items():
+    for chunk, count in counts.items():
         for word in wordpiece.basic_words(chunk, base.lowercase).split():
-            words[word] += times
+            words[word] += count
     known, saved = set(base.tokens), Counter[str]()
-    for word, times in words.items():
+    for word, count in words.items():
         # A word of one letter that is [UNK] saves no piece, but is worth an entry.
         pieces = len(base.encode(word)) - (base.unk_id not in base.encode(word))
-        if pieces and times > 1 and word not in known and len(word) <= base.max_chars_per_word:
-            saved[word] = times * pieces
+        if pieces and count > 1 and word not in known and len(word) <= base.max_chars_per_word:
+            saved[word] = count * pieces
     wanted = number + -(base.vocab_size + number) % 8
     new = [word for word, _ in by_frequency(saved)[:wanted]]
     note = ""
     if len(new) < number:
         note = f"only {len(new)} words of the text are not single pieces already and occur twice"
     # Some vocabularies count their unused entries from 0, some from 1.
-    unused = (name for i in count() if (name := f"[unused{i}]") not in known)
-    tokens = [*base.tokens, *new, *islice(unused, -(base.vocab_size + len(new)) % 8)]
+    unused = (name for i in itertools.count() if (name := f"[unused{i}]") not in known)
+    tokens = [*base.tokens, *new, *itertools.islice(unused, -(base.vocab_size + len(new)) % 8)]
     return Learned(
         tokenizer.WordPieceTokenizer(tokens, base.lowercase, base.max_chars_per_word), note
     )

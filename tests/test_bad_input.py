@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bertjax import export, fill, finetune, prepare, pretrain
-from bertjax.data import records
+from bertjax.data import example_bytes, records
+from bertjax.data import manifest as manifests
+from bertjax.data.manifest import MANIFEST, Manifest
+from bertjax.data.shards import write_records
 from bertjax.tokenizer import WordPieceTokenizer
 
 Command = Callable[..., int]
@@ -46,6 +51,11 @@ class Place:
                 inner = inner[int(group) if group.isdecimal() else group]
             inner[last] = value
         path.write_text(json.dumps(content))
+
+    def change_manifest(self, folder: Path, **changes: Any) -> Path:
+        """Writes a manifest that says something else of its records."""
+        dataclasses.replace(manifests.load(folder), **changes).save(folder)
+        return folder
 
     # Commands that are right but for what is given.
 
@@ -115,7 +125,10 @@ PREPARE: dict[str, tuple[Callable[[Place], list[object]], str]] = {
         lambda p: [f"--input={p.put('empty.txt', '')}", f"--output={p.output}"],
         "no text",
     ),
-    "folder without text": (lambda p: p.prepare(text=p.here), "no .txt, .txt.gz, .txt.xz file"),
+    "folder without text": (
+        lambda p: p.prepare(text=p.here),
+        "no .txt, .txt.gz, .txt.xz, .txt.zst, .jsonl, .jsonl.gz, .jsonl.xz, .jsonl.zst file",
+    ),
     "another kind of file": (
         lambda p: p.prepare(text=p.put("book.pdf", "%PDF")),
         "book.pdf: unknown extension",
@@ -138,7 +151,17 @@ PREPARE: dict[str, tuple[Callable[[Place], list[object]], str]] = {
         lambda p: [f"--input={p.corpus}", f"--output={p.output}", "--vocab_size=8"],
         "a vocabulary of 8 is too small",
     ),
-    "too short": (lambda p: p.prepare("--max_seq_length=4"), "max_seq_length 4 is too short"),
+    "too short": (lambda p: p.prepare("--max_seq_length=4"), "max_seq_length 4 must lie between"),
+    "packed and masked already": (
+        lambda p: p.prepare("--packed"),
+        "add --masking=dynamic",
+    ),
+    "too little memory": (lambda p: p.prepare("--memory=3MB"), "--memory=3MB: give at least"),
+    "memory that is no number": (lambda p: p.prepare("--memory=much"), "write it like 2GB"),
+    "words for no vocabulary": (
+        lambda p: [f"--input={p.corpus}", f"--output={p.output}", "--extend=3"],
+        "--extend adds words to a vocabulary; give it with --vocab",
+    ),
     "no workers": (lambda p: p.prepare("--workers=0"), "--workers"),
     "output below a file": (output_below_a_file, "a part of the path is a file"),
     "output is a file": (output_is_a_file, "output"),
@@ -150,10 +173,37 @@ PREPARE: dict[str, tuple[Callable[[Place], list[object]], str]] = {
 
 def truncated_shard(place: Place, *, size_in_manifest: bool) -> list[object]:
     folder = place.copy(place.records, "records")
-    shard = sorted(folder.glob("*.tfrecord"))[1]
-    shard.write_bytes(shard.read_bytes()[:-5])
+    shards = list(manifests.load(folder).shards)
+    # The first, which is looked into before anything else.
+    path = folder / shards[0].file
+    content = path.read_bytes()[:-5]
     if size_in_manifest:
-        place.spoil(folder / records.MANIFEST, shards__1__bytes=shard.stat().st_size)
+        shards[0] = dataclasses.replace(shards[0], bytes=len(content))
+        manifest = dataclasses.replace(manifests.load(folder), shards=tuple(shards))
+        manifest.save(folder)
+    path.write_bytes(content)
+    return place.pretrain(records=folder)
+
+
+def damaged_record(place: Place) -> list[object]:
+    """A byte of the very first record is another."""
+    folder = place.copy(place.records, "records")
+    path = sorted(folder.glob("*.tfrecord"))[0]
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    return place.pretrain(records=folder)
+
+
+def edited_manifest(place: Place) -> list[object]:
+    folder = place.copy(place.records, "records")
+    place.spoil(folder / MANIFEST, max_seq_length=16)
+    return place.pretrain(records=folder)
+
+
+def missing_shard(place: Place) -> list[object]:
+    folder = place.copy(place.records, "records")
+    sorted(folder.glob("*.tfrecord"))[2].unlink()
     return place.pretrain(records=folder)
 
 
@@ -163,13 +213,8 @@ def other_vocabulary(place: Place, *, in_manifest: bool) -> Path:
     changed = WordPieceTokenizer(tokens, lowercase=True)
     changed.save(folder)
     if in_manifest:
-        place.spoil(folder / records.MANIFEST, tokenizer__fingerprint=changed.fingerprint)
-    return folder
-
-
-def spoiled_records(place: Place, **changes: object) -> Path:
-    folder = place.copy(place.records, "records")
-    place.spoil(folder / records.MANIFEST, **changes)
+        kind = {"kind": "wordpiece", "fingerprint": changed.fingerprint}
+        place.change_manifest(folder, tokenizer=kind)
     return folder
 
 
@@ -184,14 +229,18 @@ def workdir_below_a_file(place: Place) -> list[object]:
 
 def longer_records(place: Place) -> Path:
     """Records of twice the length with the same vocabulary."""
-    folder = place.here / "longer"
-    folder.mkdir()
-    for name in ("vocab.txt", "tokenizer_config.json", records.MANIFEST):
-        shutil.copy(place.records / name, folder)
+    folder = place.copy(place.records, "longer")
+    for path in folder.glob("records-*"):
+        path.unlink()
     sizes = {"T": 64, "P": 5, "1": 1}
-    rows = {name: np.ones((1, sizes[size]), int) for name, (size, _) in records.FEATURES.items()}
-    shard = records.write_shard(folder / "a.tfrecord", records.serialize(rows))
-    place.spoil(folder / records.MANIFEST, max_seq_length=64, shards=[vars(shard)])
+    rows = {
+        name: np.ones((1, sizes[size]), kind) for name, (size, kind) in records.FEATURES.items()
+    }
+    shard = write_records(folder / "a.tfrecord", example_bytes.encode(rows))
+    manifest = json.loads((folder / MANIFEST).read_text())
+    del manifest["sha256"]
+    manifest |= {"max_seq_length": 64, "shards": (shard,)}
+    Manifest(**manifest).save(folder)
     return folder
 
 
@@ -214,14 +263,22 @@ PRETRAIN: dict[str, tuple[Callable[[Place], list[object]], str]] = {
     ),
     "truncated shard": (
         lambda p: truncated_shard(p, size_in_manifest=False),
-        "records-00001-of-00004.tfrecord: ",
+        "records-00000-of-00004.tfrecord: ",
     ),
     "truncated shard, noticed by its frames": (
         lambda p: truncated_shard(p, size_in_manifest=True),
-        "records-00001-of-00004.tfrecord: truncated inside the record at byte",
+        "records-00000-of-00004.tfrecord: truncated inside the record at byte",
     ),
+    "missing shard": (missing_shard, "records-00002-of-00004.tfrecord: missing; copy it again"),
+    "damaged record": (
+        damaged_record,
+        "records-00000-of-00004.tfrecord: a record whose checksum does not fit at byte 0; copy",
+    ),
+    "edited manifest": (edited_manifest, "manifest.json: was edited"),
     "records of another length than the manifest's": (
-        lambda p: p.pretrain(records=spoiled_records(p, max_seq_length=16)),
+        lambda p: p.pretrain(
+            records=p.change_manifest(p.copy(p.records, "records"), max_seq_length=16)
+        ),
         "max_seq_length 16",
     ),
     "records longer than the model": (
@@ -239,6 +296,26 @@ PRETRAIN: dict[str, tuple[Callable[[Place], list[object]], str]] = {
     "held-out records of another vocabulary": (
         lambda p: p.pretrain(f"data.eval_records={other_vocabulary(p, in_manifest=True)}"),
         "made with another vocabulary than",
+    ),
+    "second phase on longer records that are none": (
+        lambda p: p.pretrain(f"data.long_records={p.records}"),
+        "data.long_records: of length 32, not longer than 32 of data.records",
+    ),
+    "second phase of no steps": (
+        lambda p: p.pretrain(
+            f"data.long_records={longer_records(p)}",
+            "train.long_share=0.0",
+            "model.max_positions=64",
+        ),
+        "train.long_share=0.0: give a share between 0 and 1",
+    ),
+    "shapes of padded records": (
+        lambda p: p.pretrain("data.shapes=(16,)"),
+        "data.shapes groups records by length, and these are padded",
+    ),
+    "masks of masked records": (
+        lambda p: p.pretrain("data.mask_unit=span"),
+        "is masked already; prepare it with --masking=dynamic",
     ),
     "uneven batch": (
         lambda p: p.pretrain("train.batch_size=12"),
@@ -481,9 +558,8 @@ def test_ids_beyond_the_vocabulary_end_a_run_before_its_first_step(
     tokens = (folder / "vocab.txt").read_text().splitlines()[:40]
     smaller = WordPieceTokenizer(tokens, lowercase=True)
     smaller.save(folder)
-    place.spoil(
-        folder / records.MANIFEST, vocab_size=40, tokenizer__fingerprint=smaller.fingerprint
-    )
+    kind = {"kind": "wordpiece", "fingerprint": smaller.fingerprint}
+    place.change_manifest(folder, vocab_size=40, tokenizer=kind)
     capfd.readouterr()
     assert command(pretrain, *place.pretrain(records=folder)) == 2
     (line,) = errors_of(capfd.readouterr().err)
@@ -507,7 +583,7 @@ def test_a_full_disk_ends_the_builder_and_room_lets_it_go_on(
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert status == 2
     (line,) = errors_of(capfd.readouterr().err)
-    assert "of-00004.tfrecord: could not be written" in line
+    assert "of-00004.tfrecord: the file would exceed the allowed size" in line
     assert files(place.output) == {}
     assert command(prepare, *arguments) == 0
     written = {Path(name).name: data for name, data in files(place.output).items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,26 @@ def test_your_own_text_is_held_out_in_pieces(
     assert 0.05 < len(kept[1]) / 5000 < 0.4
     with pytest.raises(UserError, match="holds other text"):
         run(tmp_path / "text", monkeypatch)
+
+
+def test_your_own_text_may_be_json_lines_with_a_field_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, output = tmp_path / "a.jsonl.gz", tmp_path / "text"
+    lines = [f"Am 3. Mai kam Nummer {i}. Und mehr." for i in range(50)]
+    rows = [json.dumps({"body": line, "text": "of no use"}) for line in lines]
+    path.write_bytes(gzip.compress("\n".join(rows).encode()))
+    given = ["--input", str(path), "--held_out=0.3", "--language=de"]
+    with pytest.raises(UserError, match="no text in a field 'content' .*--text_field"):
+        run(output, monkeypatch, *given, "--text_field=content")
+    assert not output.exists()
+    run(output, monkeypatch, *given, "--text_field=body")
+    text = (output / "train.txt").read_text() + (output / "valid.txt").read_text()
+    wanted = [s for i in range(50) for s in (f"Am 3. Mai kam Nummer {i}.", "Und mehr.")]
+    assert sorted(line for line in text.split("\n") if line) == sorted(wanted)
+    # Another field is another text; the same command finds its own.
+    for other in ("--text_field=text", "--language=en"):
+        with pytest.raises(UserError, match="holds other text"):
+            run(output, monkeypatch, *given, "--text_field=body", other)
+    run(output, monkeypatch, *given, "--text_field=body")
+    assert "reusing" in capsys.readouterr().out

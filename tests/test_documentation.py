@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bertjax import documentation, library_task
+from bertjax import corpus, documentation, library_task
 from bertjax.errors import UserError
 
 DOCSTRING = '''"""Compute the mean of the values along an axis.
@@ -135,14 +135,14 @@ def test_place_and_number_of_workers_change_nothing(tmp_path: Path) -> None:
 
 
 def test_corpus_is_read_back_as_the_same_documents(tmp_path: Path) -> None:
-    from bertjax import text
-
     add_library(tmp_path, "alpha", "dogs")
     documents = read(tmp_path)
     path = tmp_path / "corpus.txt"
     number, size = documentation.write_corpus(path, documents)
     assert (number, size) == (12, path.stat().st_size)
-    assert list(text.documents([path])) == [document.lines for document in documents]
+    found = list(corpus.parts([path]))
+    assert all(part.is_whole for part in found)
+    assert list(map(corpus.lines, found)) == [document.lines for document in documents]
     with pytest.raises(UserError, match="carry no documentation"):
         documentation.write_corpus(tmp_path / "none.txt", [])
     assert not list(tmp_path.glob("none*"))

@@ -42,18 +42,24 @@ def mesh() -> Mesh:
 class Story:
     """Stands in for step, log and checkpoints, and writes down what the loop asks of them."""
 
-    def __init__(self, losses: dict[int, float] | None = None, stop_at: int = 0) -> None:
+    def __init__(
+        self, losses: dict[int, float] | None = None, stop_at: int = 0, compact: bool = False
+    ) -> None:
         self.told: list[str] = []
         self.metrics: dict[int, dict[str, float]] = {}
         self.said: list[str] = []
         self._losses, self._stop_at = losses or {}, stop_at
+        # Rows of four positions, three of them real, as masked and as compact records tell it.
+        self._batch: dict[str, np.ndarray] = {"input_ids": np.zeros((8, 4), np.int32)}
+        if compact:
+            self._batch["lengths"] = np.full(8, 3, np.int32)
+        else:
+            self._batch["input_mask"] = np.array([[1, 1, 1, 0]] * 8, np.int32)
 
     def batches(self, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
         for step in count(start + 1):
             self.told.append(f"batch {step}")
-            mask = np.zeros((8, 4), np.int32)
-            mask[:, :3] = 1
-            yield {"input_mask": mask}
+            yield self._batch
 
     def train_step(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         step = int(state.step) + 1
@@ -121,8 +127,9 @@ def test_a_finished_run_does_nothing(mesh: Mesh) -> None:
     assert story.told == []
 
 
-def test_a_log_line_averages_the_steps_since_the_last(mesh: Mesh) -> None:
-    story = Story()
+@pytest.mark.parametrize("compact", [False, True])
+def test_a_log_line_averages_the_steps_since_the_last(compact: bool, mesh: Mesh) -> None:
+    story = Story(compact=compact)
     play(story, mesh, Timetable(6, 3, 100, 100))
     assert {step: line["loss"] for step, line in story.metrics.items()} == {3: 2.0, 6: 5.0}
     assert set(story.metrics[3]) == {"loss", *RATES}

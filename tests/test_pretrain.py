@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from bertjax import checkpoint, pretrain, run_log
-from bertjax.data import records
-from bertjax.data.input import Records
+from bertjax import checkpoint, prepare, pretrain, run_log
+from bertjax.data import manifest as manifests
+from bertjax.data.records import Records
+from bertjax.data.shards import write_records
 
 Command = Callable[..., int]
 LOSSES = ("loss", "masked_lm_loss", "next_sentence_loss", "masked_lm_accuracy", "gradient_norm")
@@ -25,7 +27,10 @@ LOSSES = ("loss", "masked_lm_loss", "next_sentence_loss", "masked_lm_accuracy", 
 
 def losses(run: Path) -> list[tuple[float, ...]]:
     """(step, losses) of every line, to the last bit."""
-    return [(line["step"], *(line[name] for name in LOSSES)) for line in run_log.read_metrics(run)]
+    return [
+        (line["step"], *(line[name] for name in LOSSES if name in line))
+        for line in run_log.read_metrics(run)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +41,18 @@ def arguments(tiny_settings: Path, tiny_records: Path) -> list[str]:
 
 # --- Killed and started again ---------------------------------------------------------------
 
-# Kills its own process, without any farewell, when step 8 is logged.
+# Kills its own process, without any farewell, when step 8 is logged and a checkpoint is whole.
 KILLED = """
-import os, signal
+import os, signal, time
 from bertjax import pretrain, run_log
 keep = run_log.RunLog.keep
 
 def kept(self, step, metrics):
     keep(self, step, metrics)
     if step == 8:
+        saved = pretrain.parse_arguments().workdir / "checkpoints"
+        while not any(path.name.isdecimal() for path in saved.iterdir()):
+            time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGKILL)
 
 run_log.RunLog.keep = kept
@@ -53,7 +61,11 @@ pretrain.main()
 
 
 def test_after_sigkill_the_losses_are_those_of_a_run_never_interrupted(
-    command: Command, arguments: list[str], tiny_run: Path, tmp_path: Path
+    command: Command,
+    arguments: list[str],
+    tiny_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     flags = [*arguments, f"--workdir={tmp_path}"]
     killed = subprocess.run([sys.executable, "-c", KILLED, *flags], capture_output=True)
@@ -62,6 +74,7 @@ def test_after_sigkill_the_losses_are_those_of_a_run_never_interrupted(
     with open(tmp_path / run_log.METRICS, "a") as file:
         file.write('{"step": 9, "lo')
     assert command(pretrain, *flags) == 0
+    assert "continuing at step 5" in capsys.readouterr().out
     assert losses(tmp_path) == losses(tiny_run)
 
 
@@ -97,6 +110,57 @@ def test_after_sigterm_the_run_goes_on_from_the_very_step(
     assert "is not below" in said
 
 
+@pytest.fixture(scope="module")
+def dynamic(
+    tmp_path_factory: pytest.TempPathFactory,
+    command: Command,
+    tiny_corpus: Path,
+    tiny_vocabulary: Path,
+) -> Path:
+    """Compact records: of sentences, 16 and 32 long, and packed pairs."""
+    folder = tmp_path_factory.mktemp("dynamic")
+    flags = [f"--input={tiny_corpus}", f"--vocab={tiny_vocabulary}", "--keep_lines"]
+    flags += ["--masking=dynamic", "--workers=1"]
+    for name, more in (
+        ("shorter", ["--max_seq_length=16", "--segments=doc_sentences"]),
+        ("longer", ["--max_seq_length=32", "--segments=doc_sentences"]),
+        ("packed", ["--max_seq_length=32", "--packed", "--segments=sentence_pair"]),
+    ):
+        assert command(prepare, *flags, *more, f"--output={folder / name}") == 0
+    return folder
+
+
+def two_phases(folder: Path) -> list[str]:
+    """Five steps in two shapes, and seven in a third."""
+    given = [f"data.records={folder / 'shorter'}", f"data.long_records={folder / 'longer'}"]
+    return [*given, "data.shapes=(12,)", "train.long_share=0.6"]
+
+
+def packed(folder: Path) -> list[str]:
+    return [f"data.records={folder / 'packed'}"]
+
+
+@pytest.mark.parametrize("records", [two_phases, packed])
+def test_masks_phases_and_shapes_are_the_same_after_sigkill(
+    records: Callable[[Path], list[str]],
+    command: Command,
+    tiny_settings: Path,
+    dynamic: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flags = [f"--config={tiny_settings}", *records(dynamic), "save_every=6"]
+    whole, killed = (f"--workdir={tmp_path / name}" for name in ("whole", "killed"))
+    assert command(pretrain, *flags, whole) == 0
+    done = subprocess.run([sys.executable, "-c", KILLED, *flags, killed], capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    assert command(pretrain, *flags, killed) == 0
+    assert "continuing at step 6" in capsys.readouterr().out  # which lies in the second phase
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    assert len(losses(tmp_path / "whole")) == 12
+    assert all(np.isfinite(line["loss"]) for line in run_log.read_metrics(tmp_path / "whole"))
+
+
 # --- What a run leaves ----------------------------------------------------------------------
 
 
@@ -110,9 +174,7 @@ def test_metrics_jsonl_has_a_line_a_step_with_the_promised_fields(tiny_run: Path
         assert all(np.isfinite(value) for value in line.values())
         assert line["loss"] == pytest.approx(line["masked_lm_loss"] + line["next_sentence_loss"])
     # A fresh model knows nothing: the loss of guessing among V pieces and two labels.
-    manifest = records.load_manifest(
-        Path(checkpoint.load_config(tiny_run)["settings"]["data"]["records"])
-    )
+    manifest = manifests.load(Path(checkpoint.load_config(tiny_run)["settings"]["data"]["records"]))
     assert lines[0]["masked_lm_loss"] == pytest.approx(np.log(manifest.vocab_size), rel=0.05)
     assert lines[0]["next_sentence_loss"] == pytest.approx(np.log(2), rel=0.1)
 
@@ -167,6 +229,33 @@ def test_a_workdir_with_other_settings_is_refused(
     assert (tiny_run / "config.json").read_bytes() == before
 
 
+# --- Damaged records ------------------------------------------------------------------------
+
+
+def test_damaged_records_are_left_out_on_demand(
+    command: Command,
+    tiny_settings: Path,
+    tiny_records: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    folder = shutil.copytree(tiny_records, tmp_path / "records")
+    paths = sorted(folder.glob("*.tfrecord"))
+    for path in paths:  # one in each
+        content = bytearray(path.read_bytes())
+        content[100] ^= 1
+        path.write_bytes(content)
+    flags = [f"--config={tiny_settings}", f"data.records={folder}", "train.steps=10"]
+    flags += ["save_every=100", f"--workdir={tmp_path / 'run'}"]
+    assert command(pretrain, *flags) == 2
+    assert "leave such records out: data.skip_damaged=True" in capfd.readouterr().err
+    assert command(pretrain, *flags, "data.skip_damaged=True") == 0
+    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning:")]
+    assert len(told) == len(paths)
+    assert told[-1].endswith(f"skipped ({len(paths)} so far)")
+    assert len(losses(tmp_path / "run")) == 10
+
+
 # --- It learns ------------------------------------------------------------------------------
 
 
@@ -181,10 +270,8 @@ def test_one_batch_is_overfitted_far_below_the_unigram_entropy(
     source = Records(tiny_records)
     folder = tmp_path / "records"
     folder.mkdir()
-    shard = records.write_shard(folder / "one.tfrecord", (source[i] for i in range(16)))
-    manifest: dict[str, Any] = json.loads((tiny_records / records.MANIFEST).read_text())
-    manifest["shards"] = [vars(shard)]
-    (folder / records.MANIFEST).write_text(json.dumps(manifest))
+    shard = write_records(folder / "one.tfrecord", (source[i] for i in range(16)))
+    dataclasses.replace(source.manifest, shards=(shard,)).save(folder)
     for name in ("vocab.txt", "tokenizer_config.json"):
         (folder / name).write_bytes((tiny_records / name).read_bytes())
     flags = [f"--config={tiny_settings}", f"--workdir={tmp_path / 'run'}"]
@@ -193,7 +280,7 @@ def test_one_batch_is_overfitted_far_below_the_unigram_entropy(
     flags += ["model.hidden_dropout=0.0", "model.attention_dropout=0.0", "log_every=50"]
     assert command(pretrain, *flags, "save_every=200", "eval_every=200") == 0
 
-    entropy = manifest["corpus"]["unigram_entropy"]
+    entropy = source.manifest.corpus["unigram_entropy"]
     lines = {
         line["step"]: line for line in run_log.read_metrics(tmp_path / "run") if "loss" in line
     }

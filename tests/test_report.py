@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bertjax import report
-from bertjax.data import records
+from bertjax.data.manifest import Manifest, Shard
 from bertjax.errors import UserError
 
 HOSTILE = '<script>alert("1")</script> & <b>bold</b>'
@@ -23,7 +23,7 @@ def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
 
 def pretraining_run(folder: Path, loss: float = 4.321) -> Path:
     """A run of 300 steps whose held-out loss ends at `loss`, with a unigram entropy of 6.543."""
-    manifest = records.Manifest(
+    manifest = Manifest(
         max_seq_length=64,
         max_predictions_per_seq=10,
         vocab_size=8192,
@@ -39,7 +39,7 @@ def pretraining_run(folder: Path, loss: float = 4.321) -> Path:
         },
         source={},
         padding_share=0.0625,
-        shards=(records.Shard("a.tfrecord", 10, 0, ""),),
+        shards=(Shard("a.tfrecord", 10, 0, ""),),
         bertjax_version="0.1.0",
     )
     (folder / "records").mkdir(parents=True)

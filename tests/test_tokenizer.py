@@ -99,7 +99,9 @@ def wordpiece(request: pytest.FixtureRequest) -> tokenizer.WordPieceTokenizer:
 @pytest.fixture(scope="module")
 def sentencepiece() -> tokenizer.Tokenizer:
     lines = ["the quick brown fox jumps over the lazy dog", "masks and words, words and masks"] * 9
-    return vocab.learn(word_counts.of_lines(lines), kind="sentencepiece", size=80, coverage=1.0).tokenizer
+    return vocab.learn(
+        word_counts.of_lines(lines), kind="sentencepiece", size=80, coverage=1.0
+    ).tokenizer
 
 
 def random_texts(number: int) -> list[str]:

@@ -128,10 +128,10 @@ def _pairs(by_sentence: bool = False, wrong: str = "") -> Callable[..., Step]:
         # Where there is no B, it has to be random, if that is a way.
         single = splits & (starts[behind] - starts[begin] < 2)
         is_random = is_random | (single & (wrong == "random"))
+        # Behind the token, if there is but one.
         halfway = (starts[begin] + starts[behind] + 1) // 2
         a_start = starts[begin]
         a_end = np.where(splits, halfway, starts[middle])
-        a_end = np.where(is_random & splits, starts[behind], a_end)
         b_start, b_end = a_end, starts[behind]
         if wrong == "random":
             wanted = np.ones_like(target) if by_sentence else target - (a_end - a_start)
@@ -145,7 +145,7 @@ def _pairs(by_sentence: bool = False, wrong: str = "") -> Callable[..., Step]:
         used = np.where(is_random & ~splits, starts[middle], starts[behind])
         skipped = single & ~is_random
         segments[1] = np.where(skipped, segments[0], segments[1])
-        label = (is_random | (is_wrong & ~skipped)).astype(np.int64)
+        label = (is_random | is_wrong).astype(np.int64)
         return Step(segments[0].T, segments[1].T, label, used)
 
     return step
@@ -232,7 +232,7 @@ def _sentences(joins: bool) -> Callable[..., Step]:
         if not settings.packed:
             whole = starts[np.searchsorted(starts, end, "right") - 1]
             # Only a sentence that has a row for itself and does not fit is cut.
-            end = np.where((whole > here.at) | ~fresh, np.maximum(whole, here.at), end)
+            end = np.where((whole > here.at) | ~fresh, whole, end)
         label = np.zeros(len(end), np.int64)
         return Step(here.at[:, None], end[:, None], label, end)
 

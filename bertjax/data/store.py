@@ -120,7 +120,7 @@ class Runs:
         return found.astype(np.int64)
 
     def read(self, first: int, last: int) -> TokenParts:
-        """All parts whose keys fall into the bins [first, last), sorted by key."""
+        """All parts whose keys fall into the bins [first, last), run by run."""
         return join([_read_run(path, first, last) for path in self.paths()])
 
 

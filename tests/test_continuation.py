@@ -1,0 +1,111 @@
+"""Pretraining goes on from a model, and new words begin as the mean of their old pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bertjax import checkpoint, continuation, prepare, pretrain, pretrained, tokenizer
+from bertjax.errors import UserError
+from bertjax.tokenizer import WordPieceTokenizer
+
+Command = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def start(tiny_run: Path) -> pretrained.Pretrained:
+    return pretrained.load(tiny_run)
+
+
+def extended(start: pretrained.Pretrained, *words: str) -> WordPieceTokenizer:
+    tokens = start.tokenizer.pieces(range(start.tokenizer.vocab_size))
+    return WordPieceTokenizer([*tokens, *words], lowercase=True)
+
+
+def fresh(start: pretrained.Pretrained, rows: int) -> Any:
+    """A tree of the same parts with tables of so many rows, all of them 7."""
+    flat = checkpoint.flat(start.params)
+    known = start.config.vocab_size
+    shapes = {
+        path: tuple(rows if size == known else size for size in leaf.shape)
+        for path, leaf in flat.items()
+    }
+    tree: dict[str, Any] = {}
+    for path, shape in shapes.items():
+        *above, name = path.split("/")
+        inner = tree
+        for part in above:
+            inner = inner.setdefault(part, {})
+        inner[name] = np.full(shape, 7.0, np.float32)
+    return tree
+
+
+def test_new_words_are_the_mean_of_their_pieces_and_all_else_stays(
+    start: pretrained.Pretrained,
+) -> None:
+    words = extended(start, "riverlantern", "[unused9]")
+    merged, lines = continuation.merge(start, fresh(start, words.vocab_size), words)
+    found, given = checkpoint.flat(merged), checkpoint.flat(start.params)
+    known = start.tokenizer.vocab_size
+    for path in given:
+        old, new = np.asarray(given[path]), np.asarray(found[path])
+        if path in ("encoder/embeddings/token/embedding", "masked_lm/bias"):
+            pieces = start.tokenizer.encode("riverlantern")
+            assert len(pieces) > 1
+            np.testing.assert_array_equal(new[:known], old[:known])
+            np.testing.assert_allclose(new[known], old[pieces].mean(axis=0), rtol=1e-6)
+            assert (new[known + 1] == 7).all()  # an unused entry starts fresh
+        else:
+            np.testing.assert_array_equal(new, old)
+    assert lines == ["+ 2 new entries, 1 of them as the mean of their pieces"]
+
+
+def test_heads_that_the_model_lacks_start_fresh(start: pretrained.Pretrained) -> None:
+    words = extended(start)
+    bare = start._replace(params={"encoder": start.params["encoder"]})
+    merged, lines = continuation.merge(bare, fresh(start, start.config.vocab_size), words)
+    assert lines == ["+ masked_lm: starts fresh", "+ next_sentence: starts fresh"]
+    assert (merged["masked_lm"]["bias"] == 7).all()
+
+
+def test_another_vocabulary_is_refused_with_the_mend(start: pretrained.Pretrained) -> None:
+    tokens = start.tokenizer.pieces(range(start.tokenizer.vocab_size))
+    tokens[-1] = "otherwise"
+    with pytest.raises(UserError, match="prepare them with --vocab .* --extend"):
+        continuation.check_vocabulary(start, WordPieceTokenizer(tokens, lowercase=True))
+    with pytest.raises(UserError, match="not the one of the records"):
+        continuation.check_vocabulary(start, WordPieceTokenizer(tokens[:-1], lowercase=True))
+
+
+def test_a_run_goes_on_from_another_with_new_words(
+    command: Command,
+    tiny_run: Path,
+    tiny_settings: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = "\n\n".join(f"Kafka reads {word} often.\nKafka writes letters." for word in "abcdef")
+    (tmp_path / "text.txt").write_text(text)
+    records, run = tmp_path / "records", tmp_path / "run"
+    made = [f"--input={tmp_path / 'text.txt'}", f"--output={records}", f"--vocab={tiny_run}"]
+    flags = ["--extend=3", "--max_seq_length=32", "--max_predictions_per_seq=5", "--workers=1"]
+    assert command(prepare, *made, *flags) == 0
+    words = tokenizer.load(records)
+    assert words.pieces(words.encode("kafka")) == ["kafka"]
+    given = [f"--config={tiny_settings}", f"--workdir={run}", f"data.records={records}"]
+    settings = [f"init={tiny_run}", "train.steps=2", "train.batch_size=8", "mesh.data=8"]
+    assert command(pretrain, *given, *settings) == 0
+    assert "new entries" in capsys.readouterr().out
+    config = checkpoint.load_config(run)["model"]
+    assert config["vocab_size"] == words.vocab_size > pretrained.load(tiny_run).config.vocab_size
+    assert config["hidden_size"] == 32
+    # And without them the vocabulary does not fit.
+    other = [*given[:1], f"--workdir={tmp_path / 'other'}", f"init={run}"]
+    folder = checkpoint.load_config(tiny_run)["settings"]["data"]["records"]
+    assert command(pretrain, *other, f"data.records={folder}", "train.steps=2") == 2
+    assert "its vocabulary is not the one of the records" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
