@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import sentencex
 
-from bertjax import text_files
+from bertjax import data_sets, text_files
 from bertjax.errors import UserError
 
 TFDS = "tfds:"
@@ -120,7 +120,10 @@ def lines(part: Part) -> list[str]:
 
 
 def _place(part: Part, at: int) -> str:
-    return f"{part.file}:{text_files.line_at(Path(part.file), part.offset + at)}"
+    try:
+        return f"{part.file}:{text_files.line_at(Path(part.file), part.offset + at)}"
+    except OSError:  # It lies where Apache Beam reads it, not on this machine.
+        return f"{part.file}: byte {part.offset + at:,} of the text"
 
 
 def sentences(line: str, language: str = "en") -> list[str]:
@@ -256,25 +259,15 @@ def _json_line(name: str, number: int, line: bytes, field: str) -> Iterator[_Pie
 
 def _data_set(source: str, field: str) -> Iterator[_Piece]:
     """Every example's text is a document; downloads the data set if it is not there."""
-    # What it would say while it is imported and looks for files helps nobody.
-    from absl import logging
-
-    logging.set_verbosity(logging.ERROR)
-    import tensorflow_datasets as tfds
-
     name, _, split = source.removeprefix(TFDS).partition("@")
     try:
-        builder = tfds.builder(name, try_gcs=False)
+        builder = data_sets.find(name)
         if field not in (builder.info.features or {}):
             known = ", ".join(builder.info.features or ())
             raise UserError(f"{source}: no field {field!r}; name one of {known} with --text_field")
-        builder.download_and_prepare()
-        examples = builder.as_dataset(split=split or "train").as_numpy_iterator()
-    except UserError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{source}: tensorflow-datasets cannot give it ({reason})") from error
+        examples = data_sets.examples(builder, split or "train")
+    except data_sets.Unavailable as error:
+        raise UserError(f"{source}: tensorflow-datasets cannot give it ({error})") from error
     for example in examples:
         if not isinstance(example[field], bytes):
             raise UserError(

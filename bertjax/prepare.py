@@ -261,6 +261,8 @@ def main() -> None:
     settings = _settings(flags)
     if flags.workers < 1:
         raise UserError(f"--workers={flags.workers}: give at least 1")
+    if flags.extend < 0:
+        raise UserError(f"--extend={flags.extend}: give a number of words")
     if flags.extend and not flags.vocab:
         raise UserError("--extend adds words to a vocabulary; give it with --vocab")
     if flags.runner:

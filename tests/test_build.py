@@ -489,7 +489,7 @@ def test_a_single_document_cannot_make_pairs_but_sentences(
     with pytest.raises(AssertionError):
         made(text)
     error = capfd.readouterr().err
-    assert "holds 1 document(s), next-sentence pairs need two" in error
+    assert "holds 1 document(s), and --segments=nsp draws from another one" in error
     assert "a blank line between documents" in error and "--segments=doc_sentences" in error
     assert not (tmp_path / "out" / MANIFEST).exists()
     assert made(text, "--segments=doc_sentences").corpus["documents"] == 1
@@ -510,6 +510,15 @@ def test_an_endless_line_is_cut_and_nothing_of_it_is_lost(
     # A document's tokens are counted together, in however many parts it lies.
     power = str(1 << found["tokens"].bit_length())
     assert found["documents_by_tokens_below"] == {power: 1}
+
+
+def test_documents_too_short_for_two_segments_are_refused(
+    made: Build, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A document of one token cannot be cut in two."""
+    with pytest.raises(AssertionError):
+        made("The\n\nThe\n\nThe", "--segments=sop")
+    assert "no document is long enough for --segments=sop" in capfd.readouterr().err
 
 
 def test_text_without_any_tokens_is_refused(made: Build, capfd: pytest.CaptureFixture[str]) -> None:
@@ -601,3 +610,5 @@ def test_words_can_only_be_added_to_a_given_vocabulary(
     flags = [f"--input={tiny_corpus}", f"--output={tmp_path / 'out'}", "--extend=2"]
     assert command(prepare, *flags) == 2
     assert "give it with --vocab" in capsys.readouterr().err
+    assert command(prepare, *flags[:2], "--extend=-2") == 2
+    assert "--extend=-2: give a number of words" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from bertjax import checkpoint, finetune
+from bertjax.models import heads
 
 Command = Callable[..., int]
 FLAGS = ["--batch_size=16", "--max_seq_length=16", "--dropout=0", "--learning_rate=2e-3"]
@@ -146,8 +148,13 @@ def tags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def test_a_frozen_encoder_stays_as_it_was_under_a_mix_and_a_bilstm(
-    tags: list[str], command: Command, tiny_run: Path, tmp_path: Path
+    tags: list[str],
+    command: Command,
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(heads, "BiLstm", functools.partial(heads.BiLstm, width=16))
     more = ["--encoder=frozen", "--layers=mix", "--epochs=2", f"--init={tiny_run}"]
     assert command(finetune, *tags, *more, f"--workdir={tmp_path}") == 0
     params = checkpoint.load_params(tmp_path)

@@ -54,7 +54,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def arguments(task: Path, tiny_run: Path) -> list[str]:
     files = [f"--data_dir={task}", f"--init={tiny_run}"]
-    return ["--task=classify", *files, *FLAGS, "--epochs=10"]
+    return ["--task=classify", *files, *FLAGS, "--epochs=20"]
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_the_run_keeps_labels_tokenizer_and_a_score_for_every_epoch(
     lines = run_log.read_metrics(run)
     # 60 examples are 4 steps of 16 an epoch.
     evaluated = {line["step"]: line["dev_accuracy"] for line in lines if "dev_accuracy" in line}
-    assert sorted(evaluated) == [4 * epoch for epoch in range(1, 11)]
+    assert sorted(evaluated) == [4 * epoch for epoch in range(1, 21)]
     assert max(evaluated.values()) == result(run)["score"]
 
 
@@ -235,7 +235,7 @@ def test_sst2_as_glue_has_it(command: Command, tiny_run: Path, task: Path, tmp_p
     put_rows(folder / "test.tsv", [("index", "sentence"), ("0", "the river ")])
     archive = tmp_path / "glue.zip"
     files = [f"--data_dir={folder}", f"--init={tiny_run}", f"--workdir={tmp_path / 'run'}"]
-    arguments = ["--task=sst2", *files, *FLAGS, "--epochs=10", f"--submission={archive}"]
+    arguments = ["--task=sst2", *files, *FLAGS, "--epochs=20", f"--submission={archive}"]
     assert command(finetune, *arguments) == 0
     assert result(tmp_path / "run")["score"] == 1.0
     assert checkpoint.load_config(tmp_path / "run")["labels"] == ["0", "1"]

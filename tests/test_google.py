@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bertjax import convert, google, tokenizer, vocab
+from bertjax import convert, google, tokenizer, vocab, word_counts
 from bertjax.errors import UserError
 from bertjax.model_folder import FolderInfo
 from bertjax.models.config import BertConfig
@@ -483,7 +483,7 @@ def test_what_2018_does_not_have_is_refused_and_nothing_is_left(
     tiny_corpus: Path,
 ) -> None:
     lines = tiny_corpus.read_text().splitlines()
-    pieces = vocab.learn(lines, kind="sentencepiece", size=128).tokenizer
+    pieces = vocab.learn(word_counts.of_lines(lines), kind="sentencepiece", size=128).tokenizer
     with pytest.raises(UserError, match="sentencepiece tokenizer has no counterpart"):
         google.write_google(tmp_path / "out", pretraining, tiny_config, pieces)
     wider = BertConfig(**tiny_config.to_dict() | {"norm_epsilon": 1e-6})

@@ -17,7 +17,7 @@ import torch
 import transformers
 from flax import traverse_util
 
-from bertjax import convert, huggingface, tokenizer, vocab
+from bertjax import convert, huggingface, tokenizer, vocab, word_counts
 from bertjax.errors import UserError
 from bertjax.model_folder import FolderInfo
 from bertjax.models.bert import Bert
@@ -204,7 +204,7 @@ def test_transformers_tokenizes_as_we_do(
     ours: Tokenizer = WordPieceTokenizer(tiny_tokens, lowercase=kind == "uncased")
     if kind == "sentencepiece":
         lines = tiny_corpus.read_text().splitlines()
-        ours = vocab.learn(lines, kind="sentencepiece", size=128).tokenizer
+        ours = vocab.learn(word_counts.of_lines(lines), kind="sentencepiece", size=128).tokenizer
     path = tmp_path / "exported"
     huggingface.write_huggingface(path, pretraining, tiny_config, ours, max_seq_length=64)
     theirs = transformers.AutoTokenizer.from_pretrained(path)
@@ -225,7 +225,8 @@ def test_a_bpe_sentencepiece_model_is_refused_and_nothing_is_left(
     tmp_path: Path, pretraining: Any, tiny_config: BertConfig, tiny_corpus: Path
 ) -> None:
     lines = tiny_corpus.read_text().splitlines()
-    bpe = vocab.learn(lines, kind="sentencepiece", size=128, model="bpe").tokenizer
+    counts = word_counts.of_lines(lines)
+    bpe = vocab.learn(counts, kind="sentencepiece", size=128, model="bpe").tokenizer
     with pytest.raises(UserError, match="only SentencePiece's unigram models"):
         huggingface.write_huggingface(
             tmp_path / "out", pretraining, tiny_config, bpe, max_seq_length=64

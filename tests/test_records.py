@@ -191,6 +191,20 @@ def test_opening_reads_no_shard_but_the_first(tmp_path: Path) -> None:
         opened[3]
 
 
+def test_a_shard_of_another_build_is_named_though_its_size_fits(tmp_path: Path) -> None:
+    """Masked records all have one length, so only their content tells them apart."""
+    (tmp_path / "other").mkdir()
+    shards = [write(tmp_path / f"{i}.tfrecord", make_rows(3, seed=i)) for i in range(2)]
+    put_manifest(tmp_path, *shards)
+    other = write(tmp_path / "other" / "1.tfrecord", make_rows(3, seed=5))
+    assert (other.bytes, other.examples) == (shards[1].bytes, 3)
+    for name in ("1.tfrecord", "1.index"):
+        (tmp_path / "other" / name).replace(tmp_path / name)
+    opened = Records(tmp_path)
+    with pytest.raises(UserError, match=r"1\.tfrecord: of another build than manifest\.json"):
+        opened[3]
+
+
 def test_the_same_rows_give_the_same_bytes_and_the_entry_tells_the_truth(tmp_path: Path) -> None:
     entries = [write(tmp_path / name, make_rows(4)) for name in ("a.tfrecord", "b.tfrecord")]
     content = (tmp_path / "a.tfrecord").read_bytes()

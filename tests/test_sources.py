@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import http.server
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,6 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from bertjax.errors import UserError
-from bertjax.tasks import sources
 from bertjax.tasks.conll import CONLL
 from bertjax.tasks.glue import GLUE
 from bertjax.tasks.own import OWN
@@ -233,51 +229,3 @@ def test_without_network_one_line_tells_where_to_get_the_files(
     assert f"no glue/sst2 in {tmp_path}/glue/sst2" in message
     assert "\n" not in message
     assert capfd.readouterr() == ("", "")
-
-
-class Server(http.server.BaseHTTPRequestHandler):
-    """Answers with the number that the address ends in; to /0 it does not answer."""
-
-    silent = threading.Event()
-
-    def do_HEAD(self) -> None:
-        status = int(self.path[1:])
-        if status == 0:
-            self.silent.wait(10)
-        self.send_response(status or 200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture()
-def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    Server.silent.clear()
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("urllib.request._opener", None)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
-        threading.Thread(target=server.serve_forever).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        Server.silent.set()
-        server.shutdown()
-
-
-def test_the_host_of_most_files_is_asked(address: str) -> None:
-    other = "http://127.0.0.1:9/200"
-    for status in (200, 403, 404):
-        sources._check_reachable([other, f"{address}/{status}", f"{address}/500"])
-    for status in (500, 503):
-        with pytest.raises(OSError, match=r"^127\.0\.0\.1:\d+ does not answer, HTTP Error 50"):
-            sources._check_reachable([other, f"{address}/{status}", f"{address}/200"])
-    with pytest.raises(OSError, match=r"^127\.0\.0\.1:9 does not answer, .*refused"):
-        sources._check_reachable([other])
-
-
-def test_a_host_that_does_not_answer_is_not_waited_for(
-    address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sources, "_PATIENCE", 0.1)
-    with pytest.raises(OSError, match=r"does not answer, .*timed out"):
-        sources._check_reachable([f"{address}/0"])

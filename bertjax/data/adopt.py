@@ -147,4 +147,5 @@ def _take(path: Path, target: Path, lengths: list[int]) -> Shard:
         with partial.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     write_whole(tfrecord.index_path(target), tfrecord.index_bytes(lengths))
-    return Shard(target.name, len(lengths), target.stat().st_size, digest)
+    size, first = target.stat().st_size, tfrecord.first_sum(target, lengths)
+    return Shard(target.name, len(lengths), size, digest, first)

@@ -202,6 +202,11 @@ def make_manifest(
         for entry in entries
     )
     positions = sum(shard.examples for shard in shards) * settings.max_seq_length
+    if not positions:
+        raise UserError(
+            f"no document is long enough for --segments={settings.segments}; put longer texts "
+            "together, or choose --segments=doc_sentences"
+        )
     return Manifest(
         max_seq_length=settings.max_seq_length,
         max_predictions_per_seq=settings.max_predictions_per_seq,

@@ -17,12 +17,17 @@ FORMAT_VERSION = 2
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One file of records: its name, how many records, how many bytes, their SHA-256."""
+    """One file of records: its name, how many records, how many bytes, their SHA-256.
+
+    first is the checksum of the first record, which tells shards of two builds apart when they are
+    opened, where to read all of them would take too long.
+    """
 
     file: str
     examples: int
     bytes: int
     sha256: str
+    first: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from bertjax.data import manifest as manifests
 from bertjax.data import tfrecord
-from bertjax.data.manifest import Manifest
+from bertjax.data.manifest import Manifest, Shard
 from bertjax.data.store import token_type
 from bertjax.errors import UserError
 
@@ -68,8 +68,21 @@ class Records:
                 raise UserError(
                     f"{path}: {len(lengths)} records, the manifest says {entry.examples}; {_MEND}"
                 )
-            found = self._readers[shard] = tfrecord.Reader(path, lengths)
+            found = tfrecord.Reader(path, lengths)
+            self._check_build(found, entry)
+            self._readers[shard] = found
         return found
+
+    def _check_build(self, reader: tfrecord.Reader, entry: Shard) -> None:
+        """Raises UserError: the first record is whole, but not the one that the manifest knows."""
+        try:
+            found = tfrecord.masked_sum(reader[0]).hex() if entry.first else ""
+        except tfrecord.Damaged:
+            return  # Told when it is read.
+        if found != entry.first:
+            raise UserError(
+                f"{reader.path}: of another build than {manifests.MANIFEST} beside it; {_MEND}"
+            )
 
     def __getitem__(self, index: int) -> bytes:
         return self.get(index) or self.first

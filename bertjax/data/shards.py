@@ -80,9 +80,9 @@ def _check_documents(tokens: segments.TokenStore, settings: BuildSettings) -> No
     needed = FORMATS[settings.segments].documents
     if tokens.num_documents < needed:
         raise UserError(
-            f"a shard holds {tokens.num_documents} document(s), next-sentence pairs need two; put "
-            "a blank line between documents, give several files or fewer --num_shards, or choose "
-            "--segments=doc_sentences"
+            f"a shard holds {tokens.num_documents} document(s), and --segments={settings.segments} "
+            "draws from another one; put a blank line between documents, give several files or "
+            "fewer --num_shards, or choose --segments=doc_sentences"
         )
 
 
@@ -95,7 +95,7 @@ def write_records(path: Path, messages: Iterable[bytes]) -> Shard:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         size = partial.stat().st_size
     write_whole(tfrecord.index_path(path), tfrecord.index_bytes(lengths))
-    return Shard(path.name, len(lengths), size, digest)
+    return Shard(path.name, len(lengths), size, digest, tfrecord.first_sum(path, lengths))
 
 
 def num_shards(tokens: int, parts: int, settings: BuildSettings) -> int:

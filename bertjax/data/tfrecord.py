@@ -8,7 +8,7 @@ of its records, so that opening takes as long for a thousand records as for a bi
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import IO
@@ -78,6 +78,15 @@ def read_index(path: Path, count: int) -> np.ndarray | None:
         return None
     lengths = np.frombuffer(content, kind).astype(np.int64)
     return lengths if lengths.sum() + _FRAME * count == path.stat().st_size else None
+
+
+def first_sum(path: Path, lengths: Sequence[int]) -> str:
+    """The first record's checksum as it stands in the file, in hex; "" of a file without one."""
+    if not len(lengths):
+        return ""
+    with path.open("rb") as file:
+        file.seek(HEADER + int(lengths[0]))
+        return file.read(FOOTER).hex()
 
 
 def scan(path: Path) -> np.ndarray:

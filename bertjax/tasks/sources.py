@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
+from bertjax import data_sets
 from bertjax.errors import UserError
 from bertjax.tasks.base import Reader, Task
 
-# How long to wait for an answer, in seconds; tensorflow-datasets itself tries for minutes.
-_PATIENCE = 5
 _OTHERS = "(others: --data_dir, --train, --dev, --test)"
 Examples = dict[str, list[Any]]
 
@@ -89,31 +84,26 @@ def _from_tfds(task: Task) -> Examples:
             f"--task={task.name}: no data; give --train=FILE and --dev=FILE, or --data_dir=FOLDER "
             f"({reader.source})"
         )
-    # What it would say while it is imported and looks for files helps nobody.
-    from absl import logging
-
-    logging.set_verbosity(logging.ERROR)
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder(reader.tfds, try_gcs=False)
+    builder = data_sets.find(reader.tfds)
     try:
         examples = _read_tfds(reader, builder)
-    except AssertionError:  # It is not in the cache.
-        _download(task, builder)
-        examples = _read_tfds(reader, builder)
+    except data_sets.Unavailable as error:
+        raise UserError(
+            f"{task.name}: no data: --data_dir is not given, and tensorflow-datasets has no "
+            f"{reader.tfds} in {builder.data_path} and could not fetch it ({error}); get the "
+            f"official files ({reader.source}) and give their folder: --data_dir=FOLDER"
+        ) from error
     print(f"{task.name}: {reader.tfds} of tensorflow-datasets, {builder.data_path} {_OTHERS}")
     return examples
 
 
 def _read_tfds(reader: Reader, builder: Any) -> Examples:
-    """Raises AssertionError: the data set is not prepared."""
     # Of a list of classes, each element has the names.
     features = {name: getattr(f, "feature", f) for name, f in builder.info.features.items()}
     names = {name: f.names for name, f in features.items() if hasattr(f, "names")}
     examples: Examples = {}
     for split, theirs in reader.tfds_splits.items():
-        dataset = builder.as_dataset(split=theirs)
-        records = [_decoded(record) for record in dataset.as_numpy_iterator()]
+        records = [_decoded(record) for record in data_sets.examples(builder, theirs)]
         # It shuffles as it writes; in GLUE's, idx is the place in the official file.
         records.sort(key=lambda record: record.get("idx", 0))
         examples[split] = [
@@ -133,31 +123,3 @@ def _decoded(value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.dtype == object:
         return np.array([_decoded(inner) for inner in value], object)
     return value
-
-
-def _download(task: Task, builder: Any) -> None:
-    """Raises UserError: tensorflow-datasets could not do it, for whatever reason."""
-    try:
-        _check_reachable(builder.url_infos)
-        builder.download_and_prepare()
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{task.name}: no data: --data_dir is not given, and tensorflow-datasets has no "
-            f"{task.reader.tfds} in {builder.data_path} and could not fetch it ({reason}); get the "
-            f"official files ({task.reader.source}) and give their folder: --data_dir=FOLDER"
-        ) from error
-
-
-def _check_reachable(urls: Collection[str]) -> None:
-    """Raises OSError: the host that most of the files come from does not answer in time.
-
-    Anything below 500 is an answer: what it thinks of single files the download finds out.
-    """
-    ((host, _),) = Counter(urlsplit(url).netloc for url in urls).most_common(1)
-    url = next(url for url in urls if urlsplit(url).netloc == host)
-    try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_PATIENCE)
-    except OSError as error:
-        if not isinstance(error, urllib.error.HTTPError) or error.code >= 500:
-            raise OSError(f"{host} does not answer, {error}") from error
