@@ -12,8 +12,9 @@ import re
 import unicodedata
 from array import array
 from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from tokenizers.models import WordPiece as GreedyMatch
@@ -92,25 +93,14 @@ def chunks(text: str) -> list[str]:
 
 # Stands between lines that are encoded together; the rules delete it from text.
 _BREAK, _BREAK_ID = "\0", np.uint32(0xFFFFFFFF)
+# Stands between chunks that are worked on together. It is no character, but the rules leave it
+# alone, also in text.
+_SIGN = "\uffff"
+_BETWEEN = f" {_SIGN} "
 
 
-class _Memo(dict[str, bytes]):
-    """Chunk -> packed ids, filled on demand and emptied when full so that memory stays bounded."""
-
-    def __init__(self, work_out: Callable[[str], bytes], limit: int = 300_000) -> None:
-        super().__init__()
-        self._work_out, self._limit = work_out, limit
-
-    def __missing__(self, chunk: str) -> bytes:
-        if len(self) >= self._limit:
-            kept = self.get(_BREAK, b"")
-            self.clear()
-            self[_BREAK] = kept
-        ids = self._work_out(chunk)
-        # A chunk of a long run without spaces will hardly come again, but would weigh a lot.
-        if len(chunk) <= 100:
-            self[chunk] = ids
-        return ids
+# Chunks that are remembered; a longer one will hardly come again, but would weigh a lot.
+_MEMO_SIZE, _MEMO_LENGTH = 300_000, 100
 
 
 class WordPieceTokenizer:
@@ -134,8 +124,8 @@ class WordPieceTokenizer:
         )
         # The longest match of a word that is an entry itself needs no search.
         self._whole = {t: i for t, i in ids.items() if len(t) <= max_chars_per_word}
-        self._memo = _Memo(self._encode_chunk)
-        self._memo[_BREAK] = _BREAK_ID.tobytes()
+        # Chunk -> packed ids.
+        self._memo: dict[str, bytes] = {}
         reserved = [ids[name] for name in SPECIALS]
         reserved += [i for i, t in enumerate(tokens) if re.fullmatch(r"\[unused\d+\]", t)]
         self.never_random = np.unique(np.array(reserved, np.int32))
@@ -159,13 +149,36 @@ class WordPieceTokenizer:
             return [(found[0].id, len(word))]
         return [(t.id, len(t.value) - 2 * (i > 0)) for i, t in enumerate(found)]
 
-    def _encode_chunk(self, chunk: str) -> bytes:
-        words = basic_words(chunk, self.lowercase).split()
-        return array("I", [i for word in words for i, _ in self._match_word(word)]).tobytes()
+    def _encode_chunks(self, chunks: list[str]) -> dict[str, bytes]:
+        """Packed ids of chunks that are not remembered; worked on together, for calls cost most."""
+        if _SIGN in "".join(chunks) and len(chunks) > 1:
+            return {c: ids for chunk in chunks for c, ids in self._encode_chunks([chunk]).items()}
+        words = basic_words(_BETWEEN.join(chunks), self.lowercase)
+        texts = words.split(_BETWEEN) if len(chunks) > 1 else [words]
+        return {
+            chunk: array(
+                "I", [i for word in text.split() for i, _ in self._match_word(word)]
+            ).tobytes()
+            for chunk, text in zip(chunks, texts, strict=True)
+        }
 
     def _pack(self, text: str) -> bytes:
+        found = chunks(text)
+        packed = list(map(self._memo.get, found))
+        if None in packed:
+            missing = {chunk for chunk, ids in zip(found, packed, strict=True) if ids is None}
+            new = self._encode_chunks(list(missing)) | {_BREAK: _BREAK_ID.tobytes()}
+            packed = [new[c] if i is None else i for c, i in zip(found, packed, strict=True)]
+            self._remember(new)
         # Joining bytes is several times faster than chaining numbers.
-        return b"".join(map(self._memo.__getitem__, chunks(text)))
+        return b"".join(cast(list[bytes], packed))
+
+    def _remember(self, new: dict[str, bytes]) -> None:
+        """Forgets all when it is too much, so that memory stays bounded."""
+        if len(self._memo) + len(new) > _MEMO_SIZE:
+            self._memo = {}
+        short = (item for item in new.items() if len(item[0]) <= _MEMO_LENGTH)
+        self._memo.update(islice(short, _MEMO_SIZE))
 
     def encode(self, text: str) -> list[int]:
         return array("I", self._pack(text.replace(_BREAK, ""))).tolist()

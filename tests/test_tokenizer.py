@@ -132,10 +132,24 @@ def test_batch_and_memory_change_nothing(wordpiece: tokenizer.WordPieceTokenizer
     assert encoded_together(wordpiece, []) == []
 
 
-def test_memory_of_chunks_is_bounded() -> None:
-    memo = wordpiece_rules._Memo(lambda chunk: bytes([len(chunk)]), limit=10)
-    assert [memo[str(i)] for i in range(95, 145)] == [bytes([len(str(i))]) for i in range(95, 145)]
-    assert len(memo) <= 10
+def test_memory_of_chunks_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wordpiece_rules, "_MEMO_SIZE", 10)
+    fresh = tokenizer.WordPieceTokenizer(TOKENS, lowercase=True)
+    texts = [" ".join(f"a{i}" for i in range(first, first + 4)) for first in range(40)]
+    assert encoded_together(fresh, texts) == [fresh.encode(text) for text in texts]
+    assert encoded_together(fresh, texts[:2]) == [fresh.encode(text) for text in texts[:2]]
+    assert len(fresh._memo) <= 10
+
+
+@pytest.mark.parametrize(
+    "texts", [["a \uffff b", ".\uffff. a\uffff"], ["\uffff"], ["b", "\uffff a"]]
+)
+def test_the_sign_between_chunks_may_stand_in_text(
+    texts: list[str], wordpiece: tokenizer.WordPieceTokenizer
+) -> None:
+    alone = [i for text in texts for chunk in text.split() for i in wordpiece.encode(chunk)]
+    fresh = tokenizer.WordPieceTokenizer(wordpiece.tokens, wordpiece.lowercase)
+    assert sum(encoded_together(fresh, texts), []) == alone
 
 
 def test_specials_in_text_are_split_as_any_text(wordpiece: tokenizer.WordPieceTokenizer) -> None:
