@@ -31,7 +31,7 @@ def cut(corpus: Path, megabytes: float, target: Path) -> float:
     """Writes the corpus's first lines, about `megabytes`; returns how many MB that came to."""
     paths = text_files.files([str(corpus / "*.txt.xz")])
     blocks = (block for path in paths for block in text_files.blocks(path))
-    content = b""
+    content = bytearray()
     while len(content) < megabytes * 1e6:
         content += next(blocks)
     target.write_bytes(content[: content.rfind(b"\n", 0, int(megabytes * 1e6)) + 1])

@@ -16,6 +16,7 @@ import os
 import statistics
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 
 import builder
@@ -26,11 +27,8 @@ PEER = "datasets + run_mlm's steps"
 
 
 def ours(source: Path, output: Path, vocabulary: Path, segments: str, workers: int) -> Command:
-    return [
-        sys.executable, "-m", "bertjax.prepare", "--keep_lines", f"--workers={workers}",
-        f"--input={source}", f"--output={output}", f"--vocab={vocabulary}",
-        "--masking=dynamic", "--packed", f"--segments={segments}",
-    ]  # fmt: skip
+    kind = ["--masking=dynamic", "--packed", f"--segments={segments}"]
+    return builder.ours(source, output, vocabulary, workers) + kind
 
 
 def size(folder: Path) -> float:
@@ -46,34 +44,34 @@ def main() -> None:
     flags.add_argument("--megabytes", type=float, default=20, help="of text (%(default)s)")
     flags.add_argument("--rounds", type=int, default=3, help="runs of each, in turn")
     options = flags.parse_args()
-    folder = os.environ.get("BERTJAX_DATA")
-    if not folder:
+    data = os.environ.get("BERTJAX_DATA")
+    if not data:
         print("skipped: BERTJAX_DATA, the folder with the corpus and vocabularies, is not set")
         return
     needs = "datasets, transformers"
     peer = contest.peer(PEER, options.hf_python, "--hf_python", needs, "peer_group.py")
     print("command: python " + " ".join(sys.argv) + "\n" + contest.machine())
     contest.report_skipped([peer])
-    vocabulary = Path(folder, "vocab", "bert-base-uncased-vocab.txt")
+    vocabulary = Path(data, "vocab", "bert-base-uncased-vocab.txt")
     every = os.sched_getaffinity(0)
     found: dict[str, list[tuple[Cost, float]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch, "text.txt")
-        text = builder.cut(Path(folder, "corpus"), options.megabytes, source)
-        for number in range(options.rounds):
-            for cores in ({max(every)}, every):
-                for name in ("full_sentences", "nsp", PEER):
-                    if name == PEER and peer.why_not is not None:
-                        continue
-                    output = Path(scratch, f"{number}-{name.split()[0]}-{len(cores)}")
-                    command: Command = (
-                        [*peer.command, source, vocabulary, output, "128", str(len(cores))]
-                        if name == PEER
-                        else ours(source, output, vocabulary, name, len(cores))
-                    )
-                    label = name if name == PEER else f"bertjax, {name}"
-                    cost = measure(command, cores), size(output)
-                    found.setdefault(f"{label}, {len(cores)} core(s)", []).append(cost)
+        text = builder.cut(Path(data, "corpus"), options.megabytes, source)
+        for number, cores in product(range(options.rounds), ({max(every)}, every)):
+            folder, count = Path(scratch, f"{number}-{len(cores)}"), len(cores)
+            runs: dict[str, tuple[Command, Path]] = {}
+            for segments in ("full_sentences", "nsp"):
+                output = folder / segments
+                command = ours(source, output, vocabulary, segments, count)
+                runs[f"bertjax, {segments}"] = command, output
+            if peer.why_not is None:
+                cache = folder / "peer"
+                command = [*peer.command, source, vocabulary, cache, "128", str(count)]
+                runs[PEER] = command, cache
+            for label, (command, output) in runs.items():
+                cost = measure(command, cores), size(output)
+                found.setdefault(f"{label}, {count} core(s)", []).append(cost)
     report(found, text)
 
 

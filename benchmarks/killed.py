@@ -79,7 +79,7 @@ def repeat(
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file but for what names the folder itself."""
+    """{name: bytes} of every file."""
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
 

@@ -93,12 +93,9 @@ def chunks(text: str) -> list[str]:
 
 # Stands between lines that are encoded together; the rules delete it from text.
 _BREAK, _BREAK_ID = "\0", np.uint32(0xFFFFFFFF)
-# Stands between chunks that are worked on together. It is no character, but the rules leave it
-# alone, also in text.
-_SIGN = "\uffff"
-_BETWEEN = f" {_SIGN} "
-
-
+# Stands between chunks that are worked on together: white space, which no chunk holds and the rules
+# leave alone.
+_BETWEEN = "\N{EM SPACE}"
 # Chunks that are remembered; a longer one will hardly come again, but would weigh a lot.
 _MEMO_SIZE, _MEMO_LENGTH = 300_000, 100
 
@@ -151,10 +148,7 @@ class WordPieceTokenizer:
 
     def _encode_chunks(self, chunks: list[str]) -> dict[str, bytes]:
         """Packed ids of chunks that are not remembered; worked on together, for calls cost most."""
-        if _SIGN in "".join(chunks) and len(chunks) > 1:
-            return {c: ids for chunk in chunks for c, ids in self._encode_chunks([chunk]).items()}
-        words = basic_words(_BETWEEN.join(chunks), self.lowercase)
-        texts = words.split(_BETWEEN) if len(chunks) > 1 else [words]
+        texts = basic_words(_BETWEEN.join(chunks), self.lowercase).split(_BETWEEN)
         return {
             chunk: array(
                 "I", [i for word in text.split() for i, _ in self._match_word(word)]

@@ -159,6 +159,19 @@ def command(compiled: Path) -> Command:
     return call
 
 
+@pytest.fixture()
+def no_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """tensorflow-datasets without a network; returns its cache, which is empty."""
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
+    # Nobody listens there, so nothing leaves this machine.
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    # It remembers proxies.
+    monkeypatch.setattr("urllib.request._opener", None)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def tiny_vocabulary(
     tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: WordPieceTokenizer

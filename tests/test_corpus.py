@@ -419,16 +419,7 @@ def test_an_unknown_data_set_is_named() -> None:
     assert "\n" not in told
 
 
-def test_a_data_set_that_cannot_be_fetched_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
-    # Nobody listens there, so nothing leaves this machine.
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    monkeypatch.delenv("no_proxy", raising=False)
-    # It remembers proxies.
-    monkeypatch.setattr("urllib.request._opener", None)
+def test_a_data_set_that_cannot_be_fetched_is_named(no_data_sets: Path) -> None:
     told = message("tfds:imdb_reviews")
     assert told.startswith("tfds:imdb_reviews: tensorflow-datasets cannot give it (")
     assert "\n" not in told

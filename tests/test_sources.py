@@ -209,15 +209,8 @@ def test_the_cache_is_read_in_the_order_of_the_official_file(
 
 
 def test_without_network_one_line_tells_where_to_get_the_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    no_data_sets: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
-    # Nobody listens there, so nothing leaves this machine.
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    monkeypatch.delenv("no_proxy", raising=False)
-    # It remembers proxies.
-    monkeypatch.setattr("urllib.request._opener", None)
     with pytest.raises(UserError) as error:
         load(GLUE["sst2"])
     message = str(error.value)
@@ -226,6 +219,6 @@ def test_without_network_one_line_tells_where_to_get_the_files(
         "get the official files (https://gluebenchmark.com/tasks: a folder SST-2 with train.tsv, "
         "dev.tsv, test.tsv) and give their folder: --data_dir=FOLDER"
     )
-    assert f"no glue/sst2 in {tmp_path}/glue/sst2" in message
+    assert f"no glue/sst2 in {no_data_sets}/glue/sst2" in message
     assert "\n" not in message
     assert capfd.readouterr() == ("", "")

@@ -142,7 +142,8 @@ def test_memory_of_chunks_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "texts", [["a \uffff b", ".\uffff. a\uffff"], ["\uffff"], ["b", "\uffff a"]]
+    "texts",
+    [["a \uffff b", ".\uffff. a\uffff"], ["\uffff"], ["b", "\uffff a"], ["a\u2003b", "\u2003"]],
 )
 def test_the_sign_between_chunks_may_stand_in_text(
     texts: list[str], wordpiece: tokenizer.WordPieceTokenizer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -18,11 +17,13 @@ from tqdm import tqdm
 
 import bertjax
 from bertjax.data import records, tfrecord
+from bertjax.data.build import piece_facts
 from bertjax.data.build_settings import BuildSettings
 from bertjax.data.manifest import Manifest, Shard
+from bertjax.data.shards import entry_of
 from bertjax.errors import UserError
 from bertjax.tokenizer import Tokenizer
-from bertjax.whole_file import whole, write_whole
+from bertjax.whole_file import whole
 
 _AT_ONCE = 1024
 
@@ -67,7 +68,7 @@ def adopt(
     found = dataclasses.replace(
         manifest,
         settings={"adopted": True, "masked_lm_prob": BuildSettings.masked_lm_prob},
-        corpus=_facts(counts, tokenizer.unk_id),
+        corpus={"tokens": int(counts.sum()), **piece_facts(counts, tokenizer.unk_id)},
         padding_share=1 - filled / max(sum(s.examples for s in shards) * length, 1),
         shards=tuple(shards),
     )
@@ -127,25 +128,10 @@ def _count(batch: dict[str, np.ndarray], tokenizer: Tokenizer, path: Path) -> np
     return np.bincount(ids, minlength=tokenizer.vocab_size)
 
 
-def _facts(counts: np.ndarray, unk_id: int) -> dict[str, Any]:
-    total = max(int(counts.sum()), 1)
-    shares = counts[counts > 0] / total
-    return {
-        "tokens": int(counts.sum()),
-        "unigram_entropy": float(-(shares * np.log(shares)).sum()),
-        "unknown_share": float(counts[unk_id] / total),
-        "pieces_used": int((counts > 0).sum()),
-    }
-
-
 def _take(path: Path, target: Path, lengths: list[int]) -> Shard:
     with whole(target) as partial:
         try:
             os.link(path.resolve(), partial)
         except OSError:
             shutil.copyfile(path, partial)
-        with partial.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    write_whole(tfrecord.index_path(target), tfrecord.index_bytes(lengths))
-    size, first = target.stat().st_size, tfrecord.first_sum(target, lengths)
-    return Shard(target.name, len(lengths), size, digest, first)
+    return entry_of(target, lengths)

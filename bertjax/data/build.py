@@ -153,11 +153,21 @@ def _write_shards(jobs: list[ShardJob], workers: Workers) -> list[dict[str, Any]
 # --- Both -----------------------------------------------------------------------------------
 
 
+def piece_facts(counts: np.ndarray, unk_id: int) -> dict[str, Any]:
+    """What [V] counts of the pieces of a text tell; the entropy is in nats."""
+    total = max(int(counts.sum()), 1)
+    shares = counts[counts > 0] / total
+    return {
+        "unigram_entropy": float(-(shares * np.log(shares)).sum()),
+        "unknown_share": float(counts[unk_id] / total),
+        "pieces_used": int((counts > 0).sum()),
+    }
+
+
 def corpus_facts(
     entries: list[dict[str, Any]], counts: np.ndarray, read: dict[str, Any], unk_id: int
 ) -> dict[str, Any]:
     """Counts of the corpus, and the loss (nats) of predicting pieces by their frequency alone."""
-    shares = counts[counts > 0] / max(counts.sum(), 1)
     totals = {
         name: sum(entry[name] for entry in entries)
         for name in ("documents", "sentences", "tokens", "duplicate_parts", "duplicate_tokens")
@@ -166,9 +176,7 @@ def corpus_facts(
     return {
         **{name: totals[name] for name in ("documents", "sentences", "tokens")},
         "bytes": read["bytes"],
-        "unigram_entropy": float(-(shares * np.log(shares)).sum()),
-        "unknown_share": float(counts[unk_id] / max(counts.sum(), 1)),
-        "pieces_used": int((counts > 0).sum()),
+        **piece_facts(counts, unk_id),
         "documents_by_tokens_below": {
             str(1 << power): number for power, number in enumerate(histogram) if number
         },

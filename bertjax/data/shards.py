@@ -88,14 +88,18 @@ def _check_documents(tokens: segments.TokenStore, settings: BuildSettings) -> No
 
 def write_records(path: Path, messages: Iterable[bytes]) -> Shard:
     """The file of records and its index, each whole or not at all."""
-    with whole(path) as partial:
-        with partial.open("wb") as file:
-            lengths = tfrecord.write(file, messages)
-        with partial.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        size = partial.stat().st_size
+    with whole(path) as partial, partial.open("wb") as file:
+        lengths = tfrecord.write(file, messages)
+    return entry_of(path, lengths)
+
+
+def entry_of(path: Path, lengths: list[int]) -> Shard:
+    """What the manifest says of a file of records of these lengths; writes the index beside it."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     write_whole(tfrecord.index_path(path), tfrecord.index_bytes(lengths))
-    return Shard(path.name, len(lengths), size, digest, tfrecord.first_sum(path, lengths))
+    size, first = path.stat().st_size, tfrecord.first_sum(path, lengths)
+    return Shard(path.name, len(lengths), size, digest, first)
 
 
 def num_shards(tokens: int, parts: int, settings: BuildSettings) -> int:
