@@ -108,6 +108,7 @@ def predict(model: torch.nn.Module, batches: list[Batch], path: Path) -> None:
     model.eval()
     with torch.inference_mode():
         found = {str(i): outputs(model, batch).numpy() for i, batch in enumerate(batches)}
+    path.parent.mkdir(exist_ok=True)
     np.savez(path, **found)
     model.train()
 
@@ -118,7 +119,7 @@ def main() -> None:
     flags.add_argument("--head", required=True)
     flags.add_argument("--num_outputs", type=int, required=True)
     flags.add_argument("--batches", type=Path, required=True)
-    flags.add_argument("--dev", type=Path, required=True)
+    flags.add_argument("--held_out", type=Path, nargs="+", required=True)
     flags.add_argument("--outputs", type=Path, required=True)
     flags.add_argument("--seed", type=int, required=True)
     flags.add_argument("--learning_rate", type=float, required=True)
@@ -126,7 +127,8 @@ def main() -> None:
     flags.add_argument("--warmup_share", type=float, required=True)
     options = flags.parse_args()
     torch.manual_seed(options.seed)
-    train, dev = read_batches(options.batches), read_batches(options.dev)
+    train = read_batches(options.batches)
+    held_out = {path.name: read_batches(path) for path in options.held_out}
     model = load_model(options.head, options.model, options.num_outputs).train()
     named = list(model.named_parameters())
     optimizers = [
@@ -142,7 +144,8 @@ def main() -> None:
             optimizer.step(rate)
         epoch, left = divmod(number, len(train) // options.epochs)
         if left == 0:
-            predict(model, dev, options.outputs / f"epoch-{epoch:02}.npz")
+            for name, batches in held_out.items():
+                predict(model, batches, options.outputs / f"epoch-{epoch:02}" / name)
     seconds = time.perf_counter() - begin
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     print(json.dumps({"train_seconds": seconds, "versions": versions}))
