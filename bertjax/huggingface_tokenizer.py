@@ -9,6 +9,7 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
+from bertjax.chunk_tokenizer import ChunkTokenizer
 from bertjax.errors import UserError
 from bertjax.json_file import read_json, write_json
 from bertjax.tokenizer import SentencePieceTokenizer, Tokenizer, WordPieceTokenizer
@@ -26,8 +27,8 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_seq_length: int) -> 
       UserError: a tokenizer without a counterpart.
     """
     tokenizer.save(folder)
-    if isinstance(tokenizer, WordPieceTokenizer):
-        described = _wordpiece_json(tokenizer)
+    if isinstance(tokenizer, ChunkTokenizer):
+        described = _chunks_json(tokenizer)
     elif isinstance(tokenizer, SentencePieceTokenizer):
         described = _sentencepiece_json(tokenizer, (folder / "spiece.model").read_bytes())
     else:
@@ -52,13 +53,12 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_seq_length: int) -> 
     write_json(folder / "tokenizer_config.json", settings | names)
 
 
-def _wordpiece_json(tokenizer: WordPieceTokenizer) -> HuggingFaceTokenizer:
-    vocabulary = {token: i for i, token in enumerate(tokenizer.tokens)}
-    model = models.WordPiece(
-        vocabulary,
-        unk_token=tokenizer.tokens[tokenizer.unk_id],
-        max_input_chars_per_word=tokenizer.max_chars_per_word,
-    )
+def _chunks_json(tokenizer: ChunkTokenizer) -> HuggingFaceTokenizer:
+    unknown = tokenizer.tokens[tokenizer.unk_id]
+    model: Any = models.WordLevel(tokenizer.ids, unk_token=unknown)
+    if isinstance(tokenizer, WordPieceTokenizer):
+        limit = tokenizer.max_chars_per_word
+        model = models.WordPiece(tokenizer.ids, unk_token=unknown, max_input_chars_per_word=limit)
     described = HuggingFaceTokenizer(model)
     described.normalizer = normalizers.BertNormalizer(lowercase=tokenizer.lowercase)
     described.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

@@ -13,7 +13,9 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +62,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--output", required=True, help="folder for records, manifest, vocabulary")
     add("--text_field", default="text", help="in JSON lines and data sets (%(default)s)")
     add("--vocab", type=Path, help="use this vocab.txt, .model or folder; default: learn one")
-    add("--vocab_kind", choices=["wordpiece", "sentencepiece"], default="wordpiece")
-    add("--vocab_size", **number, default=8192, help="of a learnt vocabulary (%(default)s)")
+    add("--vocab_kind", choices=list(vocab.KINDS), default="wordpiece")
+    add("--vocab_size", **number, help="of a learnt vocabulary (8192 pieces, all words)")
+    add("--min_count", **number, default=5, help="words: rarer ones are [UNK] (%(default)s)")
     add("--extend", **number, default=0, help="words of the text to add to --vocab")
     add("--cased", action="store_true", help="keep case and accents (default: lower-case)")
     add("--keep_lines", action="store_true", help="lines are sentences (default: split them)")
@@ -77,7 +80,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--max_seq_length", **number, default=128)
     add("--short_seq_prob", **share, default=0.1, help="share of shorter pairs (%(default)s)")
     add("--packed", action="store_true", help="several sequences in a row; with --masking=dynamic")
-    add("--masking", choices=["static", "dynamic"], default="static", help="dynamic: in training")
+    add(
+        "--masking",
+        choices=["static", "dynamic"],
+        default="static",
+        metavar="WHEN",
+        help="static, as in 2018; dynamic: in training (%(default)s)",
+    )
     add("--mask_unit", choices=list(UNITS), default="token")
     add("--masked_lm_prob", **share, default=0.15, help="share that is hidden (%(default)s)")
     add("--mask_share", **share, default=0.8, help="of these become [MASK] (%(default)s)")
@@ -90,6 +99,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--memory", default="2GB", help="for all processes together (%(default)s)")
     add("--runner", help="of Apache Beam (DirectRunner, DataflowRunner, ...); its options follow")
     flags, rest = parser.parse_known_args(argv)
+    if flags.vocab_size is None:
+        flags.vocab_size = word_counts.LIMIT if flags.vocab_kind == "words" else 8192
     flags.beam = rest
     if flags.beam and not flags.runner:
         parser.error(f"unrecognized arguments: {' '.join(flags.beam)}")
@@ -115,16 +126,27 @@ def _lowercase(flags: argparse.Namespace) -> bool | None:
 def _source(flags: argparse.Namespace, sources: list[str | Path]) -> dict[str, object]:
     """All that the bytes of the result hang on; two builds with equal sources are the same."""
     given = flags.vocab and tokenizer.load(flags.vocab, _lowercase(flags)).fingerprint
+    rare = [str(flags.min_count)] * (flags.vocab_kind == "words")
     return {
         "files": [_identity(source) for source in sources],
         "text_field": flags.text_field,
-        "vocab": given or f"learnt {flags.vocab_kind} {flags.vocab_size}",
+        "vocab": given or " ".join(["learnt", flags.vocab_kind, str(flags.vocab_size), *rare]),
         "extend": flags.extend,
         "cased": flags.cased,
         "split_sentences": not flags.keep_lines,
         "language": flags.language,
         "drop_duplicate_lines": flags.drop_duplicates == "lines",
     }
+
+
+def _learn(flags: argparse.Namespace, counts: Counter[str]) -> vocab.Learned:
+    return vocab.learn(
+        counts,
+        kind=flags.vocab_kind,
+        size=flags.vocab_size,
+        lowercase=not flags.cased,
+        min_count=flags.min_count,
+    )
 
 
 def _identity(source: str | Path) -> list[object]:
@@ -151,6 +173,13 @@ def _dropped_lines(
     return duplicate_lines.find(jobs, work / "lines", workers)
 
 
+def _counter(flags: argparse.Namespace) -> Callable[[list[corpus.Part]], Counter[str]]:
+    """Whole words are counted as such: of chunks there are many more, and memory is bounded."""
+    if flags.vocab_kind == "words" and not flags.vocab:
+        return partial(word_counts.words_of_parts, not flags.cased)
+    return word_counts.of_parts
+
+
 def _vocabulary(flags: argparse.Namespace, work: Path, workers: Workers, total: int) -> Path:
     """The folder of the tokenizer to use: given, learnt by a killed run, or learnt now."""
     folder = work / "vocabulary"
@@ -159,13 +188,10 @@ def _vocabulary(flags: argparse.Namespace, work: Path, workers: Workers, total: 
     found = tokenizer.load(flags.vocab, _lowercase(flags)) if flags.vocab else None
     if found is None or flags.extend:
         jobs = _jobs(flags, "counting words", total)
-        counts, _ = word_counts.merged(workers.map(word_counts.of_parts, jobs))
-        if found is None:
-            learned = vocab.learn(
-                counts, kind=flags.vocab_kind, size=flags.vocab_size, lowercase=not flags.cased
-            )
-        else:
-            learned = vocab.extend(counts, found, flags.extend)
+        counts, _ = word_counts.merged(workers.map(_counter(flags), jobs))
+        learned = (
+            _learn(flags, counts) if found is None else vocab.extend(counts, found, flags.extend)
+        )
         if learned.note:
             print(f"note: {learned.note}")
         found = learned.tokenizer

@@ -1,4 +1,4 @@
-"""Turns text into ids and back: WordPiece and SentencePiece behind one small interface."""
+"""Turns text into ids and back: WordPiece, SentencePiece and words behind one small interface."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from typing import Protocol
 import numpy as np
 
 from bertjax import vocabulary_files
+from bertjax.chunk_tokenizer import SPECIALS
 from bertjax.errors import UserError
 from bertjax.sentence_pieces import SentencePieceTokenizer
-from bertjax.wordpiece import SPECIALS, WordPieceTokenizer
+from bertjax.wordpiece import WordPieceTokenizer
+from bertjax.words import WordTokenizer
 
 
 class Tokenizer(Protocol):
     """What the rest of the code knows about a tokenizer; offsets are character positions."""
 
-    kind: str  # "wordpiece" or "sentencepiece"
+    kind: str  # "wordpiece", "sentencepiece" or "words"
     vocab_size: int
     pad_id: int
     unk_id: int
@@ -50,12 +52,12 @@ class Tokenizer(Protocol):
 
 
 def load(path: str | Path, lowercase: bool | None = None) -> Tokenizer:
-    """Reads a vocab.txt, a SentencePiece .model, or a folder that holds one of them.
+    """Reads a vocab.txt, a words.txt, a SentencePiece .model, or a folder that holds one of them.
 
     In a folder, tokenizer_config.json beside the vocabulary says whether to lower the text (so
     folders from Hugging Face read as they are, and tokenizer.json serves where it is the only
-    file). An explicit `lowercase` wins. Without either, a WordPiece vocabulary in which no word
-    piece has a capital letter is uncased.
+    file). An explicit `lowercase` wins. Without either, a vocabulary in which no word has a capital
+    letter is uncased.
 
     Raises:
       UserError: a missing, empty, broken or unsuitable file, with its name and line.
@@ -79,4 +81,5 @@ def load(path: str | Path, lowercase: bool | None = None) -> Tokenizer:
     if lowercase is None:
         lowercase = not any(t != t.lower() for t in tokens if not t.startswith("["))
     limit = settings.get("max_chars_per_word", vocabulary_files.MAX_CHARS_PER_WORD)
-    return WordPieceTokenizer(tokens, lowercase, limit)
+    kind = WordTokenizer if file.name == WordTokenizer.file else WordPieceTokenizer
+    return kind(tokens, lowercase, limit)

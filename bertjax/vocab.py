@@ -1,4 +1,4 @@
-"""Learns a WordPiece or SentencePiece vocabulary from the counts of words, or extends one.
+"""Learns a vocabulary of WordPiece, SentencePiece or words from counts of words, or extends one.
 
 SentencePiece's trainer learns from the counts alone, so learning takes as long for 1 GB as for
 100 GB of text.
@@ -15,10 +15,12 @@ from typing import Any
 
 import sentencepiece
 
-from bertjax import tokenizer, wordpiece
+from bertjax import tokenizer
+from bertjax.chunk_tokenizer import SPECIALS, ChunkTokenizer
 from bertjax.errors import UserError
-from bertjax.word_counts import by_frequency
+from bertjax.word_counts import by_frequency, in_chunks
 
+KINDS = ("wordpiece", "sentencepiece", "words")
 # As in the files of 2018: [PAD] is 0, [UNK] 100, [CLS] 101, [SEP] 102, [MASK] 103.
 UNUSED = 99
 # SentencePiece marks the begin of a word and an unknown character with these two.
@@ -43,34 +45,37 @@ def learn(
     coverage: float = 0.9999,
     unused: int = UNUSED,
     model: str = "unigram",
+    min_count: int = 1,
 ) -> Learned:
     """Learns a vocabulary; the same counts give the same bytes on any machine.
 
     Args:
       counts: how often each white-space-delimited chunk stands in the text.
-      kind: "wordpiece" or "sentencepiece".
+      kind: "wordpiece", "sentencepiece" or "words".
       size: entries wanted; rounded up to a multiple of 8, which accelerators like, with unused
         entries. With too little text the vocabulary is smaller and `note` says so.
       coverage: share of all characters in the text whose letters must be in the vocabulary; the
         letters beyond it become [UNK], so that a few stray signs do not fill the vocabulary.
       unused: [unusedN] entries of a WordPiece vocabulary, for the user's own symbols later.
       model: "unigram" or "bpe", for SentencePiece.
+      min_count: words that are rarer are [UNK]; for words.
 
     Raises:
       UserError: no text, or a size below the special symbols and the alphabet.
     """
-    learners = {"wordpiece": _wordpiece, "sentencepiece": _sentencepiece}
-    if kind not in learners:
-        raise UserError(f"unknown kind of vocabulary {kind!r}; known: {', '.join(learners)}")
+    if kind not in KINDS:
+        raise UserError(f"unknown kind of vocabulary {kind!r}; known: {', '.join(KINDS)}")
     if not counts:
         raise UserError("no text to learn a vocabulary from: every line is empty")
     wanted = -(-size // 8) * 8
     if kind == "wordpiece":
         made = _wordpiece(counts, wanted, lowercase, coverage, unused)
+    elif kind == "words":
+        made = _words(counts, wanted, lowercase, min_count)
     else:
         made = _sentencepiece(counts, wanted, lowercase, coverage, model)
     note = ""
-    if made.vocab_size < wanted:
+    if made.vocab_size < wanted and kind != "words":
         note = (
             f"the text is too short for {size} entries; the vocabulary has {made.vocab_size}. "
             "Give more text or a smaller size"
@@ -79,20 +84,21 @@ def learn(
 
 
 def extend(counts: Counter[str], base: tokenizer.Tokenizer, number: int) -> Learned:
-    """Adds the words of a text that save most pieces to a WordPiece vocabulary, behind its own.
+    """Adds the words of a text that save most pieces to a vocabulary, behind its own.
+
+    To one of words, those that are [UNK] most often.
 
     Args:
       number: how many words; a few more are added so that the size is a multiple of 8.
 
     Raises:
-      UserError: another kind of vocabulary.
+      UserError: a SentencePiece vocabulary.
     """
-    if not isinstance(base, tokenizer.WordPieceTokenizer):
-        raise UserError("only a WordPiece vocabulary can be extended, this is SentencePiece")
-    words: Counter[str] = Counter()
-    for chunk, count in counts.items():
-        for word in wordpiece.basic_words(chunk, base.lowercase).split():
-            words[word] += count
+    if not isinstance(base, ChunkTokenizer):
+        raise UserError(
+            "only a vocabulary of WordPiece or words can be extended, not SentencePiece"
+        )
+    words = in_chunks(counts, base.lowercase)
     known, saved = set(base.tokens), Counter[str]()
     for word, count in words.items():
         # A word of one letter that is [UNK] saves no piece, but is worth an entry.
@@ -107,9 +113,7 @@ def extend(counts: Counter[str], base: tokenizer.Tokenizer, number: int) -> Lear
     # Some vocabularies count their unused entries from 0, some from 1.
     unused = (name for i in itertools.count() if (name := f"[unused{i}]") not in known)
     tokens = [*base.tokens, *new, *itertools.islice(unused, -(base.vocab_size + len(new)) % 8)]
-    return Learned(
-        tokenizer.WordPieceTokenizer(tokens, base.lowercase, base.max_chars_per_word), note
-    )
+    return Learned(type(base)(tokens, base.lowercase, base.max_chars_per_word), note)
 
 
 # --- WordPiece ------------------------------------------------------------------------------
@@ -119,12 +123,9 @@ def _wordpiece(
     counts: Counter[str], size: int, lowercase: bool, coverage: float, unused: int
 ) -> tokenizer.Tokenizer:
     """Byte-pair encoding over the words that the WordPiece tokenizer itself will see."""
-    words: Counter[str] = Counter()
-    for chunk, count in counts.items():
-        for word in wordpiece.basic_words(chunk, lowercase).split():
-            words[word] += count
+    words = in_chunks(counts, lowercase)
     letters = alphabet(words, coverage)
-    head = ["[PAD]", *(f"[unused{i}]" for i in range(unused)), *wordpiece.SPECIALS[1:]]
+    head = ["[PAD]", *(f"[unused{i}]" for i in range(unused)), *SPECIALS[1:]]
     tokens = head + letters + ["##" + letter for letter in letters]
     if size < len(tokens):
         raise UserError(
@@ -177,6 +178,24 @@ def alphabet(words: Counter[str], coverage: float) -> list[str]:
     return sorted(set(kept) - _RESERVED)
 
 
+# --- Words ----------------------------------------------------------------------------------
+
+
+def _words(counts: Counter[str], size: int, lowercase: bool, min_count: int) -> tokenizer.Tokenizer:
+    """The most frequent words, in that order; counts may be of chunks or of words already."""
+    words = by_frequency(in_chunks(counts, lowercase))
+    kept = [word for word, count in words if count >= min_count][: max(size - len(SPECIALS), 0)]
+    if not kept:
+        raise UserError(
+            f"no words for a vocabulary: none of {len(words):,} stands {min_count} times in the "
+            f"text, or {size} entries are too few; give more text, a smaller --min_count or a "
+            "larger --vocab_size"
+        )
+    tokens = [*SPECIALS, *kept]
+    tokens += [f"[unused{i}]" for i in range(-len(tokens) % 8)]
+    return tokenizer.WordTokenizer(tokens, lowercase)
+
+
 # --- SentencePiece --------------------------------------------------------------------------
 
 
@@ -193,7 +212,7 @@ def _sentencepiece(
         normalization_rule_name="nmt_nfkc_cf" if lowercase else "nmt_nfkc",
     )
     for role, (number, name) in zip(
-        ("pad", "unk", "bos", "eos"), enumerate(wordpiece.SPECIALS), strict=False
+        ("pad", "unk", "bos", "eos"), enumerate(SPECIALS), strict=False
     ):
         settings |= {f"{role}_id": number, f"{role}_piece": name}
     made = tokenizer.SentencePieceTokenizer(_train(counts, **settings, control_symbols="[MASK]"))

@@ -22,11 +22,11 @@ def find(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise UserError(f"{path}: no such vocabulary file or folder")
-    for pattern in ("vocab.txt", "spiece.model", "*.model", "tokenizer.json"):
+    for pattern in ("vocab.txt", "words.txt", "spiece.model", "*.model", "tokenizer.json"):
         found = sorted(path.glob(pattern))
         if found:
             return found[0]
-    raise UserError(f"{path}: no vocab.txt, *.model or tokenizer.json in this folder")
+    raise UserError(f"{path}: no vocab.txt, words.txt, *.model or tokenizer.json in this folder")
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def read_tokenizer_json(path: Path) -> tuple[list[str], dict[str, Any]]:
 
 
 def read_vocabulary(path: Path) -> list[str]:
-    """The tokens of a vocab.txt, one a line."""
+    """The tokens of a vocab.txt or words.txt, one a line."""
     data = path.read_bytes()
     try:
         lines = data.decode("utf-8-sig").removesuffix("\n").split("\n")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from bertjax import corpus, wordpiece
+from bertjax import corpus
+from bertjax.basic_words import basic_words, chunks
 from bertjax.corpus import Part
 
 # Different words held in memory, about 150 bytes each; fixed, because the vocabulary hangs on it.
@@ -16,13 +17,27 @@ def of_lines(lines: Iterable[str]) -> Counter[str]:
     """The white-space-delimited chunks of some lines."""
     counts: Counter[str] = Counter()
     for line in lines:
-        counts.update(wordpiece.chunks(line))
+        counts.update(chunks(line))
     return counts
 
 
 def of_parts(parts: list[Part]) -> Counter[str]:
     """Of parts of documents. Raises what corpus.lines does."""
     return of_lines(line for part in parts for line in corpus.lines(part))
+
+
+def words_of_parts(lowercase: bool, parts: list[Part]) -> Counter[str]:
+    """The words of parts of documents, of which there are fewer than of chunks."""
+    return in_chunks(of_parts(parts), lowercase)
+
+
+def in_chunks(counts: Counter[str], lowercase: bool) -> Counter[str]:
+    """The words, by the rules of 2018, of counted chunks."""
+    words: Counter[str] = Counter()
+    for chunk, count in counts.items():
+        for word in basic_words(chunk, lowercase).split():
+            words[word] += count
+    return words
 
 
 def merged(some: Iterable[Counter[str]], limit: int = LIMIT) -> tuple[Counter[str], int]:

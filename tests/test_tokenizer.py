@@ -15,8 +15,7 @@ import pytest
 from tokenizers import Tokenizer as HuggingFace
 from tokenizers.models import WordPiece
 
-from bertjax import tokenizer, vocab, word_counts
-from bertjax import wordpiece as wordpiece_rules
+from bertjax import basic_words, chunk_tokenizer, tokenizer, vocab, word_counts
 from bertjax.errors import UserError
 
 PIECES = re.findall(
@@ -133,7 +132,7 @@ def test_batch_and_memory_change_nothing(wordpiece: tokenizer.WordPieceTokenizer
 
 
 def test_memory_of_chunks_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wordpiece_rules, "_MEMO_SIZE", 10)
+    monkeypatch.setattr(chunk_tokenizer, "_MEMO_SIZE", 10)
     fresh = tokenizer.WordPieceTokenizer(TOKENS, lowercase=True)
     texts = [" ".join(f"a{i}" for i in range(first, first + 4)) for first in range(40)]
     assert encoded_together(fresh, texts) == [fresh.encode(text) for text in texts]
@@ -166,7 +165,7 @@ def test_offsets_point_at_each_piece_in_the_given_text(
         for piece, (begin, end) in zip(wordpiece.pieces(ids), offsets, strict=True):
             assert 0 <= begin < end <= len(text)
             if piece != "[UNK]":
-                shown = wordpiece_rules.basic_words(text[begin:end], wordpiece.lowercase).strip()
+                shown = basic_words.basic_words(text[begin:end], wordpiece.lowercase).strip()
                 bare = piece.removeprefix("##") if len(piece) > 2 else piece
                 # The last letter alone does not know that it ends a word.
                 assert shown.replace("ς", "σ") == bare.replace("ς", "σ"), (text, piece)
@@ -291,7 +290,7 @@ def test_settings_that_cannot_be_honoured_are_refused(
 def test_missing_and_foreign_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such vocabulary"):
         tokenizer.load(tmp_path / "nothing")
-    with pytest.raises(UserError, match=r"no vocab.txt, \*.model or tokenizer.json"):
+    with pytest.raises(UserError, match=r"no vocab.txt, words.txt, \*.model or tokenizer.json"):
         tokenizer.load(tmp_path)
     (tmp_path / "x.model").write_bytes(b"nonsense")
     with pytest.raises(UserError, match="not a SentencePiece model"):

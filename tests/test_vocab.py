@@ -236,5 +236,5 @@ def test_an_extended_vocabulary_is_saved_and_read_back(tmp_path: Path) -> None:
 def test_a_sentencepiece_vocabulary_is_not_extended() -> None:
     base = vocab.learn(COUNTS, kind="sentencepiece", size=200).tokenizer
     assert base.kind == "sentencepiece"
-    with pytest.raises(UserError, match="only a WordPiece vocabulary can be extended"):
+    with pytest.raises(UserError, match="only a vocabulary of WordPiece or words can be extended"):
         vocab.extend(COUNTS, base, 8)

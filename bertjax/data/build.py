@@ -154,13 +154,14 @@ def _write_shards(jobs: list[ShardJob], workers: Workers) -> list[dict[str, Any]
 
 
 def piece_facts(counts: np.ndarray, unk_id: int) -> dict[str, Any]:
-    """What [V] counts of the pieces of a text tell; the entropy is in nats."""
+    """What [V] counts of the pieces of a text tell, and these; the entropy is in nats."""
     total = max(int(counts.sum()), 1)
     shares = counts[counts > 0] / total
     return {
         "unigram_entropy": float(-(shares * np.log(shares)).sum()),
         "unknown_share": float(counts[unk_id] / total),
         "pieces_used": int((counts > 0).sum()),
+        "piece_counts": " ".join(map(str, counts.tolist())),
     }
 
 

@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bertjax.errors import UserError
 from bertjax.json_file import write_json
 
@@ -75,6 +77,17 @@ class Manifest:
     def fingerprint(self) -> str:
         """SHA-256, in hex, of the contents of all shards."""
         return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
+
+    def piece_counts(self) -> np.ndarray:
+        """[V] how often each entry of the vocabulary stands in the text.
+
+        Raises:
+          UserError: records of a bertjax that did not keep the counts.
+        """
+        counts = self.corpus.get("piece_counts")
+        if counts is None:
+            raise UserError("the records do not tell the counts of words; prepare them again")
+        return np.array(counts.split(), np.int64)
 
     def save(self, folder: Path) -> None:
         content = dataclasses.asdict(self)
