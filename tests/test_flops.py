@@ -1,0 +1,57 @@
+"""Counted operations are those of the products that the model really asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.extend import core
+
+from bertjax.models import flops, objectives
+from bertjax.models.config import SIZES, BertConfig
+from bertjax.models.heads import PretrainingModel
+
+
+def products(jaxpr: Any) -> Iterator[int]:
+    """Operations of every product of matrices in a program, also inside of functions it calls."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            summed = int(np.prod([left[axis] for axis in contracted]))
+            yield 2 * summed * int(np.prod(equation.outvars[0].aval.shape))
+        for inner in core.jaxprs_in_params(equation.params):
+            yield from products(inner)
+
+
+def test_they_are_the_products_of_forward_and_backward(
+    tiny_config: BertConfig,
+    tiny_batch: dict[str, np.ndarray],
+    random_params: Callable[..., Any],
+) -> None:
+    model = PretrainingModel(tiny_config)
+    params = random_params(model)
+    objective = objectives.pretraining(model)
+
+    def loss(params: Any) -> Any:
+        sums = objective.sums(params, tiny_batch, None)
+        return objectives.total_loss(sums, objective.counts(tiny_batch))
+
+    (rows, length), predictions = tiny_batch["input_ids"].shape, 4
+    counted = flops.pretraining_step(tiny_config, rows, length, predictions)
+    forward = sum(products(jax.make_jaxpr(loss)(params).jaxpr))
+    both = sum(products(jax.make_jaxpr(jax.grad(loss))(params).jaxpr))
+    # A product with one-hot segments looks rows up; it is no arithmetic of the model.
+    lookup = 2 * rows * length * 2 * tiny_config.hidden_size
+    assert 3 * (forward - lookup) == counted
+    assert both - 2 * lookup == counted
+
+
+def test_the_papers_pretraining_takes_what_is_said_of_it() -> None:
+    """BERT-base: some 6 operations a parameter and token, 85 million of them in layers."""
+    base = BertConfig(vocab_size=30522, **SIZES["base"])
+    step = flops.pretraining_step(base, 256, 128, 20)
+    assert step == pytest.approx(6 * 85e6 * 256 * 128, rel=0.15)
