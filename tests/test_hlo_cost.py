@@ -1,0 +1,60 @@
+"""Cycles and exchanges of a small program, written as XLA prints programs for eight chips.
+
+A loop over 6 layers holds a product, and gathers the next weights meanwhile.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bertjax import hlo_cost
+
+TEXT = (Path(__file__).parent / "eight_chips.hlo.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def program():
+    return hlo_cost.parse(TEXT)
+
+
+def test_a_loops_body_counts_as_often_as_it_runs(program):
+    found = hlo_cost.costs(program)
+    assert hlo_cost.total_cycles(found) == 6 * (1000 + 10) + 300 + 50
+    assert hlo_cost.cycles_by_kind(found) == {
+        "product": 6000,
+        "layout": 300,
+        "all-gather": 60,
+        "reduction": 50,
+    }
+
+
+def test_what_has_no_estimate_is_named_with_its_size(program):
+    unknown = {c.name: c for c in hlo_cost.costs(program) if c.cycles is None}
+    assert set(unknown) == {"order.1", "share.1", "sum.2", "kernel.1"}
+    assert unknown["order.1"].kind == "gather and scatter"
+    assert unknown["order.1"].bytes == 2 * 256 * 4
+    assert unknown["kernel.1"].kind == "custom call tpu_custom_call"
+    assert unknown["kernel.1"].source == "jit(step)/attend"
+
+
+def test_exchanges_their_size_and_whether_computation_goes_on(program):
+    found = {c.opcode: c for c in hlo_cost.collectives(program)}
+    assert len(hlo_cost.collectives(program)) == 3
+    weights = 64 * 64 * 2
+    assert found["all-gather"] == ("all-gather", weights, 8, 6, True)
+    assert found["all-gather"].bytes_sent == weights * 7 / 8
+    # The sum of which every chip keeps a part, and the sum that all have.
+    assert found["reduce-scatter"] == ("reduce-scatter", 64 * 64 * 4, 4, 1, False)
+    assert found["all-reduce"] == ("all-reduce", 8 * 64 * 4, 2, 1, False)
+    assert found["all-reduce"].bytes_sent == 2 * 8 * 64 * 4 / 2
+
+
+def test_copies_beside_the_computation_count_once(program):
+    assert hlo_cost.bytes_copied(program) == 64 * 64 * 4
+
+
+def test_a_text_without_a_program_is_refused():
+    with pytest.raises(ValueError, match="no ENTRY"):
+        hlo_cost.parse("HloModule nothing")
