@@ -10,7 +10,7 @@ import jax
 import pretraining_batch as data
 
 from bertjax import memory, optimizer, partition
-from bertjax.models import heads, objectives
+from bertjax.models import encoders, masked_lm
 from bertjax.models.config import BertConfig
 from bertjax.pretrain import init_function
 from bertjax.state import init_state
@@ -25,7 +25,7 @@ def main() -> None:
     options = flags.parse_args()
     memory.keep_freed_memory()
     layers, width, num_heads, inner, sequences = data.SIZES[options.size]
-    model = heads.PretrainingModel(
+    model = masked_lm.PretrainingModel(
         BertConfig(
             vocab_size=data.VOCABULARY,
             num_layers=layers,
@@ -36,8 +36,8 @@ def main() -> None:
     )
     mesh = partition.make_mesh()
     tx = optimizer.adamw(optimizer.LinearSchedule(1e-4, 10, 1000))
-    state = init_state(init_function(model, data.PREDICTIONS), tx, mesh, seed=0)
-    train_step = make_train_step(objectives.pretraining(model), tx)
+    state = init_state(init_function(model, encoders.MASKED_LM.inputs), tx, mesh, seed=0)
+    train_step = make_train_step(masked_lm.objective(model), tx)
     host_batch = data.batch(sequences)
 
     def step() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from flax import traverse_util
 
 from bertjax import checkpoint
 from bertjax.errors import UserError
+from bertjax.models.config import EncoderConfig
 from bertjax.pretrained import Pretrained
 from bertjax.tokenizer import Tokenizer
 
@@ -48,6 +50,23 @@ def merge(start: Pretrained, fresh: Any, words: Tokenizer) -> tuple[Any, list[st
     lines += [f"+ {part}: starts fresh" for part in _parts(wanted) - _parts(taken)]
     lines += [f"- {part}: left out" for part in _parts(given) - _parts(taken)]
     return traverse_util.unflatten_dict(merged, sep="/"), sorted(lines)
+
+
+def resized(start: Pretrained, wanted: EncoderConfig) -> EncoderConfig:
+    """The model's config for the vocabulary that is wanted, with its dropout and type.
+
+    Raises:
+      UserError: the model is another kind of encoder.
+    """
+    if start.config.encoder != wanted.encoder:
+        raise UserError(
+            f"init={start.name}: its encoder is {start.config.encoder}, the config's is "
+            f"{wanted.encoder}; use a config of that encoder"
+        )
+    own: Any = start.config
+    kept = [field.name for field in dataclasses.fields(own) if field.name.endswith("dropout")]
+    changed = {name: getattr(wanted, name) for name in (*kept, "vocab_size", "dtype")}
+    return dataclasses.replace(own, **changed)
 
 
 def check_vocabulary(start: Pretrained, words: Tokenizer) -> None:

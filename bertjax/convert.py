@@ -13,7 +13,8 @@ from flax import traverse_util
 
 from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
-from bertjax.models.heads import TASK_HEADS, PretrainingModel, TaskModel
+from bertjax.models.heads import TASK_HEADS, TaskModel
+from bertjax.models.masked_lm import PretrainingModel
 
 # Hugging Face's transformers, and the TensorFlow 1 code of Google's first release.
 Layout = Literal["huggingface", "google"]

@@ -22,8 +22,10 @@ from bertjax import checkpoint, errors, google, huggingface, model_folder, pretr
 from bertjax.command_line import new_parser
 from bertjax.errors import UserError
 from bertjax.model_folder import FolderInfo
+from bertjax.models import encoders
 from bertjax.models.config import BertConfig
-from bertjax.models.heads import PretrainingModel, TaskModel
+from bertjax.models.heads import TaskModel
+from bertjax.models.masked_lm import PretrainingModel
 
 # Our own parameters read back must give what they gave: float32 is written as it is.
 _TOLERANCE = 1e-6
@@ -38,6 +40,21 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--output", type=Path, required=True, help="folder to write; must be new or empty")
     add("--step", type=int, help="of the checkpoint; default: the best, or the newest if unscored")
     return parser.parse_args(argv)
+
+
+def bert_config(folder: Path, run: dict[str, Any]) -> BertConfig:
+    """The run's config in float32: bfloat16 is a setting of a run, not of a folder.
+
+    Raises:
+      UserError: another encoder than BERT.
+    """
+    config = encoders.from_run(run)
+    if not isinstance(config, BertConfig):
+        raise UserError(
+            f"{folder}: its encoder is {config.encoder}; --format=hf and tf1 are layouts of BERT "
+            "alone. The run itself serves bertjax.finetune --init and --mode=predict"
+        )
+    return dataclasses.replace(config, dtype="float32")
 
 
 def find_head(folder: Path, run: dict[str, Any]) -> str:
@@ -97,9 +114,8 @@ def main() -> None:
     flags = parse_arguments()
     model_folder.check_target(flags.output)
     run = checkpoint.load_config(flags.run)
+    config = bert_config(flags.run, run)
     head = find_head(flags.run, run)
-    # bfloat16 is a setting of the run, not of the folder; the folder's numbers are float32.
-    config = dataclasses.replace(BertConfig(**run["model"]), dtype="float32")
     params = checkpoint.load_params(flags.run, flags.step, best=True)
     read_config, read, info = write(flags, run, params, config, head)
     # Where a layout's class has no pooler, none is written, and no output hangs on it.

@@ -18,7 +18,7 @@ from bertjax import errors, pretrained
 from bertjax.command_line import new_parser
 from bertjax.errors import UserError
 from bertjax.json_file import write_json
-from bertjax.models.heads import PretrainingModel
+from bertjax.models.masked_lm import PretrainingModel
 from bertjax.tokenizer import Tokenizer
 
 MASK = "[MASK]"
@@ -64,7 +64,8 @@ def fill(start: pretrained.Pretrained, text: str, top: int) -> list[dict[str, An
     """
     ids = np.array([encode(text, start.tokenizer, start.config.max_positions)], np.int32)
     positions = np.flatnonzero(ids[0] == start.tokenizer.mask_id)
-    output: Any = PretrainingModel(start.config).apply(
+    config: Any = start.config
+    output: Any = PretrainingModel(config).apply(
         {"params": start.params}, ids, np.ones_like(ids), np.zeros_like(ids), positions[None]
     )
     probabilities = np.asarray(jax.nn.softmax(output.masked_lm[0]))
@@ -88,7 +89,7 @@ def main() -> None:
     flags = parse_arguments()
     start = pretrained.load(flags.run)
     if "masked_lm" not in start.params:
-        raise UserError(f"{flags.run}: has no masked-LM head; give a pretraining run")
+        raise UserError(f"{flags.run}: has no masked-LM head; give a pretraining run of BERT")
     results = [{"text": text, "candidates": fill(start, text, flags.top)} for text in flags.texts]
     for result in results:
         print(result["text"])

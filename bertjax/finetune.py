@@ -29,7 +29,7 @@ from bertjax import (
 )
 from bertjax.command_line import new_parser
 from bertjax.errors import UserError
-from bertjax.models import features
+from bertjax.models import encoders, features
 from bertjax.models.heads import TASK_HEADS, TaskModel
 from bertjax.tasks import own, sources, submission
 from bertjax.tasks.base import Context, Options, Recipe, Task
@@ -128,10 +128,10 @@ def given(flags: argparse.Namespace, kind: type) -> dict[str, Any]:
 def find_start(flags: argparse.Namespace) -> pretrained.Pretrained:
     """What --init names, with what the flags change in it."""
     start = pretrained.find(flags.init)
-    changed: dict[str, Any] = {"dtype": flags.dtype}
+    config: Any = start.config
     if flags.dropout is not None:
-        changed |= {"hidden_dropout": flags.dropout, "attention_dropout": flags.dropout}
-    return start._replace(config=dataclasses.replace(start.config, **changed))
+        config = encoders.with_dropout(config, flags.dropout)
+    return start._replace(config=dataclasses.replace(config, dtype=flags.dtype))
 
 
 def row_length(flags: argparse.Namespace, task: Task, start: pretrained.Pretrained) -> int:
@@ -183,6 +183,7 @@ def build_model(
         layers=layers,
         frozen=frozen,
         bilstm=kind == "bilstm",
+        words=start.tokenizer,
     )
 
 

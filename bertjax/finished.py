@@ -13,7 +13,7 @@ from bertjax import checkpoint, sweep, tokenizer
 from bertjax.data.rows import Shape
 from bertjax.errors import UserError
 from bertjax.json_file import read_json
-from bertjax.models.config import BertConfig
+from bertjax.models import encoders
 from bertjax.models.heads import TaskModel
 from bertjax.predictor import Predictor, conclude, row_shape
 from bertjax.tasks import own
@@ -45,8 +45,13 @@ def load(run: Path, mesh: Mesh) -> Finished:
     params = checkpoint.load_params(run, best=True)
     context = Context(tokenizer.load(run), config["labels"], Options(**config["options"]))
     task = own.with_columns(TASKS[config["task"]], config["columns"])
-    outputs = config["num_outputs"]
-    model = TaskModel(BertConfig(**config["model"]), config["head"], outputs, **config["features"])
+    model = TaskModel(
+        encoders.from_run(config),
+        config["head"],
+        config["num_outputs"],
+        words=context.tokenizer,
+        **config["features"],
+    )
     # With the batches of the training, predictions are the same to the last bit.
     shape = row_shape(model, context, config["settings"]["batch_size"])
     return Finished(run, task, context, Predictor(model, mesh), shape, params)

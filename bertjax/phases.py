@@ -128,11 +128,14 @@ def hosts() -> dict[str, int]:
     return {"host": jax.process_index(), "num_hosts": jax.process_count()}
 
 
-def masks(config: ConfigDict, records: Records) -> MaskingSettings:
+def masks(config: ConfigDict, records: Records, hide: bool = True) -> MaskingSettings | None:
     """The masks of compact records: as the manifest says, or as the config says otherwise.
 
+    Args:
+      hide: False for a model that sees every token.
+
     Raises:
-      UserError: settings of masks for records that are masked already.
+      UserError: settings of masks where there are none, or for records that are masked already.
     """
     made, wanted = records.manifest.settings, config.data
     changes = {
@@ -141,12 +144,16 @@ def masks(config: ConfigDict, records: Records) -> MaskingSettings:
         "mask_shares": tuple(wanted.mask_shares),
     }
     changed = [f"data.{name}" for name, value in changes.items() if value]
+    if changed and not hide:
+        raise UserError(f"{changed[0]}: this model sees every token; leave the setting out")
     if changed and not records.manifest.dynamic:
         raise UserError(
             f"{changed[0]}: {records.folder} is masked already; prepare it with --masking=dynamic"
         )
     if len(wanted.mask_shares) not in (0, 2):
         raise UserError("data.mask_shares: give two shares, of [MASK] and of other pieces: 0.8,0.1")
+    if not hide:
+        return None
     rate = made.get("masked_lm_prob", 0.15)
     share = (wanted.masked_lm_prob or rate) / rate
     shares = wanted.mask_shares or (made.get("mask_share", 0.8), made.get("random_share", 0.1))
@@ -160,12 +167,12 @@ def masks(config: ConfigDict, records: Records) -> MaskingSettings:
 
 
 def expander(
-    config: ConfigDict, opened: list[Records], seed: int
+    config: ConfigDict, opened: list[Records], seed: int, hide: bool = True
 ) -> Callable[[dynamic.Batch], dynamic.Batch]:
     """From any of the records' batches to the model's; their length tells which they are of."""
     found: dict[int, Any] = {
         records.manifest.max_seq_length: dynamic.expander(
-            records.manifest, tokenizer.load(records.folder), masks(config, records), seed
+            records.manifest, tokenizer.load(records.folder), masks(config, records, hide), seed
         )
         for records in opened
     }

@@ -1,4 +1,4 @@
-"""Pretrains BERT on prepared records: masked LM and next sentence.
+"""Pretrains an encoder on prepared records: BERT on masked LM and next sentence.
 
 example:
   python -m bertjax.pretrain --config=configs/bert.py:tiny --workdir=runs/tiny \\
@@ -8,13 +8,14 @@ example:
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -36,10 +37,9 @@ from bertjax import (
 from bertjax.command_line import new_parser
 from bertjax.data import input as data_input
 from bertjax.data.records import Records
-from bertjax.models import config as model_sizes
-from bertjax.models import heads, objectives
-from bertjax.models.config import BertConfig
-from bertjax.run_log import RunLog, read_metrics
+from bertjax.models import encoders, objectives
+from bertjax.models.config import EncoderConfig
+from bertjax.run_log import RunLog, read_metrics, shown
 from bertjax.state import TrainState, abstract_state, init_state, with_params
 from bertjax.train_step import make_eval_step, make_train_step
 
@@ -53,26 +53,23 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)  # settings may stand before and behind flags
 
 
-def build_model(
+def build_config(
     config: ConfigDict, records: Records, start: pretrained.Pretrained | None
-) -> BertConfig:
-    """The model that fits the records; what the manifest says is not repeated in the config.
+) -> EncoderConfig:
+    """The encoder that fits the records; what the manifest says is not repeated in the config.
 
     A model to go on from tells its own sizes.
     """
-    if start is not None:
-        kept = ("hidden_dropout", "attention_dropout", "dtype")
-        changes = {name: config.model[name] for name in kept}
-        return dataclasses.replace(start.config, vocab_size=records.manifest.vocab_size, **changes)
-    wanted: dict[str, Any] = config.model.to_dict()
-    wanted |= model_sizes.size(wanted.pop("size"))
-    return BertConfig(vocab_size=records.manifest.vocab_size, **wanted)
+    encoder = config.get("encoder", "bert")
+    wanted = encoders.from_settings(encoder, records.manifest.vocab_size, config.model.to_dict())
+    return wanted if start is None else continuation.resized(start, wanted)
 
 
-def resolved(config: ConfigDict, model: BertConfig, records: Records) -> dict[str, Any]:
+def resolved(config: ConfigDict, model: EncoderConfig, records: Records) -> dict[str, Any]:
     manifest = records.manifest
     return {
         "kind": "pretrain",
+        "encoder": model.encoder,
         "model": model.to_dict(),
         "tokenizer": manifest.tokenizer,
         "records": manifest.fingerprint,
@@ -82,13 +79,12 @@ def resolved(config: ConfigDict, model: BertConfig, records: Records) -> dict[st
     }
 
 
-def init_function(model: heads.PretrainingModel, predictions: int):
+def init_function(model: nn.Module, inputs: tuple[str, ...]) -> Callable[[Array], Any]:
     """key -> parameters; shapes do not depend on batch or length."""
 
     def init(key: Array) -> Any:
-        ids = np.zeros((1, 8), np.int32)
-        positions = np.zeros((1, predictions), np.int32)
-        return model.init(key, ids, ids, ids, positions)["params"]
+        row = np.zeros((1, 8), np.int32)
+        return model.init(key, *[row] * len(inputs))["params"]
 
     return init
 
@@ -110,25 +106,38 @@ def start_state(
     return with_params(state, merged)
 
 
-def warn_if_stuck(loss: float, entropy: float, log: RunLog) -> None:
-    if loss >= entropy:
-        log.say(
-            f"warning: the masked-LM loss {loss:.3f} is not below {entropy:.3f}, what the "
-            "frequencies of the pieces alone would give: nothing is learnt from context yet. Train "
-            "longer, or try another train.learning_rate; look for duplicate or shuffled text."
-        )
+def warn_if_stuck(found: dict[str, float], inputs: Inputs, log: RunLog) -> None:
+    """Compares every loss over words with what their frequencies alone would give."""
+    for part, name in inputs.pretraining.losses.items():
+        loss, entropy = found[f"{part}_loss"], inputs.entropy
+        if loss >= entropy:
+            log.say(
+                f"warning: the {name} loss {loss:.3f} is not below {entropy:.3f}, what the "
+                "frequencies of the pieces alone would give: nothing is learnt from context yet. "
+                "Train longer, or try another train.learning_rate; look for duplicate or shuffled "
+                "text."
+            )
 
 
 class Inputs(NamedTuple):
-    """What to train on, in phases; the model that fits it.
+    """What to train on, in phases; the encoder that fits it.
 
     If wanted, records held out and a model to go on from.
     """
 
     phases: list[phases.Phase]
     held_out: Records | None
-    bert: BertConfig
+    encoder: EncoderConfig
     start: pretrained.Pretrained | None
+
+    @property
+    def pretraining(self) -> encoders.Pretraining:
+        return encoders.pretraining(self.encoder)
+
+    @property
+    def entropy(self) -> float:
+        """Of the pieces' frequencies, in nats."""
+        return self.records.manifest.corpus["unigram_entropy"]
 
     @property
     def records(self) -> Records:
@@ -154,11 +163,12 @@ def open_inputs(config: ConfigDict) -> Inputs:
     start = pretrained.load(Path(config.init)) if config.init else None
     if start is not None:
         continuation.check_vocabulary(start, tokenizer.load(records.folder))
-    bert = build_model(config, records, start)
+    encoder = build_config(config, records, start)
+    inputs = Inputs(phases.plan(config, records, longer), held_out, encoder, start)
     for each in filter(None, (records, longer, held_out)):
-        phases.check_length(each, bert.max_positions)
-        phases.masks(config, each)
-    return Inputs(phases.plan(config, records, longer), held_out, bert, start)
+        phases.check_length(each, encoder.max_positions)
+        phases.masks(config, each, inputs.pretraining.masks)
+    return inputs
 
 
 def make_evaluate(
@@ -172,22 +182,21 @@ def make_evaluate(
     held_out = inputs.held_out
     if held_out is None:
         return None
-    eval_step = make_eval_step(objective, phases.expander(config, [held_out], config.train.seed))
-    entropy = inputs.records.manifest.corpus["unigram_entropy"]
+    hide = inputs.pretraining.masks
+    expand = phases.expander(config, [held_out], config.train.seed, hide)
+    eval_step = make_eval_step(objective, expand)
 
     def evaluate(state: TrainState) -> tuple[dict[str, float], float | None]:
         batches = data_input.eval_batches(
             held_out, batch_size=config.train.batch_size, **phases.hosts()
         )
         found = loop.evaluate_batches(eval_step, state.params, batches, mesh)
-        text = (
-            f"held out, step {int(state.step):,}: masked-LM loss {found['masked_lm_loss']:.3f}, "
-            f"accuracy {found['masked_lm_accuracy']:.3f}"
-        )
-        if "next_sentence_accuracy" in found:
-            text += f", next-sentence accuracy {found['next_sentence_accuracy']:.3f}"
-        log.say(text)
-        warn_if_stuck(found["masked_lm_loss"], entropy, log)
+        losses = [
+            f"{name} loss {found[f'{part}_loss']:.3f}"
+            for part, name in inputs.pretraining.losses.items()
+        ]
+        log.say(f"held out, step {int(state.step):,}: {' | '.join([*losses, shown(found)])}")
+        warn_if_stuck(found, inputs, log)
         return {f"eval_{name}": value for name, value in found.items()}, None
 
     return evaluate
@@ -197,21 +206,24 @@ def train(
     config: ConfigDict, workdir: Path, inputs: Inputs, mesh: Mesh, timetable: loop.Timetable
 ) -> None:
     """Trains from the newest checkpoint, or from the start, to the last step."""
-    wanted, manifest = config.train, inputs.records.manifest
-    entropy = manifest.corpus["unigram_entropy"]
-    model = heads.PretrainingModel(inputs.bert)
-    objective = objectives.pretraining(model, next_sentence=manifest.has_label)
+    wanted, pretraining = config.train, inputs.pretraining
+    model = pretraining.model(inputs.encoder, tokenizer.load(inputs.records.folder))
+    objective = pretraining.objective(model, inputs.records.manifest.has_label)
     schedule = optimizer.LinearSchedule(wanted.learning_rate, wanted.warmup_steps, wanted.steps)
     tx = optimizer.adamw(schedule, weight_decay=wanted.weight_decay, clip_norm=wanted.clip_norm)
-    expand = phases.expander(config, [phase.records for phase in inputs.phases], wanted.seed)
+    opened = [phase.records for phase in inputs.phases]
+    expand = phases.expander(config, opened, wanted.seed, pretraining.masks)
     train_step = make_train_step(objective, tx, microbatches=wanted.microbatches, expand=expand)
-    init = init_function(model, manifest.max_predictions_per_seq)
+    init = init_function(model, pretraining.inputs)
     with checkpoint.Checkpoints(workdir, keep_last=config.keep_last) as checkpoints:
         state = start_state(init, tx, mesh, wanted.seed, checkpoints, inputs)
         start = int(state.step)
         batches = phases.batches(inputs.phases, start, wanted.seed)
         with RunLog(workdir, "pretraining", wanted.steps, start) as log:
-            log.say(f"the masked-LM loss must fall below {entropy:.3f} (unigram entropy, nats)")
+            for name in pretraining.losses.values():
+                log.say(
+                    f"the {name} loss must fall below {inputs.entropy:.3f} (unigram entropy, nats)"
+                )
             loop.train(
                 state,
                 train_step,
@@ -224,7 +236,7 @@ def train(
             )
             last = read_metrics(workdir)[-1:]
             if inputs.held_out is None and last:
-                warn_if_stuck(last[0]["masked_lm_loss"], entropy, log)
+                warn_if_stuck(last[0], inputs, log)
 
 
 def main() -> None:
@@ -239,7 +251,7 @@ def main() -> None:
     timetable = loop.Timetable(
         config.train.steps, config.log_every, config.eval_every, config.save_every
     )
-    checkpoint.save_config(flags.workdir, resolved(config, inputs.bert, inputs.records))
+    checkpoint.save_config(flags.workdir, resolved(config, inputs.encoder, inputs.records))
     tokenizer.load(inputs.records.folder).save(flags.workdir)
     train(config, flags.workdir, inputs, mesh, timetable)
 

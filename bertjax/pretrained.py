@@ -15,8 +15,8 @@ from bertjax import checkpoint, google, huggingface, tokenizer
 from bertjax.convert import part_of
 from bertjax.errors import UserError
 from bertjax.model_folder import FolderInfo
-from bertjax.models.bert import Bert
-from bertjax.models.config import BertConfig
+from bertjax.models import encoders
+from bertjax.models.config import EncoderConfig
 from bertjax.models.heads import TASK_HEADS
 
 FOLDERS = (
@@ -39,7 +39,7 @@ class Pretrained(NamedTuple):
     """
 
     name: str
-    config: BertConfig
+    config: EncoderConfig
     params: Any
     tokenizer: tokenizer.Tokenizer
     head: str
@@ -77,6 +77,7 @@ def load(folder: Path) -> Pretrained:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give {FOLDERS}")
+    config: EncoderConfig
     if (folder / checkpoint.CHECKPOINTS).is_dir():
         config, params, info = _read_run(folder)
     elif (folder / checkpoint.CONFIG).is_file():
@@ -96,13 +97,14 @@ def load(folder: Path) -> Pretrained:
     return Pretrained(str(folder), config, params, words, info.head, info.labels, info.skipped)
 
 
-def _read_run(folder: Path) -> tuple[BertConfig, Any, FolderInfo]:
+def _read_run(folder: Path) -> tuple[EncoderConfig, Any, FolderInfo]:
     run = checkpoint.load_config(folder)
-    config = BertConfig(**run["model"])
+    config = encoders.from_run(run)
     params = checkpoint.load_params(folder, best=True)
     # Compared with what its config would make, before anything is built on it.
     row = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    wanted = jax.eval_shape(Bert(config).init, jax.random.key(0), row, row, row)["params"]
+    encoder = encoders.build(config, tokenizer.load(folder))
+    wanted = jax.eval_shape(encoder.init, jax.random.key(0), row, row, row)["params"]
     checkpoint.check_shapes(folder, {"encoder": params["encoder"]}, {"encoder": wanted})
     head = paper_head(run)
     return config, params, FolderInfo(head, run["labels"] if head else [])

@@ -26,6 +26,11 @@ _SHOWN: dict[str, Callable[[float], str]] = {
 }
 
 
+def shown(metrics: dict[str, float]) -> str:
+    """Those metrics that people watch, in one line."""
+    return " | ".join(show(metrics[name]) for name, show in _SHOWN.items() if name in metrics)
+
+
 def read_metrics(run: Path) -> list[dict[str, float]]:
     """The lines of a run's metrics.jsonl; none if it has no such file."""
     path = run / METRICS
@@ -69,9 +74,8 @@ class RunLog:
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Adds one line of metrics to the file and the events, and renews the live line."""
         self.keep(step, metrics)
-        shown = [show(metrics[name]) for name, show in _SHOWN.items() if name in metrics]
         eta = timedelta(seconds=round(metrics.get("eta_seconds", 0.0)))
-        line = f"step {step:,}/{self._total:,} {' | '.join(shown)} | ETA {eta}"
+        line = f"step {step:,}/{self._total:,} {shown(metrics)} | ETA {eta}"
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix_str(line)
         if not self._live:

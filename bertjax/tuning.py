@@ -131,6 +131,7 @@ class Tuner:
             "head": model.head,
             "num_outputs": model.num_outputs,
             "labels": list(self.context.labels),
+            "encoder": model.config.encoder,
             "model": model.config.to_dict(),
             "features": self._features,
             "tokenizer": {

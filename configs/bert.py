@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 def get_config(size: str = "base") -> ConfigDict:
     return ConfigDict(
         {
+            "encoder": "bert",
             # A model to go on from: a run, a Hugging Face folder, a 2018 checkpoint.
             "init": "",
             "model": {

@@ -14,11 +14,12 @@ import torch
 import transformers
 
 from bertjax import convert
-from bertjax.models import objectives
+from bertjax.models import masked_lm
 from bertjax.models.bert import Bert
 from bertjax.models.config import SIZES, BertConfig, size
-from bertjax.models.heads import PretrainingModel, TaskModel
+from bertjax.models.heads import TaskModel
 from bertjax.models.layers import Dropout, LayerNorm
+from bertjax.models.masked_lm import PretrainingModel
 
 VOCAB = 30_522  # of bert-*-uncased
 Batch = dict[str, np.ndarray]
@@ -231,7 +232,7 @@ def test_bfloat16_is_for_matrix_products_only(tiny_config: BertConfig, tiny_batc
     params = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
-    objective = objectives.pretraining(model)
+    objective = masked_lm.objective(model)
     batch = {name: jnp.asarray(value) for name, value in tiny_batch.items()}
     operations = _primitives(jax.make_jaxpr(lambda p: objective.sums(p, batch, None))(params).jaxpr)
     kinds: dict[str, set[str]] = {}

@@ -20,7 +20,7 @@ from bertjax import checkpoint, optimizer, partition
 from bertjax.checkpoint import Checkpoints
 from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
-from bertjax.models.heads import PretrainingModel
+from bertjax.models.masked_lm import PretrainingModel
 from bertjax.state import TrainState, abstract_state
 
 Init = Callable[[jax.Array], Any]

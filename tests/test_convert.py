@@ -13,7 +13,8 @@ from bertjax import convert
 from bertjax.convert import Layout
 from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
-from bertjax.models.heads import TASK_HEADS, PretrainingModel, TaskModel
+from bertjax.models.heads import TASK_HEADS, TaskModel
+from bertjax.models.masked_lm import PretrainingModel
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 KINDS = ["", *TASK_HEADS]

@@ -14,10 +14,10 @@ from bertjax.data import dynamic, layout, masking, walk
 from bertjax.data.manifest import Manifest
 from bertjax.data.masking import MaskingSettings
 from bertjax.data.segments import FORMATS, SegmentSettings, TokenStore
-from bertjax.models import objectives
-from bertjax.models.bert import Packing
+from bertjax.models import masked_lm
 from bertjax.models.config import BertConfig
-from bertjax.models.heads import PretrainingModel
+from bertjax.models.encoder_output import Packing
+from bertjax.models.masked_lm import PretrainingModel
 from bertjax.tokenizer import WordPieceTokenizer
 
 LENGTH, PREDICTIONS = 64, 10
@@ -331,7 +331,7 @@ def both(
     """Of the packed rows and of the same sequences alone."""
     model = PretrainingModel(tiny_config)
     params = random_params(model)
-    objective = objectives.pretraining(model)
+    objective = masked_lm.objective(model)
 
     @jax.jit
     def compute(params: Any, batch: Any) -> Computed:

@@ -61,7 +61,11 @@ def test_the_mix_starts_as_the_plain_mean(layers: np.ndarray) -> None:
 
 @pytest.mark.parametrize(
     ("name", "layers", "message"),
-    [("third", 12, "choose one of embeddings"), ("sum_last4", 2, "takes 4 layers, .* has 2")],
+    [
+        ("third", 12, "choose one of embeddings"),
+        ("sum_last4", 2, "takes 4 layer.*has 2"),
+        ("second_to_last", 0, "takes 1 layer.*has 0; choose another"),
+    ],
 )
 def test_what_cannot_be_read_is_refused(name: str, layers: int, message: str) -> None:
     with pytest.raises(UserError, match=message):

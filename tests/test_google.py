@@ -18,7 +18,8 @@ from bertjax import convert, google, tokenizer, vocab, word_counts
 from bertjax.errors import UserError
 from bertjax.model_folder import FolderInfo
 from bertjax.models.config import BertConfig
-from bertjax.models.heads import PretrainingModel, TaskModel
+from bertjax.models.heads import TaskModel
+from bertjax.models.masked_lm import PretrainingModel
 from bertjax.tokenizer import WordPieceTokenizer
 
 Variables = dict[str, np.ndarray]

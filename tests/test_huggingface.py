@@ -22,7 +22,8 @@ from bertjax.errors import UserError
 from bertjax.model_folder import FolderInfo
 from bertjax.models.bert import Bert
 from bertjax.models.config import BertConfig
-from bertjax.models.heads import PretrainingModel, TaskModel
+from bertjax.models.heads import TaskModel
+from bertjax.models.masked_lm import PretrainingModel
 from bertjax.tokenizer import Tokenizer, WordPieceTokenizer
 
 TEXTS = [

@@ -18,9 +18,9 @@ from jax.sharding import Mesh
 from bertjax import loop, partition
 from bertjax.errors import UserError
 from bertjax.loop import Timetable
-from bertjax.models import objectives
+from bertjax.models import masked_lm
 from bertjax.models.config import BertConfig
-from bertjax.models.heads import PretrainingModel
+from bertjax.models.masked_lm import PretrainingModel
 from bertjax.state import TrainState
 from bertjax.train_step import make_eval_step
 
@@ -176,7 +176,7 @@ def test_evaluation_is_one_sum_over_one_count(
 ) -> None:
     # 21 examples in batches of 8: the last batch holds 5, and 3 rows that only fill it.
     model = PretrainingModel(tiny_config)
-    objective = objectives.pretraining(model)
+    objective = masked_lm.objective(model)
     params = random_params(model)
     rows = {name: value[:21] for name, value in tiny_batch.items()}
     batches = []

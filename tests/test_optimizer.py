@@ -12,7 +12,7 @@ import pytest
 from flax import traverse_util
 
 from bertjax.models.config import BertConfig
-from bertjax.models.heads import PretrainingModel
+from bertjax.models.masked_lm import PretrainingModel
 from bertjax.optimizer import LinearSchedule, adamw, scale_by_depth
 
 Flat = dict[str, np.ndarray]

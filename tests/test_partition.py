@@ -16,9 +16,10 @@ from jax.sharding import Mesh, PartitionSpec
 from bertjax import optimizer as optimizers
 from bertjax import partition, state, train_step
 from bertjax.errors import UserError
-from bertjax.models import objectives
+from bertjax.models import masked_lm, objectives
 from bertjax.models.config import BertConfig
-from bertjax.models.heads import PretrainingModel, TaskModel
+from bertjax.models.heads import TaskModel
+from bertjax.models.masked_lm import PretrainingModel
 
 Batch = dict[str, np.ndarray]
 MODELS: dict[str, Callable[[BertConfig], Any]] = {
@@ -145,7 +146,7 @@ def _step(
 ) -> tuple[dict[str, float], Any]:
     """Metrics and gradients of one train step: plain descent at rate 1 moves by the gradient."""
     pretraining = isinstance(model, PretrainingModel)
-    objective = objectives.pretraining(model) if pretraining else objectives.task(model, model.head)
+    objective = masked_lm.objective(model) if pretraining else objectives.task(model, model.head)
     descent = optax.sgd(1.0)
     begin = state.with_params(state.abstract_state(_init(model), descent, mesh), params)
     begin = begin.replace(step=jnp.int32(0), seed=jnp.int32(0))

@@ -14,7 +14,8 @@ import pytest
 from bertjax import checkpoint, google, huggingface, pretrained
 from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
-from bertjax.models.heads import PretrainingModel, TaskModel
+from bertjax.models.heads import TaskModel
+from bertjax.models.masked_lm import PretrainingModel
 from bertjax.pretrained import Pretrained
 from bertjax.state import TrainState
 from bertjax.tokenizer import WordPieceTokenizer

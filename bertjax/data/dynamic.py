@@ -25,36 +25,51 @@ Batch = dict[str, Array]
 
 
 def expander(
-    manifest: Manifest, tokenizer: Tokenizer, settings: MaskingSettings, seed: int
+    manifest: Manifest, tokenizer: Tokenizer, settings: MaskingSettings | None, seed: int
 ) -> Callable[[Batch], Batch]:
     """Builds the function from the records' batches to the model's; it is to be jitted.
 
     Masked records pass as they are. Of compact ones, rows shorter than the manifest's have
     accordingly fewer predictions.
+
+    Args:
+      settings: None for a model that is to see every token; masked records then get theirs back.
     """
     if not manifest.dynamic:
-        return lambda batch: batch
+        return unmask if settings is None else lambda batch: batch
     pieces = masking.pieces(
         tokenizer.vocab_size, tokenizer.mask_id, tokenizer.never_random, tokenizer.starts_word()
     )
 
     def expand(batch: Batch) -> Batch:
         length = batch["input_ids"].shape[1]
+        padded = jnp.arange(length) >= batch["lengths"][:, None]
+        batch = {**batch, "input_ids": jnp.where(padded, tokenizer.pad_id, batch["input_ids"])}
+        rows = structure(batch, tokenizer, manifest)
+        weights = batch.get("example_weights")
+        if weights is not None:
+            rows["example_weights"] = weights
+        if settings is None:
+            return {**rows, "input_ids": batch["input_ids"]}
         share = length / manifest.max_seq_length
         fewer = dataclasses.replace(
             settings, max_predictions=max(1, round(settings.max_predictions * share))
         )
-        padded = jnp.arange(length) >= batch["lengths"][:, None]
-        batch = {**batch, "input_ids": jnp.where(padded, tokenizer.pad_id, batch["input_ids"])}
         masked = mask(batch, fewer, pieces, seed)
-        rows = structure(batch, tokenizer, manifest)
-        weights = batch.get("example_weights")
         if weights is not None:
             masked["masked_lm_weights"] *= weights[:, None]
-            rows["example_weights"] = weights
         return {**rows, **masked}
 
     return expand
+
+
+def unmask(batch: Batch) -> Batch:
+    """Puts the hidden tokens of masked records back into their places."""
+    ids, there = batch["input_ids"], batch["masked_lm_weights"] > 0
+    # Places without a prediction are moved out of the row, where nothing is written.
+    places = jnp.where(there, batch["masked_lm_positions"], ids.shape[1])
+    rows = jnp.arange(len(ids))[:, None]
+    return {**batch, "input_ids": ids.at[rows, places].set(batch["masked_lm_ids"], mode="drop")}
 
 
 def mask(batch: Batch, settings: MaskingSettings, pieces: Pieces, seed: int) -> Batch:

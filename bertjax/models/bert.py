@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
 from bertjax.models.config import BertConfig
+from bertjax.models.encoder_output import EncoderOutput, Packing
 from bertjax.models.layers import (
     Dropout,
     EncoderLayer,
@@ -17,33 +16,6 @@ from bertjax.models.layers import (
     dense,
     kernel_init,
 )
-
-
-class EncoderOutput(NamedTuple):
-    """What every encoder returns and every head eats.
-
-    Attributes:
-      sequence: [B, T, D], the last layer.
-      layers: [L + 1, B, T, D], the embeddings and every layer after them.
-      pooled: [B, D], tanh of a linear map of the first position; of packed rows [B, S, D], of the
-        first position of every sequence.
-    """
-
-    sequence: Array
-    layers: Array
-    pooled: Array
-
-
-class Packing(NamedTuple):
-    """Where the sequences of packed rows lie; each is encoded as if it were alone.
-
-    Attributes:
-      position_ids: [B, T] int32, counted from 0 in every sequence.
-      starts: [B, S] int32 places of their first tokens; any place where there is no sequence.
-    """
-
-    position_ids: Array
-    starts: Array
 
 
 class Embeddings(nn.Module):
@@ -79,7 +51,7 @@ class Embeddings(nn.Module):
 
 
 class Bert(nn.Module):
-    """The encoder."""
+    """The encoder; pooled is tanh of a linear map of a sequence's first position."""
 
     config: BertConfig
 

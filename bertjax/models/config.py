@@ -3,8 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
 
 from bertjax.errors import UserError
+
+
+class EncoderConfig(Protocol):
+    """What all encoders' configs have in common: frozen dataclasses that JSON can hold.
+
+    Attributes:
+      encoder: the key of encoders.ENCODERS; of the class.
+      vocab_size: V.
+      hidden_size: D, the width of what heads read.
+      num_layers: L, layers above the embeddings.
+      max_positions: the longest row.
+      hidden_dropout, initializer_range, dtype: of the heads, too; see BertConfig.
+    """
+
+    encoder: ClassVar[str]
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def max_positions(self) -> int: ...
+    @property
+    def hidden_dropout(self) -> float: ...
+    @property
+    def initializer_range(self) -> float: ...
+    @property
+    def dtype(self) -> str: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +59,8 @@ class BertConfig:
       dtype: of the matrix products, "float32" or "bfloat16"; parameters, softmax, layer
         normalisation and loss are float32 in both.
     """
+
+    encoder: ClassVar[str] = "bert"
 
     vocab_size: int
     hidden_size: int = 768
@@ -50,7 +86,7 @@ class BertConfig:
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"dtype '{self.dtype}' is unknown; use float32 or bfloat16")
 
-    def to_dict(self) -> dict[str, int | float | str]:
+    def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
 
@@ -90,12 +126,12 @@ SIZES: dict[str, dict[str, int]] = {
 }
 
 
-def size(name: str) -> dict[str, int]:
-    """The dimensions of a published size.
+def size(name: str, sizes: Mapping[str, Mapping[str, Any]] = SIZES) -> dict[str, Any]:
+    """The dimensions of a named size.
 
     Raises:
-      UserError: the name is not in SIZES; the message lists the legal ones.
+      UserError: the name is not in the table; the message lists the legal ones.
     """
-    if name not in SIZES:
-        raise UserError(f"unknown size '{name}'; choose one of {', '.join(SIZES)}")
-    return dict(SIZES[name])
+    if name not in sizes:
+        raise UserError(f"unknown size '{name}'; choose one of {', '.join(sizes)}")
+    return dict(sizes[name])

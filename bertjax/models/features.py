@@ -20,6 +20,8 @@ FIXED: dict[str, Callable[[Array], Array]] = {
     # [4, B, T, D] -> [B, T, 4 D]
     "concat_last4": lambda layers: jnp.concatenate(list(layers[-4:]), axis=-1),
 }
+# Layers above the embeddings that must be there.
+_NEEDED = {"second_to_last": 1, "sum_last4": 4, "concat_last4": 4}
 MIX = "mix"
 CHOICES = (*FIXED, MIX)
 
@@ -43,5 +45,8 @@ def check(name: str, num_layers: int) -> None:
     """Raises UserError: the name is not in CHOICES, or there are fewer layers than it takes."""
     if name not in CHOICES:
         raise UserError(f"layers '{name}' is unknown; choose one of {', '.join(CHOICES)}")
-    if name.endswith("last4") and num_layers < 4:
-        raise UserError(f"layers '{name}' takes 4 layers, the encoder has {num_layers}")
+    needed = _NEEDED.get(name, 0)
+    if num_layers < needed:
+        raise UserError(
+            f"layers '{name}' takes {needed} layer(s), the encoder has {num_layers}; choose another"
+        )

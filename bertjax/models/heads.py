@@ -1,4 +1,4 @@
-"""The layers put on top of an encoder: pretraining's two heads, and the tasks' heads."""
+"""The layers that tasks put on top of an encoder, of whatever kind it is."""
 
 from __future__ import annotations
 
@@ -9,80 +9,17 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from bertjax.models import features
-from bertjax.models.bert import Bert, EncoderOutput, Packing
-from bertjax.models.config import BertConfig
-from bertjax.models.layers import Dropout, LayerNorm, dense
-
-
-class PretrainingOutput(NamedTuple):
-    """Logits, float32: masked_lm [B, P, V]; next_sentence [B, 2], or [B, S, 2] of packed rows.
-
-    Index 1 is a second segment that does not belong there.
-    """
-
-    masked_lm: Array
-    next_sentence: Array
-
-
-class MaskedLM(nn.Module):
-    """Transform, GELU, normalisation, then the token table transposed plus a bias."""
-
-    config: BertConfig
-
-    @nn.compact
-    def __call__(self, sequence: Array, positions: Array, token_table: Array) -> Array:
-        # [B, T, D] -> [B, P, D]: only masked positions are worth a product with the vocabulary.
-        chosen = jnp.take_along_axis(sequence, positions[..., None], axis=1)
-        # [B, P, D] -> [B P, D]
-        x = chosen.reshape(-1, chosen.shape[-1])
-        x = dense(self.config.hidden_size, self.config, "transform")(x)
-        x = LayerNorm(self.config, name="norm")(nn.gelu(x, approximate=False))
-        bias = self.param("bias", nn.initializers.zeros, (self.config.vocab_size,))
-        # [B P, D] x [V, D] -> [B P, V] -> [B, P, V]
-        logits = jnp.einsum(
-            "nd,vd->nv", x, token_table.astype(x.dtype), preferred_element_type=jnp.float32
-        )
-        return (logits + bias).reshape(*positions.shape, -1)
-
-
-class PretrainingModel(nn.Module):
-    """BERT with its two pretraining heads (paper, section 3.1)."""
-
-    config: BertConfig
-
-    def setup(self) -> None:
-        self.encoder = Bert(self.config)
-        self.masked_lm = MaskedLM(self.config)
-        self.next_sentence = dense(2, self.config, "next_sentence")
-
-    def __call__(
-        self,
-        input_ids: Array,
-        input_mask: Array,
-        segment_ids: Array,
-        masked_lm_positions: Array,
-        *,
-        packing: Packing | None = None,
-        deterministic: bool = True,
-    ) -> PretrainingOutput:
-        """Scores the vocabulary at masked_lm_positions [B, P], and the pairs of segments."""
-        encoded = self.encoder(
-            input_ids, input_mask, segment_ids, packing=packing, deterministic=deterministic
-        )
-        return PretrainingOutput(
-            masked_lm=self.masked_lm(
-                encoded.sequence, masked_lm_positions, self.encoder.token_table()
-            ),
-            next_sentence=self.next_sentence(encoded.pooled).astype(jnp.float32),
-        )
+from bertjax.models import encoders, features
+from bertjax.models.config import EncoderConfig
+from bertjax.models.encoder_output import EncoderOutput
+from bertjax.models.layers import Dropout, dense
 
 
 class TaskHead(NamedTuple):
     """What a kind of task asks of its head.
 
     Attributes:
-      per_token: it scores every position, not the pooled first one.
+      per_token: it scores every position, not the pooled vector.
       num_outputs: of every scored vector; None: one for each label.
     """
 
@@ -108,7 +45,7 @@ class BiLstm(nn.Module):
       width: units of each direction.
     """
 
-    config: BertConfig
+    config: EncoderConfig
     num_outputs: int
     width: int = 768
 
@@ -131,17 +68,19 @@ class TaskModel(nn.Module):
       head: a key of TASK_HEADS.
       num_outputs: scores for every pooled vector or every token.
       layers: a key of features.CHOICES, of which tokens are read; sequences are then the mean
-        over their tokens. "": the last layer and the pooled first position, as in the paper.
+        over their tokens. "": the last layer and the pooled vector, as in the paper.
       frozen: the encoder is not trained and has no dropout.
       bilstm: a BiLstm instead of one linear layer; for heads that score every token.
+      words: the tokenizer, see encoders.build.
     """
 
-    config: BertConfig
+    config: EncoderConfig
     head: str
     num_outputs: int
     layers: str = ""
     frozen: bool = False
     bilstm: bool = False
+    words: Any = None
 
     @nn.compact
     def __call__(
@@ -153,7 +92,8 @@ class TaskModel(nn.Module):
         deterministic: bool = True,
     ) -> Array:
         """Returns float32 scores: [B, T, num_outputs] or, of whole sequences, [B, num_outputs]."""
-        encoded: EncoderOutput = Bert(self.config, name="encoder")(
+        encoder = encoders.build(self.config, self.words, name="encoder")
+        encoded: EncoderOutput = encoder(
             input_ids, input_mask, segment_ids, deterministic=deterministic or self.frozen
         )
         if self.frozen:

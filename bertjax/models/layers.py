@@ -11,15 +11,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from bertjax.models.config import BertConfig
+from bertjax.models.config import BertConfig, EncoderConfig
 
 
-def kernel_init(config: BertConfig) -> nn.initializers.Initializer:
+def kernel_init(config: EncoderConfig) -> nn.initializers.Initializer:
     """Truncated normal at two deviations, not rescaled, as in the 2018 code."""
     return nn.initializers.truncated_normal(stddev=config.initializer_range)
 
 
-def dense(features: int, config: BertConfig, name: str) -> nn.Dense:
+def dense(features: int, config: EncoderConfig, name: str) -> nn.Dense:
     """A linear map with bias: float32 parameters, products in config.dtype."""
     return nn.Dense(
         features, dtype=jnp.dtype(config.dtype), kernel_init=kernel_init(config), name=name

@@ -16,7 +16,7 @@ import optax
 from flax import linen as nn
 from jax import Array
 
-from bertjax.models.bert import Packing
+from bertjax.models.encoder_output import Packing
 
 Batch = dict[str, Array]
 # {"masked_lm": {"loss": sum, "accuracy": sum}, ...}: every part's "loss" is minimised.
@@ -35,68 +35,25 @@ class Objective(NamedTuple):
     sums: Callable[[Any, Batch, Array | None], Sums]
 
 
-def _cross_entropy_sums(logits: Array, labels: Array, weights: Array) -> dict[str, Array]:
+def cross_entropy_sums(logits: Array, labels: Array, weights: Array) -> dict[str, Array]:
     """Weighted sums of the loss (nats) and of the correct predictions over all leading axes."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
     return {"loss": jnp.sum(losses * weights), "accuracy": jnp.sum(correct * weights)}
 
 
-def _dropout(key: Array | None) -> dict[str, Any]:
+def dropout(key: Array | None) -> dict[str, Any]:
+    """The arguments that turn a model's dropout on, if there is a key."""
     if key is None:
         return {"deterministic": True}
     return {"deterministic": False, "rngs": {"dropout": key}}
 
 
-def pretraining(model: nn.Module, *, next_sentence: bool = True) -> Objective:
-    """Masked LM plus next sentence, the sum of the two mean losses (paper, appendix A.2).
-
-    Batches hold the features of the records; of packed rows also position_ids [B, T], starts and
-    next_sentence_weights [B, S]. In evaluation example_weights [B] is 0 for rows that only fill the
-    last batch.
-
-    Args:
-      next_sentence: False for segments without a label.
-    """
-
-    def pair_weights(batch: Batch) -> Array:
-        labels = batch["next_sentence_labels"]
-        weights = batch.get("next_sentence_weights", jnp.ones(labels.shape, jnp.float32))
-        rows = batch.get("example_weights", jnp.ones(len(labels), jnp.float32))
-        return (weights * rows[:, None]).reshape(-1)
-
-    def counts(batch: Batch) -> dict[str, Array]:
-        found = {"masked_lm": jnp.sum(batch["masked_lm_weights"])}
-        if next_sentence:
-            found["next_sentence"] = jnp.sum(pair_weights(batch))
-        return found
-
-    def sums(params: Any, batch: Batch, key: Array | None) -> Sums:
-        packing = None
-        if "position_ids" in batch:
-            packing = Packing(batch["position_ids"], batch["starts"])
-        output: Any = model.apply(
-            {"params": params},
-            batch["input_ids"],
-            batch["input_mask"],
-            batch["segment_ids"],
-            batch["masked_lm_positions"],
-            packing=packing,
-            **_dropout(key),
-        )
-        found = {
-            "masked_lm": _cross_entropy_sums(
-                output.masked_lm, batch["masked_lm_ids"], batch["masked_lm_weights"]
-            )
-        }
-        if next_sentence:
-            # [B, 2] or [B, S, 2] -> [B S, 2]
-            logits = output.next_sentence.reshape(-1, 2)
-            labels = batch["next_sentence_labels"].reshape(-1)
-            found["next_sentence"] = _cross_entropy_sums(logits, labels, pair_weights(batch))
-        return found
-
-    return Objective(counts, sums)
+def packing(batch: Batch) -> Packing | None:
+    """Where the sequences lie, if the batch's rows are packed."""
+    if "position_ids" not in batch:
+        return None
+    return Packing(batch["position_ids"], batch["starts"])
 
 
 def _example_count(batch: Batch) -> Array:
@@ -105,7 +62,7 @@ def _example_count(batch: Batch) -> Array:
 
 def _label_sums(logits: Array, batch: Batch) -> dict[str, Array]:
     """Logits [B, K] and labels [B] int32."""
-    return _cross_entropy_sums(logits, batch["labels"], batch["example_weights"])
+    return cross_entropy_sums(logits, batch["labels"], batch["example_weights"])
 
 
 def _value_sums(logits: Array, batch: Batch) -> dict[str, Array]:
@@ -131,7 +88,7 @@ def _tag_weights(batch: Batch) -> Array:
 
 def _tag_sums(logits: Array, batch: Batch) -> dict[str, Array]:
     """Logits [B, T, K] and labels [B, T]."""
-    return _cross_entropy_sums(logits, jnp.maximum(batch["labels"], 0), _tag_weights(batch))
+    return cross_entropy_sums(logits, jnp.maximum(batch["labels"], 0), _tag_weights(batch))
 
 
 def _span_sums(logits: Array, batch: Batch) -> dict[str, Array]:
@@ -180,7 +137,7 @@ def task(model: nn.Module, head: str) -> Objective:
             batch["input_ids"],
             batch["input_mask"],
             batch["segment_ids"],
-            **_dropout(key),
+            **dropout(key),
         )
         return {"task": task_sums(logits, batch)}
 

@@ -1,0 +1,33 @@
+"""What every encoder returns, and what it is told of packed rows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jax import Array
+
+
+class EncoderOutput(NamedTuple):
+    """What every encoder returns and every head eats.
+
+    Attributes:
+      sequence: [B, T, D], the last layer.
+      layers: [L + 1, B, T, D], the embeddings and every layer after them.
+      pooled: [B, D], one vector for the whole sequence; of packed rows [B, S, D].
+    """
+
+    sequence: Array
+    layers: Array
+    pooled: Array
+
+
+class Packing(NamedTuple):
+    """Where the sequences of packed rows lie; each is encoded as if it were alone.
+
+    Attributes:
+      position_ids: [B, T] int32, counted from 0 in every sequence.
+      starts: [B, S] int32 places of their first tokens; any place where there is no sequence.
+    """
+
+    position_ids: Array
+    starts: Array

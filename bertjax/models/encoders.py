@@ -1,0 +1,114 @@
+"""The encoders: one table of their sizes and modules, and of what each is pretrained for.
+
+Everything that trains, tunes, predicts or exports asks this table and names no encoder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+
+from bertjax.errors import UserError
+from bertjax.models import masked_lm
+from bertjax.models.bert import Bert
+from bertjax.models.config import SIZES, BertConfig, EncoderConfig, size
+from bertjax.models.objectives import Objective
+
+
+class Pretraining(NamedTuple):
+    """What an encoder is pretrained for.
+
+    Attributes:
+      model: (config, words) -> the module of which "encoder" is a part; see build for words.
+      inputs: the features of a batch that the module is called with.
+      objective: (module, whether there are labels of pairs) -> what is minimised.
+      masks: tokens are hidden from the model, as masked LM asks for.
+      losses: {part of the objective: its name}; each must fall below the unigram entropy.
+    """
+
+    model: Callable[[Any, Any], nn.Module]
+    inputs: tuple[str, ...]
+    objective: Callable[[nn.Module, bool], Objective]
+    masks: bool
+    losses: Mapping[str, str]
+
+
+class Encoder(NamedTuple):
+    """A kind of encoder.
+
+    Attributes:
+      config: its dataclass, an EncoderConfig.
+      sizes: {name: fields of the config}.
+      module: (config, words, name) -> the module that returns an EncoderOutput.
+      pretraining: config -> what it is pretrained for.
+    """
+
+    config: type
+    sizes: Mapping[str, Mapping[str, Any]]
+    module: Callable[[Any, Any, str | None], nn.Module]
+    pretraining: Callable[[Any], Pretraining]
+
+
+MASKED_LM = Pretraining(
+    model=lambda config, words: masked_lm.PretrainingModel(config),
+    inputs=("input_ids", "input_mask", "segment_ids", "masked_lm_positions"),
+    objective=lambda model, labels: masked_lm.objective(model, next_sentence=labels),
+    masks=True,
+    losses={"masked_lm": "masked-LM"},
+)
+
+ENCODERS: dict[str, Encoder] = {
+    "bert": Encoder(
+        config=BertConfig,
+        sizes=SIZES,
+        module=lambda config, words, name: Bert(config, name=name),
+        pretraining=lambda config: MASKED_LM,
+    ),
+}
+
+
+def entry(name: str) -> Encoder:
+    """Raises UserError: the name is not in ENCODERS."""
+    if name not in ENCODERS:
+        raise UserError(f"encoder '{name}' is unknown; choose one of {', '.join(ENCODERS)}")
+    return ENCODERS[name]
+
+
+def build(config: EncoderConfig, words: Any = None, name: str | None = None) -> nn.Module:
+    """The module of an encoder.
+
+    Args:
+      words: the tokenizer; for encoders that read the letters of its entries.
+      name: of the module in another one.
+    """
+    return entry(config.encoder).module(config, words, name)
+
+
+def pretraining(config: EncoderConfig) -> Pretraining:
+    return entry(config.encoder).pretraining(config)
+
+
+def from_settings(encoder: str, vocab_size: int, settings: Mapping[str, Any]) -> EncoderConfig:
+    """The config of a new encoder: a named size, and what else the settings say.
+
+    Raises:
+      UserError: an unknown encoder or size.
+    """
+    kind = entry(encoder)
+    wanted = dict(settings)
+    named = size(wanted.pop("size"), kind.sizes)
+    return kind.config(vocab_size=vocab_size, **named | wanted)
+
+
+def from_run(run: Mapping[str, Any]) -> EncoderConfig:
+    """The config that a run was saved with; runs of old do not name their encoder."""
+    return entry(run.get("encoder", "bert")).config(**run["model"])
+
+
+def with_dropout(config: Any, rate: float) -> Any:
+    """The config with another rate of dropout, wherever it has any."""
+    rates = [field.name for field in dataclasses.fields(config) if field.name.endswith("dropout")]
+    return dataclasses.replace(config, **dict.fromkeys(rates, rate))

@@ -1,0 +1,133 @@
+"""BERT's pretraining: masked LM and next sentence, their heads and their loss."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from bertjax.models.bert import Bert
+from bertjax.models.config import BertConfig
+from bertjax.models.encoder_output import Packing
+from bertjax.models.layers import LayerNorm, dense
+from bertjax.models.objectives import (
+    Batch,
+    Objective,
+    Sums,
+    cross_entropy_sums,
+    dropout,
+    packing,
+)
+
+
+class PretrainingOutput(NamedTuple):
+    """Logits, float32: masked_lm [B, P, V]; next_sentence [B, 2], or [B, S, 2] of packed rows.
+
+    Index 1 is a second segment that does not belong there.
+    """
+
+    masked_lm: Array
+    next_sentence: Array
+
+
+class MaskedLM(nn.Module):
+    """Transform, GELU, normalisation, then the token table transposed plus a bias."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(self, sequence: Array, positions: Array, token_table: Array) -> Array:
+        # [B, T, D] -> [B, P, D]: only masked positions are worth a product with the vocabulary.
+        chosen = jnp.take_along_axis(sequence, positions[..., None], axis=1)
+        # [B, P, D] -> [B P, D]
+        x = chosen.reshape(-1, chosen.shape[-1])
+        x = dense(self.config.hidden_size, self.config, "transform")(x)
+        x = LayerNorm(self.config, name="norm")(nn.gelu(x, approximate=False))
+        bias = self.param("bias", nn.initializers.zeros, (self.config.vocab_size,))
+        # [B P, D] x [V, D] -> [B P, V] -> [B, P, V]
+        logits = jnp.einsum(
+            "nd,vd->nv", x, token_table.astype(x.dtype), preferred_element_type=jnp.float32
+        )
+        return (logits + bias).reshape(*positions.shape, -1)
+
+
+class PretrainingModel(nn.Module):
+    """BERT with its two pretraining heads (paper, section 3.1)."""
+
+    config: BertConfig
+
+    def setup(self) -> None:
+        self.encoder = Bert(self.config)
+        self.masked_lm = MaskedLM(self.config)
+        self.next_sentence = dense(2, self.config, "next_sentence")
+
+    def __call__(
+        self,
+        input_ids: Array,
+        input_mask: Array,
+        segment_ids: Array,
+        masked_lm_positions: Array,
+        *,
+        packing: Packing | None = None,
+        deterministic: bool = True,
+    ) -> PretrainingOutput:
+        """Scores the vocabulary at masked_lm_positions [B, P], and the pairs of segments."""
+        encoded = self.encoder(
+            input_ids, input_mask, segment_ids, packing=packing, deterministic=deterministic
+        )
+        return PretrainingOutput(
+            masked_lm=self.masked_lm(
+                encoded.sequence, masked_lm_positions, self.encoder.token_table()
+            ),
+            next_sentence=self.next_sentence(encoded.pooled).astype(jnp.float32),
+        )
+
+
+def objective(model: nn.Module, *, next_sentence: bool = True) -> Objective:
+    """Masked LM plus next sentence, the sum of the two mean losses (paper, appendix A.2).
+
+    Batches hold the features of the records; of packed rows also position_ids [B, T], starts and
+    next_sentence_weights [B, S]. In evaluation example_weights [B] is 0 for rows that only fill the
+    last batch.
+
+    Args:
+      next_sentence: False for segments without a label.
+    """
+
+    def pair_weights(batch: Batch) -> Array:
+        labels = batch["next_sentence_labels"]
+        weights = batch.get("next_sentence_weights", jnp.ones(labels.shape, jnp.float32))
+        rows = batch.get("example_weights", jnp.ones(len(labels), jnp.float32))
+        return (weights * rows[:, None]).reshape(-1)
+
+    def counts(batch: Batch) -> dict[str, Array]:
+        found = {"masked_lm": jnp.sum(batch["masked_lm_weights"])}
+        if next_sentence:
+            found["next_sentence"] = jnp.sum(pair_weights(batch))
+        return found
+
+    def sums(params: Any, batch: Batch, key: Array | None) -> Sums:
+        output: Any = model.apply(
+            {"params": params},
+            batch["input_ids"],
+            batch["input_mask"],
+            batch["segment_ids"],
+            batch["masked_lm_positions"],
+            packing=packing(batch),
+            **dropout(key),
+        )
+        found = {
+            "masked_lm": cross_entropy_sums(
+                output.masked_lm, batch["masked_lm_ids"], batch["masked_lm_weights"]
+            )
+        }
+        if next_sentence:
+            # [B, 2] or [B, S, 2] -> [B S, 2]
+            logits = output.next_sentence.reshape(-1, 2)
+            labels = batch["next_sentence_labels"].reshape(-1)
+            found["next_sentence"] = cross_entropy_sums(logits, labels, pair_weights(batch))
+        return found
+
+    return Objective(counts, sums)
