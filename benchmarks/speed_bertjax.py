@@ -12,7 +12,7 @@ import contest
 import jax
 import numpy as np
 
-from bertjax import memory, optimizer, partition, pretrained
+from bertjax import memory, optimizer, partition, pretrained, schedules
 from bertjax.models import objectives
 from bertjax.models.heads import TaskModel
 from bertjax.state import init_state, with_params
@@ -30,7 +30,7 @@ def main() -> None:
     start = pretrained.load(options.model)
     model = TaskModel(start.config, "classification", 2)
     mesh = partition.make_mesh()
-    tx = optimizer.adamw(optimizer.LinearSchedule(3e-5, 0, 1000))
+    tx = optimizer.make_optimizer("adam2018", schedules.linear(3e-5, 0, 1000))
     train_step = make_train_step(objectives.task(model, "classification"), tx)
 
     def init(key: jax.Array) -> Any:

@@ -9,7 +9,7 @@ import contest
 import jax
 import pretraining_batch as data
 
-from bertjax import memory, optimizer, partition
+from bertjax import memory, optimizer, partition, schedules
 from bertjax.models import encoders, masked_lm
 from bertjax.models.config import BertConfig
 from bertjax.pretrain import init_function
@@ -35,7 +35,7 @@ def main() -> None:
         )
     )
     mesh = partition.make_mesh()
-    tx = optimizer.adamw(optimizer.LinearSchedule(1e-4, 10, 1000))
+    tx = optimizer.make_optimizer("adam2018", schedules.linear(1e-4, 10, 1000))
     state = init_state(init_function(model, encoders.MASKED_LM.inputs), tx, mesh, seed=0)
     train_step = make_train_step(masked_lm.objective(model), tx)
     host_batch = data.batch(sequences)

@@ -1,90 +1,27 @@
-"""Optimizers and schedules: Adam as BERT was trained with, linear warm-up and decay."""
+"""Optimizers by name: clip, a direction, decoupled decay, and the rate of a schedule."""
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax import Array
 
+from bertjax.moments import DTYPES, scale_by_adam
 from bertjax.partition import path_name
+from bertjax.schedules import SCHEDULES, Schedule, scale_by_schedule
+from bertjax.settings import choose
 
 # Parameters that weight decay leaves alone: layer norms and biases (2018 code, optimization.py).
 NO_DECAY = r"(norm/scale|bias)$"
+# The matrices that Muon makes orthogonal: those of the layers.
+MATRICES = r"encoder/layer_\d+/.*kernel$"
 _LAYER = re.compile(r"encoder/layer_(\d+)/")
 _EMBEDDINGS = re.compile(r"encoder/embeddings/")
-
-
-class _Moments(NamedTuple):
-    mean: Any
-    square: Any
-
-
-def scale_by_adam_2018(
-    b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-6
-) -> optax.GradientTransformation:
-    """Adam without bias correction, as in the 2018 code: m / (sqrt(v) + epsilon).
-
-    optax's own Adam always corrects, which makes the first steps larger.
-    """
-
-    def init(params: Any) -> _Moments:
-        return _Moments(optax.tree.zeros_like(params), optax.tree.zeros_like(params))
-
-    def update(gradients: Any, state: _Moments, params: Any = None) -> tuple[Any, _Moments]:
-        del params
-        mean = optax.tree.update_moment(gradients, state.mean, b1, 1)
-        square = optax.tree.update_moment(gradients, state.square, b2, 2)
-        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + epsilon), mean, square)
-        return updates, _Moments(mean, square)
-
-    return optax.GradientTransformation(init, update)
-
-
-class LinearSchedule(NamedTuple):
-    """Linear from 0 to `peak` over warmup_steps, then linear to 0 at total_steps (appendix A.2).
-
-    Step i (from 0) uses the rate of i + 1 during warm-up, so the first step is not lost.
-    """
-
-    peak: float | Array
-    warmup_steps: int | Array
-    total_steps: int | Array
-
-    def rate(self, step: Array) -> Array:
-        rising = self.peak * (step + 1) / jnp.maximum(self.warmup_steps, 1)
-        left = self.total_steps - step
-        falling = self.peak * left / jnp.maximum(self.total_steps - self.warmup_steps, 1)
-        return jnp.where(step < self.warmup_steps, rising, jnp.maximum(falling, 0.0))
-
-
-class _Scheduled(NamedTuple):
-    step: Array
-    schedule: LinearSchedule
-
-
-def scale_by_schedule(schedule: LinearSchedule) -> optax.GradientTransformation:
-    """Multiplies updates by minus the rate.
-
-    Unlike in optax, the schedule's numbers are part of the state and not of the program, so that
-    runs which differ only in them share one compiled step.
-    """
-
-    def init(params: Any) -> _Scheduled:
-        del params
-        numbers = LinearSchedule(*(jnp.asarray(value, jnp.float32) for value in schedule))
-        return _Scheduled(jnp.zeros((), jnp.int32), numbers)
-
-    def update(updates: Any, state: _Scheduled, params: Any = None) -> tuple[Any, _Scheduled]:
-        del params
-        rate = state.schedule.rate(state.step)
-        scaled = jax.tree.map(lambda u: -rate * u, updates)
-        return scaled, _Scheduled(state.step + 1, state.schedule)
-
-    return optax.GradientTransformation(init, update)
 
 
 def decay_mask(params: Any) -> Any:
@@ -118,30 +55,88 @@ def scale_by_depth(decay: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def adamw(
-    schedule: LinearSchedule,
+def _muon(dtype: Any) -> optax.GradientTransformation:
+    """Muon for the layers' matrices, Adam for everything else (Jordan et al. 2024).
+
+    Updates are scaled to the size of Adam's, so that its rates and decay do for both (Liu et al.
+    2025, "Muon is scalable for LLM training").
+    """
+
+    def kinds(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "muon" if re.search(MATRICES, path_name(path)) else "adam", params
+        )
+
+    def shapes(params: Any) -> Any:
+        return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(), params)
+
+    muon = optax.chain(
+        optax.contrib.scale_by_muon(mu_dtype=dtype, weight_dimension_numbers=shapes),
+        optax.stateless_with_tree_map(lambda u, _: 0.2 * math.sqrt(max(u.shape)) * u),
+    )
+    adam = scale_by_adam(correct=True, dtype=dtype)
+    return optax.partition({"muon": muon, "adam": adam}, kinds)
+
+
+class Optimizer(NamedTuple):
+    """What sets an optimizer apart.
+
+    Attributes:
+      direction: dtype of its moments -> gradients to directions.
+      finish: what comes behind the decay.
+    """
+
+    direction: Callable[[Any], optax.GradientTransformation]
+    finish: optax.GradientTransformation = optax.identity()
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    # AdamWeightDecayOptimizer of google-research/bert, which corrects no bias.
+    "adam2018": Optimizer(lambda dtype: scale_by_adam(correct=False, dtype=dtype)),
+    # Loshchilov and Hutter 2019, as in PyTorch.
+    "adamw": Optimizer(lambda dtype: scale_by_adam(correct=True, dtype=dtype)),
+    # You et al. 2020, algorithm 2: every tensor's update has the norm of the tensor. Those without
+    # decay are left out, as in TensorFlow's and NVIDIA's.
+    "lamb": Optimizer(
+        lambda dtype: scale_by_adam(correct=True, dtype=dtype),
+        optax.masked(optax.scale_by_trust_ratio(), decay_mask),
+    ),
+    "muon": Optimizer(_muon),
+}
+
+
+def make_optimizer(
+    name: str,
+    schedule: Schedule,
     *,
     weight_decay: float = 0.01,
     clip_norm: float = 1.0,
-    bias_correction: bool = False,
+    moment_dtype: str = "float32",
     layer_decay: float = 1.0,
     frozen: str = "",
 ) -> optax.GradientTransformation:
-    """Clip by the global norm, Adam, decoupled decay, schedule; the defaults are those of 2018.
+    """Clip by the global norm, direction, decoupled decay, schedule.
 
-    Source: google-research/bert's AdamWeightDecayOptimizer and create_optimizer; paper,
-    appendix A.2.
+    With "adam2018" and the other defaults it is what BERT was trained with (google-research/bert's
+    create_optimizer; paper, appendix A.2).
 
     Args:
-      bias_correction: as Kingma and Ba 2015 (and PyTorch's AdamW), not as the 2018 code.
+      name: a key of OPTIMIZERS.
+      moment_dtype: a key of moments.DTYPES; see moments.scale_by_adam.
       layer_decay: see scale_by_depth; 1 gives all layers the same rate.
       frozen: the part of the tree that stays as it is ("encoder"); it must have no gradients.
+
+    Raises:
+      UserError: an unknown name, of the optimizer, the schedule or the type.
     """
-    adam = optax.scale_by_adam(eps=1e-6) if bias_correction else scale_by_adam_2018()
+    chosen = choose(OPTIMIZERS, name, "train.optimizer")
+    choose(SCHEDULES, schedule.name, "train.schedule")
+    dtype = choose(DTYPES, moment_dtype, "train.moment_dtype")
     parts = [
         optax.clip_by_global_norm(clip_norm),
-        adam,
+        chosen.direction(dtype),
         optax.add_decayed_weights(weight_decay, mask=decay_mask),
+        chosen.finish,
         *([] if layer_decay == 1.0 else [scale_by_depth(layer_decay)]),
         scale_by_schedule(schedule),
     ]

@@ -37,6 +37,8 @@ ROWS: tuple[tuple[str, PartitionSpec], ...] = (
     # The layer mix and the LSTMs of a head on a frozen encoder: small, a copy on every device.
     (r"mix/scores", PartitionSpec()),
     (r"head/(output|(forward|backward)_\d+/\w+)/(kernel|bias)", PartitionSpec()),
+    # Three numbers of Muon's iteration.
+    (r"ns_coeffs", PartitionSpec()),
 )
 
 

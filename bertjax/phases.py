@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from bertjax.data import input as data_input
 from bertjax.data.masking import MaskingSettings
 from bertjax.data.records import Records
 from bertjax.errors import UserError
+from bertjax.schedules import Schedule, Stretch
 
 
 class Phase(NamedTuple):
@@ -25,6 +26,7 @@ class Phase(NamedTuple):
       batch_size: rows of a batch (of the longest rows, where there are several shapes).
       first_step: where it begins; num_steps: how long it is.
       shapes: lengths to group its records by, besides their own.
+      first_row: rows of the records that phases before it have read.
     """
 
     records: Records
@@ -32,6 +34,7 @@ class Phase(NamedTuple):
     first_step: int
     num_steps: int
     shapes: tuple[int, ...]
+    first_row: int = 0
 
 
 def open_records(folder: str, flag: str, skip_damaged: bool = False) -> Records:
@@ -75,13 +78,13 @@ def check_same(records: Records, other: Records) -> None:
 def plan(config: ConfigDict, records: Records, longer: Records | None) -> list[Phase]:
     """One phase, or two: the last train.long_share of the steps on longer records.
 
-    A batch of the second has about as many tokens as one of the first, unless
+    A batch of the second has about as many tokens as the last one before, unless
     train.long_batch_size tells its rows. data.shapes up to the first records' length are theirs,
-    longer ones the second's.
+    longer ones the second's. The first is cut where its batches grow (train.batch_growth).
 
     Raises:
       UserError: a share that is none, second records that are not longer, shapes for records whose
-        rows are all of one length.
+        rows are all of one length, batches that grow at no step of the first phase.
     """
     train, length = config.train, records.manifest.max_seq_length
     shapes = tuple(config.data.shapes)
@@ -89,7 +92,7 @@ def plan(config: ConfigDict, records: Records, longer: Records | None) -> list[P
     if shorter:
         data_input.check_lengths(records)
     if longer is None:
-        return [Phase(records, train.batch_size, 0, train.steps, shorter)]
+        return _growing(Phase(records, train.batch_size, 0, train.steps, shorter), config)
     other = longer.manifest.max_seq_length
     if other <= length:
         raise UserError(
@@ -98,14 +101,54 @@ def plan(config: ConfigDict, records: Records, longer: Records | None) -> list[P
     if not 0 < train.long_share < 1:
         raise UserError(f"train.long_share={train.long_share}: give a share between 0 and 1")
     first = train.steps - round(train.steps * train.long_share)
-    rows = train.long_batch_size or max(1, train.batch_size * length // other)
+    begin = _growing(Phase(records, train.batch_size, 0, first, shorter), config)
+    rows = train.long_batch_size or max(1, begin[-1].batch_size * length // other)
     rest = tuple(shape for shape in shapes if length < shape <= other)
     if rest:
         data_input.check_lengths(longer)
-    return [
-        Phase(records, train.batch_size, 0, first, shorter),
-        Phase(longer, rows, first, train.steps - first, rest),
-    ]
+    return [*begin, Phase(longer, rows, first, train.steps - first, rest)]
+
+
+def _growing(phase: Phase, config: ConfigDict) -> list[Phase]:
+    """Cuts a phase at the steps of train.batch_growth; its records go on where they were."""
+    growth = tuple(config.train.batch_growth)
+    name = f"train.batch_growth={growth}"
+    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in growth):
+        raise UserError(f"{name}: give pairs of a step and its rows: ((1000, 512), (2000, 1024))")
+    if growth and phase.shapes:
+        raise UserError(f"{name}: not together with data.shapes; leave one of them out")
+    end = phase.first_step + phase.num_steps
+    borders = [phase.first_step, *(step for step, _ in growth), end]
+    if any(after <= before for before, after in pairwise(borders)):
+        raise UserError(f"{name}: its steps must grow, from 1 to {end - 1:,}")
+    found, first_row = [], 0
+    sizes = [phase.batch_size, *(rows for _, rows in growth)]
+    for (step, after), rows in zip(pairwise(borders), sizes, strict=True):
+        found.append(Phase(phase.records, rows, step, after - step, phase.shapes, first_row))
+        first_row += rows * (after - step)
+    return found
+
+
+def schedule(config: ConfigDict, plan: list[Phase]) -> Schedule:
+    """The learning rate: one stretch, or another one where the longer records begin.
+
+    Raises:
+      UserError: numbers that make no schedule.
+    """
+    train, last = config.train, plan[-1]
+    if not 0 < train.decay_share <= 1:
+        raise UserError(f"train.decay_share={train.decay_share}: give a share above 0, at most 1")
+    if not train.long_learning_rate:
+        only = Stretch(train.learning_rate, train.warmup_steps, train.steps, train.decay_share)
+        return Schedule(train.schedule, (only,))
+    if last.records is plan[0].records:
+        raise UserError("train.long_learning_rate: data.long_records is not set")
+    first = last.first_step
+    begin = Stretch(train.learning_rate, train.warmup_steps, first, train.decay_share)
+    rest = Stretch(
+        train.long_learning_rate, train.long_warmup_steps, last.num_steps, train.decay_share, first
+    )
+    return Schedule(train.schedule, (begin, rest))
 
 
 def batches(phases: list[Phase], start_step: int, seed: int) -> Iterator[data_input.Batch]:
@@ -119,6 +162,7 @@ def batches(phases: list[Phase], start_step: int, seed: int) -> Iterator[data_in
                 seed=seed,
                 start_step=done,
                 shapes=phase.shapes,
+                first_row=phase.first_row,
                 **hosts(),
             )
             yield from islice(stream, phase.num_steps - done)

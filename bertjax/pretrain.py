@@ -209,8 +209,13 @@ def train(
     wanted, pretraining = config.train, inputs.pretraining
     model = pretraining.model(inputs.encoder, tokenizer.load(inputs.records.folder))
     objective = pretraining.objective(model, inputs.records.manifest.has_label)
-    schedule = optimizer.LinearSchedule(wanted.learning_rate, wanted.warmup_steps, wanted.steps)
-    tx = optimizer.adamw(schedule, weight_decay=wanted.weight_decay, clip_norm=wanted.clip_norm)
+    tx = optimizer.make_optimizer(
+        wanted.optimizer,
+        phases.schedule(config, inputs.phases),
+        weight_decay=wanted.weight_decay,
+        clip_norm=wanted.clip_norm,
+        moment_dtype=wanted.moment_dtype,
+    )
     opened = [phase.records for phase in inputs.phases]
     expand = phases.expander(config, opened, wanted.seed, pretraining.masks)
     train_step = make_train_step(objective, tx, microbatches=wanted.microbatches, expand=expand)

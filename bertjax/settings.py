@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import difflib
 import runpy
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
 from bertjax.errors import UserError
+
+T = TypeVar("T")
 
 
 def load(spec: str, overrides: list[str]) -> ConfigDict:
@@ -34,6 +37,17 @@ def load(spec: str, overrides: list[str]) -> ConfigDict:
     for override in overrides:
         _apply(config, override)
     return config
+
+
+def choose(table: Mapping[str, T], name: str, setting: str) -> T:
+    """The entry of a table of interchangeable parts.
+
+    Raises:
+      UserError: there is none of that name; the message lists the legal ones.
+    """
+    if name not in table:
+        raise UserError(f"{setting}={name}: choose one of {', '.join(table)}")
+    return table[name]
 
 
 def _apply(config: ConfigDict, override: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from bertjax import checkpoint, loop, metrics, mixing, optimizer, partition, pretrained
+from bertjax import checkpoint, loop, metrics, mixing, optimizer, partition, pretrained, schedules
 from bertjax.data import rows as data_rows
 from bertjax.errors import UserError
 from bertjax.json_file import read_json, write_json
@@ -78,7 +78,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """What all runs share beside model and data; see optimizer.adamw."""
+    """What all runs share beside model and data; see optimizer.make_optimizer."""
 
     warmup_share: float = 0.1
     bias_correction: bool = False
@@ -103,13 +103,13 @@ class Tuner:
         # A head on other features cannot go on from one on the paper's.
         self._paper_head = pretrained.paper_head({"head": model.head, "features": self._features})
         self._train_step = make_train_step(
-            objectives.task(model, model.head), self._optimizer(optimizer.LinearSchedule(0, 0, 0))
+            objectives.task(model, model.head), self._optimizer(schedules.linear(0, 0, 0))
         )
 
-    def _optimizer(self, schedule: optimizer.LinearSchedule) -> Any:
-        return optimizer.adamw(
+    def _optimizer(self, schedule: schedules.Schedule) -> Any:
+        return optimizer.make_optimizer(
+            "adamw" if self.method.bias_correction else "adam2018",
             schedule,
-            bias_correction=self.method.bias_correction,
             layer_decay=self.method.layer_decay,
             frozen="encoder" if self.model.frozen else "",
         )
@@ -205,7 +205,7 @@ class Tuner:
         shape = self.shape(point.batch_size)._replace(choices=train.choices)
         per_epoch = data_rows.steps_per_epoch(len(train.rows) // train.choices, point.batch_size)
         total = per_epoch * point.epochs
-        schedule = optimizer.LinearSchedule(
+        schedule = schedules.linear(
             point.learning_rate, int(self.method.warmup_share * total), total
         )
         began = time.monotonic()
@@ -235,7 +235,7 @@ class Tuner:
         return self.model.init(key, ids, ids + 1, ids)["params"]
 
     def _start(
-        self, checkpoints: checkpoint.Checkpoints, schedule: optimizer.LinearSchedule, seed: int
+        self, checkpoints: checkpoint.Checkpoints, schedule: schedules.Schedule, seed: int
     ) -> TrainState:
         """1. this run's own checkpoint; 2. the given parameters; 3. scratch."""
         tx = self._optimizer(schedule)

@@ -57,6 +57,15 @@ def get_config(size: str = "base") -> ConfigDict:
                 "microbatches": 1,
                 "long_share": 0.1,
                 "long_batch_size": 0,  # 0: about as many tokens as in the other batches
+                # Not 0: they have a warm-up and an end of their own, and what is before them, too.
+                "long_learning_rate": 0.0,
+                "long_warmup_steps": 0,
+                "optimizer": "adam2018",
+                "schedule": "linear",
+                "decay_share": 0.1,  # of wsd: the last part, in which the rate falls
+                "moment_dtype": "float32",
+                # ((step, rows), ...): from that step on batches have so many rows.
+                "batch_growth": (),
                 "seed": 0,
             },
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},

@@ -215,7 +215,9 @@ def get_config(size="nano"):
                  "mask_shares": ()},
         "train": {"batch_size": 16, "steps": 12, "learning_rate": 1e-3, "warmup_steps": 2,
                   "weight_decay": 0.01, "clip_norm": 1.0, "microbatches": 1, "long_share": 0.1,
-                  "long_batch_size": 0, "seed": 0},
+                  "long_batch_size": 0, "long_learning_rate": 0.0, "long_warmup_steps": 0,
+                  "optimizer": "adam2018", "schedule": "linear", "decay_share": 0.1,
+                  "moment_dtype": "float32", "batch_growth": (), "seed": 0},
         "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
         "log_every": 1, "save_every": 5, "eval_every": 100, "keep_last": 2,
     })

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from bertjax import checkpoint, optimizer, partition
+from bertjax import checkpoint, optimizer, partition, schedules
 from bertjax.checkpoint import Checkpoints
 from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
@@ -24,7 +24,7 @@ from bertjax.models.masked_lm import PretrainingModel
 from bertjax.state import TrainState, abstract_state
 
 Init = Callable[[jax.Array], Any]
-OPTIMIZER = optimizer.adamw(optimizer.LinearSchedule(1e-3, 2, 10))
+OPTIMIZER = optimizer.make_optimizer("adam2018", schedules.linear(1e-3, 2, 10))
 
 
 def init_of(config: BertConfig) -> Init:

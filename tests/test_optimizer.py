@@ -1,7 +1,8 @@
-"""The optimizer of 2018, against its formulas written out in NumPy."""
+"""Optimizers, against their formulas written out in NumPy, and against PyTorch's and optax's."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,11 +10,14 @@ import jax
 import numpy as np
 import optax
 import pytest
+import torch
 from flax import traverse_util
 
+from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
 from bertjax.models.masked_lm import PretrainingModel
-from bertjax.optimizer import LinearSchedule, adamw, scale_by_depth
+from bertjax.optimizer import MATRICES, OPTIMIZERS, make_optimizer, scale_by_depth
+from bertjax.schedules import Schedule, linear
 
 Flat = dict[str, np.ndarray]
 
@@ -75,7 +79,7 @@ def test_five_steps_equal_the_formulas_of_2018(params: Flat, scale: float) -> No
     assert (norm > 1) == (scale == 1.0)
     rates = [0.005, 0.01, 0.01, 0.0075, 0.005]
     expected = _transcription(params, gradients, rates)
-    found = _ours(params, gradients, adamw(LinearSchedule(0.01, 2, 6)))
+    found = _ours(params, gradients, make_optimizer("adam2018", linear(0.01, 2, 6)))
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=0, atol=2e-6, err_msg=name)
 
@@ -83,7 +87,8 @@ def test_five_steps_equal_the_formulas_of_2018(params: Flat, scale: float) -> No
 def test_the_first_update_is_not_corrected_for_bias(params: Flat) -> None:
     """m / sqrt(v) of the first step is 0.1 / sqrt(0.001) = 3.16 and not 1 (decay left out)."""
     gradients = _gradients(params, 1, 1e-3)
-    found = _ours(params, gradients, adamw(LinearSchedule(1.0, 0, 100), weight_decay=0.0))
+    schedule = linear(1.0, 0, 100)
+    found = _ours(params, gradients, make_optimizer("adam2018", schedule, weight_decay=0.0))
     name = "encoder/layer_0/attention/query/kernel"
     moved = np.median(np.abs(np.asarray(found[name]) - params[name]))
     assert moved == pytest.approx(0.1 / np.sqrt(0.001), rel=0.1)
@@ -92,21 +97,137 @@ def test_the_first_update_is_not_corrected_for_bias(params: Flat) -> None:
 def test_decay_is_decoupled_and_leaves_norms_and_biases_alone(params: Flat) -> None:
     """Without a gradient, what moves is rate * 0.01 * value, and only of kernels and tables."""
     nothing = [{name: np.zeros_like(value) for name, value in params.items()}]
-    found = _ours(params, nothing, adamw(LinearSchedule(0.5, 0, 100)))
+    found = _ours(params, nothing, make_optimizer("adam2018", linear(0.5, 0, 100)))
     for name, value in params.items():
         shrunk = value * (1 - 0.5 * 0.01) if name.endswith(("kernel", "embedding")) else value
         np.testing.assert_allclose(found[name], shrunk, rtol=1e-6, err_msg=name)
 
 
-def test_with_correction_it_is_adamw(params: Flat) -> None:
-    """Against optax's own AdamW, which corrects as Kingma and Ba do."""
-    gradients = _gradients(params, 3, 1e-4)
-    schedule = LinearSchedule(0.01, 0, 100)
-    theirs = optax.adamw(schedule.rate, eps=1e-6, weight_decay=0.0)
-    expected = _ours(params, gradients, theirs)
-    found = _ours(params, gradients, adamw(schedule, weight_decay=0.0, bias_correction=True))
+def test_adamw_is_pytorchs(params: Flat) -> None:
+    """Also its decay, where it applies."""
+    gradients = _gradients(params, 4, 1e-4)
+    kernels = {name: value for name, value in params.items() if _decays(name)}
+    theirs = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in kernels.items()}
+    adamw = torch.optim.AdamW(theirs.values(), lr=0.01, eps=1e-6, weight_decay=0.1)
+    for step in gradients:
+        for name, parameter in theirs.items():
+            parameter.grad = torch.tensor(step[name])
+        adamw.step()
+    # All but at its peak: PyTorch is given no schedule.
+    found = _ours(
+        params, gradients, make_optimizer("adamw", linear(0.01, 0, 10**9), weight_decay=0.1)
+    )
+    for name, parameter in theirs.items():
+        np.testing.assert_allclose(
+            found[name], parameter.detach().numpy(), rtol=0, atol=2e-6, err_msg=name
+        )
+
+
+def _lamb(params: Flat, gradients: list[Flat], rate: float) -> Flat:
+    """You et al. 2020, algorithm 2, with phi(z) = z, tensor by tensor in float64."""
+    values = {name: value.astype(np.float64) for name, value in params.items()}
+    m = {name: np.zeros_like(value) for name, value in values.items()}
+    v = {name: np.zeros_like(value) for name, value in values.items()}
+    for t, step in enumerate(gradients, 1):
+        for name, g in step.items():
+            m[name] = 0.9 * m[name] + 0.1 * g
+            v[name] = 0.999 * v[name] + 0.001 * np.square(g.astype(np.float64))
+            update = m[name] / (1 - 0.9**t) / (np.sqrt(v[name] / (1 - 0.999**t)) + 1e-6)
+            if _decays(name):
+                update = update + 0.01 * values[name]
+                update *= np.linalg.norm(values[name]) / np.linalg.norm(update)
+            values[name] = values[name] - rate * update
+    return values
+
+
+def test_lamb_is_the_algorithm_of_the_paper(params: Flat) -> None:
+    gradients = _gradients(params, 4, 1e-4)
+    expected = _lamb(params, gradients, 0.01)
+    found = _ours(params, gradients, make_optimizer("lamb", linear(0.01, 0, 10**9)))
     for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=2e-6, err_msg=name)
+
+
+def test_lamb_is_optaxs_where_decay_applies(params: Flat) -> None:
+    gradients = _gradients(params, 3, 1e-4)
+    schedule = linear(0.01, 2, 10)
+    expected = _ours(params, gradients, optax.lamb(schedule.rate, weight_decay=0.01))
+    found = _ours(params, gradients, make_optimizer("lamb", schedule))
+    for name in filter(_decays, expected):
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_lambs_step_has_the_norm_of_the_tensor(params: Flat) -> None:
+    """Whatever the size of the gradients: that is what lets the batch grow."""
+    step = _gradients(params, 1, 1e-5)
+    found = _ours(params, step, make_optimizer("lamb", linear(0.01, 0, 10**9)))
+    for name in filter(_decays, params):
+        moved = np.linalg.norm(found[name] - params[name])
+        assert moved == pytest.approx(0.01 * np.linalg.norm(params[name]), rel=1e-4)
+
+
+def _orthogonal(gradient: np.ndarray) -> np.ndarray:
+    """Jordan et al. 2024: five steps of a polynomial bring all singular values near 1."""
+    left, singular, right = np.linalg.svd(gradient.astype(np.float64), full_matrices=False)
+    singular = singular / np.linalg.norm(singular)
+    for _ in range(5):
+        singular = 3.4445 * singular - 4.7750 * singular**3 + 2.0315 * singular**5
+    return left * singular @ right
+
+
+def test_muon_moves_matrices_by_orthogonal_ones_and_the_rest_as_adamw(params: Flat) -> None:
+    (step,) = _gradients(params, 1, 1e-4)
+    schedule = linear(0.01, 0, 10**9)
+    muon = _ours(params, [step], make_optimizer("muon", schedule, weight_decay=0.0))
+    adamw = _ours(params, [step], make_optimizer("adamw", schedule, weight_decay=0.0))
+    orthogonal = 0
+    for name, value in params.items():
+        if re.search(MATRICES, name):
+            orthogonal += 1
+            # Scaled to the size of Adam's updates: 0.2 sqrt(the longer side).
+            size = 0.01 * 0.2 * np.sqrt(max(value.shape))
+            expected = value - size * _orthogonal(step[name])
+            np.testing.assert_allclose(muon[name], expected, rtol=0, atol=1e-5, err_msg=name)
+        else:
+            np.testing.assert_array_equal(muon[name], adamw[name], err_msg=name)
+    # Query, key, value, output and two of the feed-forward part, in two layers.
+    assert orthogonal == 12
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_descends_and_keeps_its_moments_as_told(name: str) -> None:
+    """A quadratic bowl, from 1 to near its bottom, also with moments in bfloat16."""
+    start = {
+        "encoder/layer_0/kernel": np.eye(8, dtype=np.float32),
+        "norm/bias": np.ones(8, np.float32),
+    }
+    tree = traverse_util.unflatten_dict(start, sep="/")
+    for dtype in ("float32", "bfloat16"):
+        optimizer = make_optimizer(name, linear(0.05, 0, 200), moment_dtype=dtype)
+        values, opt_state = tree, optimizer.init(tree)
+        update = jax.jit(optimizer.update)
+        for _ in range(200):
+            updates, opt_state = update(values, opt_state, values)
+            values = optax.apply_updates(values, updates)
+        assert all(np.abs(leaf).max() < 0.2 for leaf in jax.tree.leaves(values)), dtype
+        moments = [leaf for leaf in jax.tree.leaves(opt_state) if leaf.shape in ((8, 8), (8,))]
+        assert moments
+        assert {leaf.dtype.name for leaf in moments} == {dtype}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"name": "sgd"}, "train.optimizer=sgd: choose one of adam2018, adamw, lamb, muon"),
+        ({"moment_dtype": "int8"}, "train.moment_dtype=int8: choose one of float32, bfloat16"),
+        ({"schedule": Schedule("flat", ())}, "train.schedule=flat: choose one of linear, cosine"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_those_there_are(
+    wrong: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        make_optimizer(**({"name": "adamw", "schedule": linear(0.1, 0, 1)} | wrong))
 
 
 def test_every_layer_below_learns_by_the_factor_slower(params: Flat) -> None:
@@ -129,41 +250,6 @@ def test_a_frozen_encoder_does_not_even_decay(params: Flat) -> None:
         name: np.full_like(value, 0.0 if name.startswith("encoder") else 0.1)
         for name, value in params.items()
     }
-    found = _ours(params, [step], adamw(LinearSchedule(0.1, 0, 10), frozen="encoder"))
+    found = _ours(params, [step], make_optimizer("adam2018", linear(0.1, 0, 10), frozen="encoder"))
     for name, value in params.items():
         assert np.array_equal(found[name], value) == name.startswith("encoder"), name
-
-
-def test_schedule_rises_to_the_peak_and_falls_to_zero() -> None:
-    schedule = LinearSchedule(1e-4, warmup_steps=10, total_steps=110)
-    rates = [float(schedule.rate(np.int32(step))) for step in range(111)]
-    assert rates[0] == pytest.approx(1e-5)
-    assert rates[4] == pytest.approx(5e-5)
-    assert rates[9] == pytest.approx(rates[10]) == pytest.approx(max(rates)) == pytest.approx(1e-4)
-    assert rates[60] == pytest.approx(5e-5)
-    assert rates[109] == pytest.approx(1e-6, rel=1e-5)
-    assert rates[110] == 0.0
-    assert float(schedule.rate(np.int32(1000))) == 0.0
-
-
-@pytest.mark.parametrize("warmup", [0, 1])
-def test_schedule_without_warm_up_begins_at_the_peak(warmup: int) -> None:
-    assert float(LinearSchedule(1e-4, warmup, 100).rate(np.int32(0))) == pytest.approx(1e-4)
-
-
-def test_runs_with_other_rates_share_one_program(params: Flat) -> None:
-    """The numbers of the schedule are data: the update is traced and compiled once."""
-    tree = traverse_util.unflatten_dict(params, sep="/")
-    traced = []
-
-    @jax.jit
-    def update(gradients: Any, state: Any) -> Any:
-        traced.append(1)
-        return adamw(LinearSchedule(0, 0, 0)).update(gradients, state, tree)[0]
-
-    moved = [
-        np.abs(jax.tree.leaves(update(tree, adamw(LinearSchedule(rate, 0, 10)).init(tree)))[0])
-        for rate in (0.1, 0.2)
-    ]
-    assert len(traced) == 1
-    np.testing.assert_allclose(moved[1], 2 * moved[0], rtol=1e-5)

@@ -21,7 +21,7 @@ FLOORS = (
     "word_counts workers duplicate_lines basic_words chunk_tokenizer wordpiece words "
     "sentence_pieces vocabulary_files tokenizer vocab prose documentation library_task metrics "
     "entity_scores answer_scores tables chips hlo_cost",
-    "data models partition optimizer charts compile_cache",
+    "data models partition moments schedules optimizer charts compile_cache",
     "state train_step checkpoint convert huggingface huggingface_tokenizer loop run_log pretrained "
     "predictor results tasks google model_folder tuning sweep mixing finished build_need phases "
     "continuation",

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import traverse_util
 from jax.sharding import Mesh, PartitionSpec
 
 from bertjax import optimizer as optimizers
-from bertjax import partition, state, train_step
+from bertjax import partition, schedules, state, train_step
 from bertjax.errors import UserError
 from bertjax.models import masked_lm, objectives
 from bertjax.models.config import BertConfig
@@ -45,8 +46,8 @@ def _init(model: Any) -> Callable[[jax.Array], Any]:
     return lambda key: model.init(key, *inputs)["params"]
 
 
-def _adam() -> optax.GradientTransformation:
-    return optimizers.adamw(optimizers.LinearSchedule(1e-3, 2, 10))
+def _optimizer(name: str = "adam2018") -> optax.GradientTransformation:
+    return optimizers.make_optimizer(name, schedules.linear(1e-3, 2, 10))
 
 
 # --- Rows and meshes ------------------------------------------------------------------------
@@ -57,7 +58,7 @@ def test_every_parameter_and_moment_matches_exactly_one_row(
     name: str, tiny_config: BertConfig
 ) -> None:
     abstract = state.abstract_state(
-        _init((MODELS | HEADS)[name](tiny_config)), _adam(), partition.make_mesh()
+        _init((MODELS | HEADS)[name](tiny_config)), _optimizer(), partition.make_mesh()
     )
     leaves = jax.tree_util.tree_leaves_with_path(abstract)
     named = {partition.path_name(path): leaf for path, leaf in leaves if leaf.shape}
@@ -67,8 +68,26 @@ def test_every_parameter_and_moment_matches_exactly_one_row(
         assert len(partition.matching_rows(path)) == 1, path
 
 
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_the_state_of_every_optimizer_lies_where_its_parameters_do(
+    name: str, tiny_config: BertConfig
+) -> None:
+    mesh = partition.make_mesh(2, 2, 2)
+    abstract = state.abstract_state(_init(PretrainingModel(tiny_config)), _optimizer(name), mesh)
+    params = traverse_util.flatten_dict(abstract.params, sep="/")
+    moments: set[str] = set()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(abstract.opt_state):
+        end = next((n for n in params if partition.path_name(path).endswith(n)), "")
+        if end:
+            assert leaf.sharding == params[end].sharding
+            moments.add(end)
+        else:
+            assert leaf.sharding.spec in (PartitionSpec(), PartitionSpec(None))
+    assert moments == params.keys()
+
+
 def test_every_row_is_needed(tiny_config: BertConfig) -> None:
-    names = set()
+    names = {"ns_coeffs"}
     for make in (MODELS | HEADS).values():
         shapes = jax.eval_shape(_init(make(tiny_config)), jax.random.key(0))
         leaves = jax.tree_util.tree_leaves_with_path(shapes)
@@ -107,8 +126,8 @@ def test_minus_one_takes_what_the_others_leave() -> None:
 
 def test_the_state_is_born_sharded(tiny_config: BertConfig) -> None:
     mesh = partition.make_mesh(2, 2, 2)
-    abstract = state.abstract_state(_init(PretrainingModel(tiny_config)), _adam(), mesh)
-    born = state.init_state(_init(PretrainingModel(tiny_config)), _adam(), mesh, seed=0)
+    abstract = state.abstract_state(_init(PretrainingModel(tiny_config)), _optimizer(), mesh)
+    born = state.init_state(_init(PretrainingModel(tiny_config)), _optimizer(), mesh, seed=0)
     for leaf, wanted in zip(jax.tree.leaves(born), jax.tree.leaves(abstract), strict=True):
         assert leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim)
     query = born.params["encoder"]["layer_0"]["attention"]["query"]["kernel"]

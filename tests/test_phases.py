@@ -17,6 +17,7 @@ from bertjax.data.masking import MaskingSettings
 from bertjax.data.records import Records
 from bertjax.errors import UserError
 from bertjax.phases import Phase
+from bertjax.schedules import Schedule, Stretch
 from bertjax.tokenizer import WordPieceTokenizer
 
 Command = Callable[..., int]
@@ -27,7 +28,19 @@ def config(**changes: Any) -> ConfigDict:
     found = ConfigDict(
         {
             "data": {"shapes": (), "mask_unit": "", "masked_lm_prob": 0.0, "mask_shares": ()},
-            "train": {"batch_size": 16, "steps": 20, "long_share": 0.1, "long_batch_size": 0},
+            "train": {
+                "batch_size": 16,
+                "steps": 20,
+                "long_share": 0.1,
+                "long_batch_size": 0,
+                "batch_growth": (),
+                "learning_rate": 1e-3,
+                "warmup_steps": 4,
+                "schedule": "linear",
+                "decay_share": 0.1,
+                "long_learning_rate": 0.0,
+                "long_warmup_steps": 0,
+            },
         }
     )
     for name, value in changes.items():
@@ -123,6 +136,78 @@ def test_shapes_are_refused_for_rows_of_one_length(tiny_records: Path, shorter: 
     assert phases.plan(config(data__shapes=(12,)), shorter, padded)[1].shapes == ()
 
 
+GROWTH = ((4, 32), (10, 64))
+
+
+def test_batches_grow_at_their_steps_and_the_records_go_on(shorter: Records) -> None:
+    plan = phases.plan(config(train__batch_growth=GROWTH), shorter, None)
+    assert plan == [
+        Phase(shorter, 16, 0, 4, (), 0),
+        Phase(shorter, 32, 4, 6, (), 4 * 16),
+        Phase(shorter, 64, 10, 10, (), 4 * 16 + 6 * 32),
+    ]
+
+
+def test_the_longer_records_have_as_many_tokens_as_the_last_batches_before(
+    shorter: Records, longer: Records
+) -> None:
+    """LAMB's switch from 64k rows of 128 to 32k of 512 is told by long_batch_size."""
+    grown = phases.plan(config(train__batch_growth=GROWTH), shorter, longer)
+    assert [(p.batch_size, p.num_steps) for p in grown] == [(16, 4), (32, 6), (64, 8), (32, 2)]
+    told = phases.plan(
+        config(train__batch_growth=GROWTH, train__long_batch_size=48), shorter, longer
+    )
+    assert told[-1].batch_size == 48
+
+
+@pytest.mark.parametrize(
+    ("growth", "message"),
+    [
+        ((4, 32), "give pairs of a step and its rows"),
+        (((10, 32), (4, 64)), "its steps must grow, from 1 to 19"),
+        (((0, 32),), "its steps must grow, from 1 to 19"),
+        (((20, 32),), "its steps must grow, from 1 to 19"),
+    ],
+)
+def test_growth_that_is_none_is_refused(
+    growth: tuple[Any, ...], message: str, shorter: Records
+) -> None:
+    with pytest.raises(UserError, match=message):
+        phases.plan(config(train__batch_growth=growth), shorter, None)
+
+
+def test_growth_and_shapes_are_refused_together(shorter: Records) -> None:
+    wanted = config(train__batch_growth=GROWTH, data__shapes=(12,))
+    with pytest.raises(UserError, match="not together with data.shapes"):
+        phases.plan(wanted, shorter, None)
+
+
+# --- The rates ------------------------------------------------------------------------------
+
+
+def test_one_schedule_runs_through_both_phases(shorter: Records, longer: Records) -> None:
+    wanted = config(train__schedule="wsd", train__decay_share=0.2)
+    plan = phases.plan(wanted, shorter, longer)
+    assert phases.schedule(wanted, plan) == Schedule("wsd", (Stretch(1e-3, 4, 20, 0.2),))
+
+
+def test_the_second_phase_may_warm_up_again(shorter: Records, longer: Records) -> None:
+    wanted = config(train__long_learning_rate=5e-4, train__long_warmup_steps=1)
+    plan = phases.plan(wanted, shorter, longer)
+    assert phases.schedule(wanted, plan) == Schedule(
+        "linear", (Stretch(1e-3, 4, 18, 0.1), Stretch(5e-4, 1, 2, 0.1, 18))
+    )
+    with pytest.raises(UserError, match="train.long_learning_rate: data.long_records is not set"):
+        phases.schedule(wanted, phases.plan(wanted, shorter, None))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5, -0.1])
+def test_a_share_of_decay_that_is_none_is_refused(share: float, shorter: Records) -> None:
+    wanted = config(train__decay_share=share)
+    with pytest.raises(UserError, match="train.decay_share"):
+        phases.schedule(wanted, phases.plan(wanted, shorter, None))
+
+
 # --- The batches ----------------------------------------------------------------------------
 
 
@@ -146,6 +231,18 @@ def test_going_on_in_either_phase_gives_the_same_batches(
     assert set(lengths[14:]) == ({24, 32} if shapes else {32})
     for start in (3, 13, 14, 17, 20):
         assert stream(plan, start) == whole[start:]
+
+
+def test_growing_batches_read_the_stream_that_even_ones_read(shorter: Records) -> None:
+    """Every record once an epoch, whatever the sizes; going on anywhere changes nothing."""
+    growing = phases.plan(config(train__batch_growth=((5, 32), (9, 24))), shorter, None)
+    whole = stream(growing, 0)
+    assert [len(records) for _, records in whole] == [16] * 5 + [32] * 4 + [24] * 11
+    flat = [record for _, records in whole for record in records]
+    even = phases.plan(config(train__batch_size=8, train__steps=59), shorter, None)
+    assert flat == [record for _, records in stream(even, 0) for record in records]
+    for start in (1, 5, 7, 9, 10, 20):
+        assert stream(growing, start) == whole[start:]
 
 
 # --- What fits together ---------------------------------------------------------------------

@@ -140,7 +140,14 @@ def packed(folder: Path) -> list[str]:
     return [f"data.records={folder / 'packed'}"]
 
 
-@pytest.mark.parametrize("records", [two_phases, packed])
+def grown(folder: Path) -> list[str]:
+    """LAMB with batches of 8 rows, and from step 7 on of 16; its moments in bfloat16."""
+    given = [f"data.records={folder / 'shorter'}", "train.batch_size=8"]
+    given += ["train.batch_growth=((7, 16),)", "train.schedule=wsd"]
+    return [*given, "train.optimizer=lamb", "train.moment_dtype=bfloat16"]
+
+
+@pytest.mark.parametrize("records", [two_phases, packed, grown])
 def test_masks_phases_and_shapes_are_the_same_after_sigkill(
     records: Callable[[Path], list[str]],
     command: Command,
@@ -155,7 +162,8 @@ def test_masks_phases_and_shapes_are_the_same_after_sigkill(
     done = subprocess.run([sys.executable, "-c", KILLED, *flags, killed], capture_output=True)
     assert done.returncode == -signal.SIGKILL
     assert command(pretrain, *flags, killed) == 0
-    assert "continuing at step 6" in capsys.readouterr().out  # which lies in the second phase
+    # Which lies in the second phase, or between two sizes of batches.
+    assert "continuing at step 6" in capsys.readouterr().out
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
     assert len(losses(tmp_path / "whole")) == 12
     assert all(np.isfinite(line["loss"]) for line in run_log.read_metrics(tmp_path / "whole"))

@@ -28,6 +28,7 @@ def train_batches(
     host: int = 0,
     num_hosts: int = 1,
     shapes: tuple[int, ...] = (),
+    first_row: int = 0,
 ) -> Iterator[Batch]:
     """The endless stream of batches from a step on.
 
@@ -37,6 +38,8 @@ def train_batches(
       start_step: the first batch yielded is that of this step.
       host, num_hosts: which part of the global batch is this process's.
       shapes: lengths to group compact records by; batch_size is that of the longest.
+      first_row: rows of the stream that were read before step 0, in batches of another size; not
+        with `shapes`.
 
     Yields:
       What records.parse gives, with B = batch_size / num_hosts; of compact records also record and
@@ -50,7 +53,7 @@ def train_batches(
     if batch_size % num_hosts:
         raise UserError(f"batch_size {batch_size} is not a multiple of the {num_hosts} hosts")
     length = records.manifest.max_seq_length
-    plan: Order = order.Shuffled(len(records), batch_size, length, seed)
+    plan: Order = order.Shuffled(len(records), batch_size, length, seed, first_row)
     if shapes:
         plan = order.Bucketed(num_tokens(records), [*shapes, length], batch_size, seed)
     weighted = bool(shapes) or records.skip_damaged

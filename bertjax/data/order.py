@@ -56,12 +56,17 @@ def permuted(positions: tf.Tensor, number: tf.Tensor, seed: int, stream: tf.Tens
 class Shuffled:
     """Batches of equal shape, across the borders of epochs."""
 
-    def __init__(self, number: int, batch_size: int, length: int, seed: int) -> None:
+    def __init__(
+        self, number: int, batch_size: int, length: int, seed: int, first_row: int = 0
+    ) -> None:
+        """`first_row` rows of the stream were read before step 0."""
         self.number, self.batch_size, self.length, self.seed = number, batch_size, length, seed
+        self.first_row = first_row
 
     def share(self, step: tf.Tensor, host: int, num_hosts: int) -> Share:
         local = self.batch_size // num_hosts
-        positions = step * self.batch_size + host * local + tf.range(local, dtype=tf.int64)
+        first = self.first_row + step * self.batch_size + host * local
+        positions = first + tf.range(local, dtype=tf.int64)
         number = tf.constant(self.number, tf.int64)
         records = permuted(positions, number, self.seed, tf.constant(0))
         return Share(records, positions // number, tf.ones(local), tf.constant(self.length))

@@ -1,0 +1,93 @@
+"""Learning rates: each schedule's claim, stretches, and numbers that are data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bertjax.optimizer import make_optimizer
+from bertjax.schedules import SCHEDULES, Schedule, Stretch, linear
+
+
+def rates(schedule: Schedule, steps: int) -> np.ndarray:
+    """[steps] rates, each computed by itself."""
+    return np.asarray(jax.vmap(schedule.rate)(jnp.arange(steps, dtype=jnp.int32)))
+
+
+def test_linear_rises_to_the_peak_and_falls_to_zero() -> None:
+    schedule = linear(1e-4, warmup_steps=10, total_steps=110)
+    rates = [float(schedule.rate(np.int32(step))) for step in range(111)]
+    assert rates[0] == pytest.approx(1e-5)
+    assert rates[4] == pytest.approx(5e-5)
+    assert rates[9] == pytest.approx(rates[10]) == pytest.approx(max(rates)) == pytest.approx(1e-4)
+    assert rates[60] == pytest.approx(5e-5)
+    assert rates[109] == pytest.approx(1e-6, rel=1e-5)
+    assert rates[110] == 0.0
+    assert float(schedule.rate(np.int32(1000))) == 0.0
+
+
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_schedule_without_warm_up_begins_at_the_peak(warmup: int) -> None:
+    assert float(linear(1e-4, warmup, 100).rate(np.int32(0))) == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_warms_up_alike_and_never_rises_again(name: str) -> None:
+    found = rates(Schedule(name, (Stretch(2e-3, 20, 200),)), 200)
+    np.testing.assert_allclose(found[:20], 2e-3 * np.arange(1, 21) / 20, rtol=1e-5)
+    assert found.max() == pytest.approx(2e-3)
+    assert (np.diff(found[20:]) <= 1e-9).all()
+
+
+def test_shapes_of_the_schedules() -> None:
+    """100 steps without warm-up; the shares of the peak at a quarter, a half and at the end."""
+    expected = {
+        "linear": (0.75, 0.5, 0.0),
+        "cosine": ((1 + np.sqrt(0.5)) / 2, 0.5, 0.0),
+        "wsd": (1.0, 1.0, 0.0),
+        "sqrt": (np.sqrt(0.75), np.sqrt(0.5), 0.0),
+        "inverse_sqrt": (1 / np.sqrt(26), 1 / np.sqrt(51), 1 / np.sqrt(101)),
+    }
+    assert expected.keys() == SCHEDULES.keys()
+    for name, shares in expected.items():
+        found = rates(Schedule(name, (Stretch(1.0, 0, 100),)), 101)
+        np.testing.assert_allclose(found[[25, 50, 100]], shares, atol=1e-6, err_msg=name)
+
+
+def test_wsd_falls_in_the_last_share_of_the_steps() -> None:
+    found = rates(Schedule("wsd", (Stretch(1.0, 10, 100, decay_share=0.2),)), 101)
+    np.testing.assert_allclose(found[10:81], 1.0)
+    np.testing.assert_allclose(found[80:], np.linspace(1, 0, 21), atol=1e-6)
+
+
+def test_a_second_stretch_warms_up_again() -> None:
+    """As LAMB's recipe does at the switch to length 512 (You et al. 2020, section 4.1)."""
+    begin, rest = Stretch(6e-3, 20, 70), Stretch(4e-3, 4, 16, first_step=70)
+    found = rates(Schedule("sqrt", (begin, rest)), 87)
+    np.testing.assert_allclose(found[:70], rates(Schedule("sqrt", (begin,)), 70))
+    alone = rates(Schedule("sqrt", (rest._replace(first_step=0),)), 17)
+    np.testing.assert_allclose(found[70:], alone)
+    assert found[70] == pytest.approx(1e-3)
+    assert found[73] == pytest.approx(4e-3)
+
+
+def test_runs_with_other_rates_share_one_program() -> None:
+    """The numbers of the schedule are data: the update is traced and compiled once."""
+    tree = {"kernel": jnp.full((3, 3), 0.1)}
+    traced = []
+
+    @jax.jit
+    def update(gradients: Any, state: Any) -> Any:
+        traced.append(1)
+        return make_optimizer("adam2018", linear(0, 0, 0)).update(gradients, state, tree)[0]
+
+    moved = []
+    for rate in (0.1, 0.2):
+        state = make_optimizer("adam2018", linear(rate, 0, 10)).init(tree)
+        moved.append(np.abs(update(tree, state)["kernel"]))
+    assert len(traced) == 1
+    np.testing.assert_allclose(moved[1], 2 * moved[0], rtol=1e-5)
