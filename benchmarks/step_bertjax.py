@@ -12,7 +12,7 @@ import pretraining_batch as data
 from bertjax import memory, optimizer, partition, schedules
 from bertjax.models import encoders, masked_lm
 from bertjax.models.config import BertConfig
-from bertjax.pretrain import init_function
+from bertjax.program import init_function
 from bertjax.state import init_state
 from bertjax.train_step import make_train_step
 

@@ -6,11 +6,14 @@ inner widths and the vocabulary. Only this file knows their names.
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bertjax.errors import UserError
@@ -47,27 +50,57 @@ def path_name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
-    """A mesh over all devices; one size may be -1 and takes what the others leave.
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh over devices, all there are if none are given.
+
+    One size may be -1 and takes what the others leave. Slices (TPUs that only the slower network
+    of the data centre joins) share the "data" axis, the others stay within one.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not multiply to the number of devices, or "data" is not a multiple of
+        the slices.
     """
-    devices = jax.device_count()
-    sizes = [data, fsdp, tensor]
+    devices = jax.devices() if devices is None else devices
+    sizes = _filled((data, fsdp, tensor), len(devices))
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if sizes[0] % slices:
+        raise UserError(
+            f"mesh.data={sizes[0]} is not a multiple of the {slices} slices, which share it; set "
+            "mesh.data=-1"
+        )
+    inside = (sizes[0] // slices, *sizes[1:])
+    if slices == 1:
+        placed = mesh_utils.create_device_mesh(inside, devices, allow_split_physical_axes=True)
+    else:
+        placed = mesh_utils.create_hybrid_device_mesh(
+            inside, (slices, 1, 1), devices, allow_split_physical_axes=True
+        )
+    return Mesh(placed, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+
+
+def _filled(sizes: tuple[int, int, int], devices: int) -> tuple[int, ...]:
+    """The sizes with a number in place of -1."""
     if any(size < 1 and size != -1 for size in sizes):
-        raise UserError(f"mesh of data={data} fsdp={fsdp} tensor={tensor}: sizes are 1 or more")
+        named = " ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+        raise UserError(f"mesh of {named}: sizes are 1 or more")
     if sizes.count(-1) > 1:
         raise UserError("only one of mesh.data, mesh.fsdp and mesh.tensor may be -1")
-    if -1 in sizes:
-        rest = int(np.prod([size for size in sizes if size != -1]))
-        sizes[sizes.index(-1)] = max(devices // rest, 1)
-    if int(np.prod(sizes)) != devices:
+    rest = max(devices // math.prod(size for size in sizes if size != -1), 1)
+    filled = tuple(rest if size == -1 else size for size in sizes)
+    if math.prod(filled) != devices:
+        named = " ".join(f"{axis}={size}" for axis, size in zip(AXES, filled, strict=True))
         raise UserError(
-            f"mesh of data={sizes[0]} fsdp={sizes[1]} tensor={sizes[2]} needs "
-            f"{int(np.prod(sizes))} devices, there are {devices}; set mesh.data=-1"
+            f"mesh of {named} needs {math.prod(filled)} devices, there are {devices}; set "
+            "mesh.data=-1"
         )
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    return filled
+
+
+def platform(mesh: Mesh) -> str:
+    """Of its devices: "cpu", "gpu" or "tpu"."""
+    return mesh.devices.flat[0].platform
 
 
 def matching_rows(name: str) -> list[PartitionSpec]:

@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from flax import linen as nn
-from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -27,10 +23,10 @@ from bertjax import (
     errors,
     loop,
     memory,
-    optimizer,
     partition,
     phases,
     pretrained,
+    program,
     settings,
     tokenizer,
 )
@@ -41,7 +37,7 @@ from bertjax.models import encoders, objectives
 from bertjax.models.config import EncoderConfig
 from bertjax.run_log import RunLog, read_metrics, shown
 from bertjax.state import TrainState, abstract_state, init_state, with_params
-from bertjax.train_step import make_eval_step, make_train_step
+from bertjax.train_step import make_eval_step
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -79,25 +75,19 @@ def resolved(config: ConfigDict, model: EncoderConfig, records: Records) -> dict
     }
 
 
-def init_function(model: nn.Module, inputs: tuple[str, ...]) -> Callable[[Array], Any]:
-    """key -> parameters; shapes do not depend on batch or length."""
-
-    def init(key: Array) -> Any:
-        row = np.zeros((1, 8), np.int32)
-        return model.init(key, *[row] * len(inputs))["params"]
-
-    return init
-
-
 def start_state(
-    init: Any, tx: Any, mesh: Any, seed: int, checkpoints: checkpoint.Checkpoints, inputs: Inputs
+    made: program.Program,
+    mesh: Mesh,
+    seed: int,
+    checkpoints: checkpoint.Checkpoints,
+    inputs: Inputs,
 ) -> TrainState:
     """1. this run's own checkpoint; 2. the model to go on from; 3. scratch."""
     if checkpoints.latest_step() is not None:
-        state = checkpoints.restore(abstract_state(init, tx, mesh))
+        state = checkpoints.restore(abstract_state(made.init, made.optimizer, mesh))
         print(f"continuing at step {int(state.step):,}")
         return state
-    state = init_state(init, tx, mesh, seed)
+    state = init_state(made.init, made.optimizer, mesh, seed)
     if inputs.start is None:
         return state
     words = tokenizer.load(inputs.records.folder)
@@ -202,42 +192,48 @@ def make_evaluate(
     return evaluate
 
 
+def build_program(config: ConfigDict, inputs: Inputs, mesh: Mesh) -> program.Program:
+    opened = [phase.records for phase in inputs.phases]
+    masks = inputs.pretraining.masks
+    return program.build(
+        config,
+        inputs.encoder,
+        phases.schedule(config, inputs.phases),
+        labels=inputs.records.manifest.has_label,
+        words=tokenizer.load(inputs.records.folder),
+        expand=phases.expander(config, opened, config.train.seed, masks),
+        platform=partition.platform(mesh),
+    )
+
+
 def train(
-    config: ConfigDict, workdir: Path, inputs: Inputs, mesh: Mesh, timetable: loop.Timetable
+    config: ConfigDict,
+    workdir: Path,
+    inputs: Inputs,
+    made: program.Program,
+    mesh: Mesh,
+    timetable: loop.Timetable,
 ) -> None:
     """Trains from the newest checkpoint, or from the start, to the last step."""
-    wanted, pretraining = config.train, inputs.pretraining
-    model = pretraining.model(inputs.encoder, tokenizer.load(inputs.records.folder))
-    objective = pretraining.objective(model, inputs.records.manifest.has_label)
-    tx = optimizer.make_optimizer(
-        wanted.optimizer,
-        phases.schedule(config, inputs.phases),
-        weight_decay=wanted.weight_decay,
-        clip_norm=wanted.clip_norm,
-        moment_dtype=wanted.moment_dtype,
-    )
-    opened = [phase.records for phase in inputs.phases]
-    expand = phases.expander(config, opened, wanted.seed, pretraining.masks)
-    train_step = make_train_step(objective, tx, microbatches=wanted.microbatches, expand=expand)
-    init = init_function(model, pretraining.inputs)
+    seed, steps = config.train.seed, config.train.steps
     with checkpoint.Checkpoints(workdir, keep_last=config.keep_last) as checkpoints:
-        state = start_state(init, tx, mesh, wanted.seed, checkpoints, inputs)
+        state = start_state(made, mesh, seed, checkpoints, inputs)
         start = int(state.step)
-        batches = phases.batches(inputs.phases, start, wanted.seed)
-        with RunLog(workdir, "pretraining", wanted.steps, start) as log:
-            for name in pretraining.losses.values():
+        batches = phases.batches(inputs.phases, start, seed)
+        with RunLog(workdir, "pretraining", steps, start) as log:
+            for name in inputs.pretraining.losses.values():
                 log.say(
                     f"the {name} loss must fall below {inputs.entropy:.3f} (unigram entropy, nats)"
                 )
             loop.train(
                 state,
-                train_step,
+                made.train_step,
                 batches,
                 mesh=mesh,
                 timetable=timetable,
                 log=log,
                 checkpoints=checkpoints,
-                evaluate=make_evaluate(config, inputs, objective, mesh, log),
+                evaluate=make_evaluate(config, inputs, made.objective, mesh, log),
             )
             last = read_metrics(workdir)[-1:]
             if inputs.held_out is None and last:
@@ -256,9 +252,10 @@ def main() -> None:
     timetable = loop.Timetable(
         config.train.steps, config.log_every, config.eval_every, config.save_every
     )
+    made = build_program(config, inputs, mesh)
     checkpoint.save_config(flags.workdir, resolved(config, inputs.encoder, inputs.records))
     tokenizer.load(inputs.records.folder).save(flags.workdir)
-    train(config, flags.workdir, inputs, mesh, timetable)
+    train(config, flags.workdir, inputs, made, mesh, timetable)
 
 
 if __name__ == "__main__":

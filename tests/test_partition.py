@@ -121,6 +121,46 @@ def test_minus_one_takes_what_the_others_leave() -> None:
     assert partition.make_mesh().shape["data"] == 8
 
 
+@dataclasses.dataclass(frozen=True)
+class SliceDevice:
+    """Of a device, what placing it asks for."""
+
+    id: int
+    slice_index: int
+    platform: str = "cpu"
+    device_kind: str = "cpu"
+    process_index: int = 0
+
+
+def _slices(number: int, each: int) -> Any:
+    """In no particular order, as they may be reported."""
+    found = [SliceDevice(i, i // each) for i in range(number * each)]
+    return [found[i] for i in np.random.default_rng(0).permutation(len(found))]
+
+
+@pytest.mark.parametrize("sizes", [{}, {"fsdp": 2}, {"fsdp": 2, "tensor": 2}, {"fsdp": 4}])
+def test_slices_share_the_data_axis_and_nothing_else(sizes: dict[str, int]) -> None:
+    """So only the sum of gradients passes the network between them."""
+    mesh = partition.make_mesh(**sizes, devices=_slices(2, 4))
+    assert mesh.devices.size == len({device.id for device in mesh.devices.flat}) == 8
+    slices = np.vectorize(lambda device: device.slice_index, otypes=[int])(mesh.devices)
+    data = mesh.shape["data"]
+    # A half of the data axis is one slice, the other half the other.
+    assert (slices[: data // 2] == 0).all()
+    assert (slices[data // 2 :] == 1).all()
+
+
+def test_a_mesh_that_cuts_a_slice_is_refused() -> None:
+    with pytest.raises(UserError, match="mesh.data=1 is not a multiple of the 2 slices"):
+        partition.make_mesh(1, 8, 1, devices=_slices(2, 4))
+
+
+def test_a_mesh_may_be_of_some_of_the_devices() -> None:
+    some = partition.make_mesh(fsdp=2, devices=jax.devices()[2:6])
+    assert dict(some.shape) == {"data": 2, "fsdp": 2, "tensor": 1}
+    assert set(some.devices.flat) == set(jax.devices()[2:6])
+
+
 # --- Birth ----------------------------------------------------------------------------------
 
 

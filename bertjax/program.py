@@ -1,0 +1,83 @@
+"""What pretraining compiles, built from settings: the same for a run and for the plan of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import optax
+from flax import linen as nn
+from jax import Array
+from ml_collections import ConfigDict
+
+from bertjax import optimizer
+from bertjax.models import encoders
+from bertjax.models.config import EncoderConfig
+from bertjax.models.objectives import Batch, Objective
+from bertjax.schedules import Schedule
+from bertjax.train_step import TrainStep, make_train_step
+
+
+class Program(NamedTuple):
+    """The pure functions of a pretraining run.
+
+    Attributes:
+      init: key -> parameters.
+      optimizer: what the state is born with, and updates are made by.
+      objective: what is minimised.
+      train_step: (state, batch as it is read) -> (state, metrics), jitted.
+    """
+
+    init: Callable[[Array], Any]
+    optimizer: optax.GradientTransformation
+    objective: Objective
+    train_step: TrainStep
+
+
+def build(
+    config: ConfigDict,
+    encoder: EncoderConfig,
+    schedule: Schedule,
+    *,
+    labels: bool,
+    words: Any,
+    expand: Callable[[Batch], Batch],
+    platform: str,
+) -> Program:
+    """Builds everything from a config's train settings; nothing is computed yet.
+
+    Args:
+      labels: whether pairs of segments have a label to be predicted.
+      words: the tokenizer, for encoders that read the letters of its entries.
+      expand: from batches as they are read to those the objective takes.
+      platform: of the devices that it will run on, "tpu" for one.
+
+    Raises:
+      UserError: settings that no optimizer or schedule knows.
+    """
+    pretraining = encoders.pretraining(encoder)
+    train = config.train
+    tx = optimizer.make_optimizer(
+        train.optimizer,
+        schedule,
+        weight_decay=train.weight_decay,
+        clip_norm=train.clip_norm,
+        moment_dtype=train.moment_dtype,
+    )
+    model = pretraining.model(encoder, words)
+    objective = pretraining.objective(model, labels)
+    step = make_train_step(
+        objective, tx, microbatches=train.microbatches, expand=expand, platform=platform
+    )
+    return Program(init_function(model, pretraining.inputs), tx, objective, step)
+
+
+def init_function(model: nn.Module, inputs: tuple[str, ...]) -> Callable[[Array], Any]:
+    """key -> parameters; shapes do not depend on batch or length."""
+
+    def init(key: Array) -> Any:
+        row = np.zeros((1, 8), np.int32)
+        return model.init(key, *[row] * len(inputs))["params"]
+
+    return init
