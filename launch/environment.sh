@@ -8,6 +8,19 @@ fail() {
   exit 2
 }
 
+# quoted WORD...: one line that a shell reads as these words again.
+quoted() {
+  local word flag line='' quote="'\\''"
+  for word; do
+    flag=''
+    if [[ $word =~ ^--[a-z_-]+= ]]; then flag=${BASH_REMATCH[0]}; fi
+    word=${word#"$flag"}
+    [[ $word =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]] || word="'${word//\'/$quote}'"
+    line+="${line:+ }$flag$word"
+  done
+  printf '%s\n' "$line"
+}
+
 # Prints the first Python that fits setup.cfg; a command of that name may be an empty shim.
 find_python() {
   local name

@@ -95,7 +95,8 @@ say "1. Text: ${inputs[*]:-the documentation that comes with the installation}, 
 chapter text bertjax.collect --output "$workdir/text" ${inputs[@]+--input "${inputs[@]}"}
 
 say "2. Records: a vocabulary is learnt, sentences are paired, pieces are hidden"
-layout=(--keep_lines --max_seq_length $MAX_SEQ_LENGTH --max_predictions_per_seq $MAX_PREDICTIONS)
+layout=(--keep_lines --max_seq_length "$MAX_SEQ_LENGTH"
+  --max_predictions_per_seq "$MAX_PREDICTIONS")
 chapter records bertjax.prepare --input "$workdir/text/train.txt" \
   --output "$workdir/records/train" --vocab_size $VOCAB_SIZE --dupe_factor $DUPE_FACTOR "${layout[@]}"
 chapter "held-out records" bertjax.prepare --input "$workdir/text/valid.txt" \
@@ -113,8 +114,8 @@ chapter pretraining bertjax.pretrain --config=configs/bert.py:$SIZE \
 
 say "4. Fine-tuning: which library is this passage about? Once from the pretrained weights ..."
 recipe=(--task=classify --data_dir="$workdir/text/task"
-  --max_seq_length=$MAX_SEQ_LENGTH --epochs=$FINETUNE_EPOCHS --batch_size=$BATCH_SIZE
-  --learning_rate=$FINETUNE_LEARNING_RATE)
+  --max_seq_length="$MAX_SEQ_LENGTH" --epochs="$FINETUNE_EPOCHS" --batch_size="$BATCH_SIZE"
+  --learning_rate="$FINETUNE_LEARNING_RATE")
 chapter fine-tuning bertjax.finetune "${recipe[@]}" --workdir="$workdir/finetuned" \
   --init="$workdir/pretrained"
 

@@ -13,6 +13,7 @@ make_environment "${BERTJAX_VENV:-.venv}" test
 say "Lint"
 ruff check .
 ruff format --check .
+shellcheck launch/*.sh .ci/run
 
 say "Types"
 mypy

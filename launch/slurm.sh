@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# A SLURM cluster: one task a GPU on all nodes of a job, which is queued again until it has finished.
+set -euo pipefail
+
+usage() {
+  cat << END
+usage: ./launch/slurm.sh [options for sbatch] [--dry_run] -- COMMAND...
+
+Submits COMMAND as a job; the checkout and its environment lie on a disk that the nodes share (on a
+GPU machine: ./launch/worker.sh setup gpu). There is one task a GPU if --gpus-per-node=N says how
+many, else one a node; JAX finds the others by SLURM's variables. Two minutes before the time limit
+the tasks are asked to save; then, and after a preemption, a crash or a lost node, the job is queued
+again and goes on from the last checkpoint; not after exit status 0 (finished) or 2 (refused), nor
+after five crashes in a row.
+
+  --dry_run   prints the call of sbatch instead of making it
+
+Logs: runs/launched/slurm-JOB.log of the job, runs/launched/JOB-TASK/log of each task.
+
+example:
+  ./launch/slurm.sh --nodes=2 --gpus-per-node=8 --time=12:00:00 -- \\
+      python -m bertjax.pretrain --config=configs/bert.py:base --workdir=runs/base \\
+      data.records=records/128
+END
+}
+
+POLL_SECONDS=${BERTJAX_POLL_SECONDS:-0} # nodes do not wait
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
+source launch/environment.sh
+source launch/options.sh
+source launch/supervise.sh
+
+options=() dry_run=''
+
+# read_line ARGUMENTS...: all before -- but two words is for sbatch.
+read_line() {
+  while (($#)); do
+    case $1 in
+      --help | -h) usage && exit ;;
+      --dry_run) dry_run=1 ;;
+      --) command=("${@:2}") && return ;;
+      *) options+=("$1") ;;
+    esac
+    shift
+  done
+}
+
+# submit: the user's options come last, so that they win.
+submit() {
+  local tasks=1 i call
+  for i in "${!options[@]}"; do
+    case ${options[i]} in
+      --gpus-per-node=*) tasks=${options[i]##*[=:]} ;;
+      --gpus-per-node) tasks=${options[i + 1]##*:} ;;
+    esac
+  done
+  call=(sbatch --job-name=bertjax --requeue --open-mode=append --signal=B:TERM@120
+    --output="$PWD/runs/launched/slurm-%j.log" --ntasks-per-node="$tasks" "${options[@]}"
+    --wrap="exec $(quoted "$PWD/launch/slurm.sh" job "${command[@]}")")
+  if [[ -n $dry_run ]]; then quoted "${call[@]}"; return; fi
+  command -v sbatch > /dev/null || fail "sbatch is not installed; submit from a login node of SLURM"
+  mkdir -p runs/launched
+  "${call[@]}"
+}
+
+# job COMMAND...: on the first node. SLURM tells this shell alone of the time limit.
+job() {
+  local tasks verdict
+  rm -f "runs/launched/$SLURM_JOB_ID"-*/status
+  trap 'scancel --signal=TERM "$SLURM_JOB_ID" || true' TERM
+  srun ./launch/slurm.sh task "$@" &
+  tasks=$!
+  while kill -0 "$tasks" 2> /dev/null; do wait "$tasks" || true; done
+  verdict=$(states | tee /dev/stderr | judge)
+  note "job $SLURM_JOB_ID: $verdict"
+  case $verdict in
+    finished) return 0 ;;
+    wrong) return 2 ;;
+    stopped) ;;
+    *) count_job_crash || return ;;
+  esac
+  scontrol requeue "$SLURM_JOB_ID"
+}
+
+task() { exec ./launch/worker.sh keep "$SLURM_JOB_ID-$SLURM_PROCID" "$@"; }
+
+states() {
+  local i
+  for ((i = 0; i < SLURM_NTASKS; i++)); do ./launch/worker.sh state "$SLURM_JOB_ID-$i"; done
+}
+
+# count_job_crash: the count outlives this shell.
+count_job_crash() {
+  local file=runs/launched/slurm-$SLURM_JOB_ID.crashes
+  crashes=$(cat "$file" 2> /dev/null || echo 0)
+  count_crash "$SECONDS" || return
+  echo "$crashes" > "$file"
+}
+
+if [[ -n ${SLURM_JOB_ID:-} && ${1:-} == @(job|task) ]]; then
+  "$@"
+else
+  read_line "$@"
+  wants_command ./launch/slurm.sh
+  submit
+fi

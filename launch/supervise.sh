@@ -1,0 +1,140 @@
+# Sourced: keeps one command running on all workers until it has finished. A crash or a preemption
+# costs what was done since the last checkpoint: the same command is started again.
+# shellcheck shell=bash
+#
+# Who sources it defines, each for all workers:
+#   start_all   starts the command where it does not run yet
+#   states      prints what worker.sh state says of each; fails if one could not be asked
+#   present     fails when the workers are known to be gone
+#   stop_all    asks the command to save and end, and waits
+#   recover     brings workers back that are gone
+#   set_up      for prepare: makes the environments
+
+POLL_SECONDS=${POLL_SECONDS:-${BERTJAX_POLL_SECONDS:-30}} # between two looks at the workers
+STEADY_SECONDS=${BERTJAX_STEADY_SECONDS:-600} # a crash after that long is the first one again
+TRIES=5                                       # crashes, lost calls or lost looks in a row
+
+((BASH_VERSINFO[0] >= 5)) || fail "bash $BASH_VERSION is too old; install bash 5 (brew install bash)"
+
+note() { printf '%s  %s\n' "$(date +%H:%M:%S)" "$*"; }
+
+# delay COUNT: waits, twice as long with each count.
+delay() { sleep $((POLL_SECONDS * 2 ** ($1 - 1))); }
+
+# worst_of PROCESS...: waits for all; their highest exit status, but 2 if one was refused.
+worst_of() {
+  local process status worst=0
+  for process; do
+    status=0
+    wait "$process" || status=$?
+    if ((status == 2 || worst != 2 && status > worst)); then worst=$status; fi
+  done
+  return "$worst"
+}
+
+# pack_checkout ARCHIVE: the files as they are here, without those that git ignores.
+pack_checkout() {
+  local file
+  git ls-files -z --cached --others --exclude-standard |
+    while IFS= read -r -d '' file; do if [[ -e $file ]]; then printf '%s\0' "$file"; fi; done |
+    tar --null -T - -czf "$1"
+}
+
+# persist COMMAND...: again after a failure or a hang, but not if it was refused (exit status 2).
+persist() {
+  local try status
+  for ((try = 1; ; try++)); do
+    status=0
+    "$@" || status=$?
+    if ((status == 0 || status == 2 || try == TRIES)); then return "$status"; fi
+    note "failed with exit status $status, attempt $try of $TRIES: $(quoted "$@")"
+    delay "$try"
+  done
+}
+
+# judge: reads lines of states; one word for all workers, the worst one counts.
+judge() {
+  awk '
+    $1 == "bertjax:" { sub(":", "", $4); seen[$4] = 1 }
+    END {
+      n = split("wrong crashed lost stopped running finished", worst)
+      for (i = 1; i <= n; i++) if (worst[i] in seen) { print worst[i]; exit }
+      print "unknown"
+    }'
+}
+
+# outline: of the lines of states, the first worker that runs and all that do not.
+outline() { grep '^bertjax: ' | sort | awk '!/^bertjax: [^:]* running: / || !count++'; }
+
+# under_way: whether the command runs on all workers.
+under_way() {
+  local found
+  found=$(states 2> /dev/null) && [[ $(judge <<< "$found") == running ]]
+}
+
+# watch: returns when the workers do not just go on; sets verdict to a word of judge, or gone.
+watch() {
+  local found shown='' missed=0 reached
+  verdict=running
+  while true; do
+    reached=1
+    found=$(states) || reached=''
+    verdict=$(judge <<< "$found")
+    found=$(outline <<< "$found")
+    if [[ $found != "$shown" ]]; then printf '%s\n' "$found"; fi
+    shown=$found
+    if [[ $verdict == wrong || -n $reached && $verdict == finished ]]; then return; fi
+    if [[ -n $reached ]]; then missed=0; else ((missed += 1)); fi
+    if ((missed == TRIES)) || ! present; then verdict=gone; fi
+    if [[ $verdict == @(gone|crashed|lost|stopped) ]]; then return; fi
+    sleep "$POLL_SECONDS"
+  done
+}
+
+# count_crash SECONDS_IT_RAN: gives up after too many in a row; waits longer after each.
+count_crash() {
+  if (($1 < STEADY_SECONDS)); then ((crashes += 1)); else crashes=1; fi
+  if ((crashes == TRIES)); then
+    printf 'error: %s\n' "$TRIES crashes in a row, each within $STEADY_SECONDS s; see the log" >&2
+    return 1
+  fi
+  note "crash $crashes of $TRIES; the same command starts again"
+  delay "$crashes"
+}
+
+# supervise: returns 0 when the command has finished, 2 when it was refused, 1 when it is given up.
+supervise() {
+  local began verdict status
+  crashes=0
+  while true; do
+    began=$SECONDS status=0
+    start_all || status=$?
+    if ((status == 2)); then return 2; fi
+    if ((status == 0)); then watch; else verdict=unreached; fi
+    note "the command on all workers: $verdict"
+    case $verdict in
+      finished) return 0 ;;
+      wrong) stop_all || true; return 2 ;;
+      stopped) stop_all || true; delay 1 ;;
+      gone) recover || return ;;
+      unreached) count_crash 0 && recover || return ;;
+      *)
+        stop_all || true
+        count_crash $((SECONDS - began)) || return ;;
+    esac
+  done
+}
+
+# prepare: sets the workers up, unless the command runs there already.
+prepare() {
+  if under_way; then return; fi
+  stop_all &> /dev/null || true
+  persist set_up
+}
+
+# supervise_until_asked: a lost connection leaves the command running, ^C and SIGTERM do not.
+supervise_until_asked() {
+  trap 'note "stopping"; stop_all; exit 130' INT
+  trap 'note "stopping"; stop_all; exit 143' TERM
+  supervise
+}

@@ -1,0 +1,220 @@
+#!/usr/bin/env bash
+# Cloud TPU VMs, from the request to the results; see --help.
+set -euo pipefail
+
+usage() {
+  cat << END
+usage: ./launch/tpu.sh SUBCOMMAND NAME [options] [-- COMMAND...]
+
+  up NAME -- COMMAND...     all of it: creates, sets up, checks, runs; after a crash or a preemption
+                            it starts the command again, from the last checkpoint; then deletes
+  create NAME               asks for the machines, as a queued resource, and waits for them
+  setup NAME                copies this checkout to every worker, installs it, runs the doctor
+  run NAME -- COMMAND...    starts COMMAND on every worker; it outlives the connection
+  status NAME               the state of the machines, and of the command on every worker
+  logs NAME                 follows the log of one worker
+  stop NAME                 asks the command to save and end
+  fetch NAME FROM FOLDER    copies results here: gs://... or a folder of a worker's checkout
+  delete NAME               deletes the machines and their disks
+
+  --accelerator=TYPE        v4-8, v5e-16, v5p-128, v6e-16, ... (for create and up)
+  --spot, --reserved        the kind of machines; default: on demand
+  --slices=N                several slices of that type (for create and up)
+  --zone=Z, --project=P     where and whose; default: those of the gcloud configuration
+  --runtime_version=IMAGE   instead of the image that goes with the type
+  --create_flag=FLAG        one more flag for creating, e.g. --create_flag=--network=mine
+  --ssh_flag=FLAG           one more for ssh and scp, e.g. --ssh_flag=--internal-ip
+  --slice=N, --worker=N     whom logs and fetch ask (0 and 0)
+  --keep                    up leaves the machines when it ends; they go on costing
+  --dry_run                 prints every gcloud call instead of making it
+
+COMMAND may be any. Its records and its --workdir must lie on gs://, where all workers see them and
+where they outlive the machines. BERTJAX_POLL_SECONDS (30) is how often up looks.
+
+example:
+  ./launch/tpu.sh up bert --zone=us-west4-a --accelerator=v5e-16 --spot -- \\
+      python -m bertjax.pretrain --config=configs/bert.py:base --workdir=gs://BUCKET/runs/base \\
+      data.records=gs://BUCKET/records/128
+END
+}
+
+here=$(pwd)
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/environment.sh
+source launch/options.sh
+source launch/supervise.sh
+source launch/tpu_machines.sh
+
+SUBCOMMANDS="up create setup run status logs stop fetch delete"
+WORKER=./bertjax/launch/worker.sh # as seen from a worker's home
+OPTIONS="accelerator zone project slices runtime_version slice worker"
+SWITCHES="spot reserved keep dry_run"
+LISTS="create_flag ssh_flag"
+accelerator='' zone='' project='' slices=1 runtime_version='' slice=0 worker=0
+spot='' reserved='' keep='' dry_run='' create_flag=() ssh_flag=()
+
+# check: everything that can be known to be wrong before the first call.
+check() {
+  local subcommand=${places[0]:-} wanted=2
+  whole_number slices 1
+  whole_number slice 0
+  whole_number worker 0
+  [[ -n $subcommand && " $SUBCOMMANDS " == *" $subcommand "* ]] ||
+    fail "the first word must be one of: $SUBCOMMANDS; see ./launch/tpu.sh --help"
+  if [[ $subcommand == fetch ]]; then wanted=4; fi
+  ((${#places[@]} == wanted)) ||
+    fail "$subcommand takes $((wanted - 1)) words, not '${places[*]:1}'; a command goes behind --"
+  name=${places[1]}
+  [[ $name =~ ^[a-z]([-a-z0-9]{0,50}[a-z0-9])?$ ]] ||
+    fail "the name '$name' must be of small letters, digits and -, and begin with a letter"
+  if [[ $subcommand == @(up|run) ]]; then
+    wants_command ./launch/tpu.sh
+  elif ((${#command[@]})); then
+    fail "$subcommand takes no command"
+  fi
+  [[ -z $spot || -z $reserved ]] || fail "--spot and --reserved exclude each other"
+  if [[ $subcommand == up ]]; then check_folders; fi
+  if [[ $subcommand == @(up|create) ]]; then choose_image; fi
+}
+
+# A run on a machine's own disk goes with it, and the other workers cannot see it.
+check_folders() {
+  local i folder=''
+  for i in "${!command[@]}"; do
+    case ${command[i]} in
+      --workdir=*) folder=${command[i]#*=} ;;
+      --workdir) folder=${command[i + 1]:-} ;;
+    esac
+  done
+  [[ -z $folder || $folder == gs://* ]] ||
+    fail "--workdir=$folder lies on the machines' own disks and goes with them; give gs://..."
+}
+
+create() { if [[ -n $dry_run ]]; then create_machines && machines_state; else await_machines; fi; }
+
+# setup: the checkout as it is here, what git ignores left out; then the doctor, on all at once.
+setup() {
+  if [[ -z $dry_run ]]; then pack_checkout "$scratch/bertjax.tar.gz" || return; fi
+  on_each copy_to "$scratch/bertjax.tar.gz" || return
+  on_each tell 1800 "mkdir -p bertjax && tar -xzf bertjax.tar.gz -C bertjax && $WORKER setup tpu" ||
+    return
+  on_all 900 "$WORKER" run python -m bertjax.doctor
+}
+
+run() { on_all 180 "$WORKER" start "$name" "${command[@]}"; }
+
+# states: gcloud tells of each connection; that is shown only when one fails.
+states() {
+  if on_all 180 "$WORKER" state "$name" 2> "$scratch/connections"; then return; fi
+  cat "$scratch/connections" >&2
+  return 1
+}
+
+status() {
+  local state
+  state=$(machines_state)
+  echo "$state"
+  if [[ $state == ACTIVE || -n $dry_run ]]; then states; fi
+}
+
+stop() { on_all 300 "$WORKER" stop "$name"; }
+
+logs() {
+  choose_node
+  vm 0 ssh "$node" --worker="$worker" --command="$WORKER log $name"
+}
+
+choose_node() {
+  find_nodes
+  ((slice < ${#nodes[@]})) || fail "--slice=$slice: $name has ${#nodes[@]} slices, from 0 on"
+  node=${nodes[slice]}
+}
+
+# fetch FROM FOLDER: the folder appears when it is complete.
+fetch() {
+  local to=$2
+  [[ $to == /* ]] || to=$here/$to
+  [[ ! -e $to ]] || fail "$2 exists already; choose another folder or remove it"
+  persist copy_here "$1" "$to.part"
+  if [[ -z $dry_run ]]; then mv "$to.part" "$to"; fi
+}
+
+copy_here() {
+  if [[ -z $dry_run ]]; then rm -rf "$2" && mkdir -p "$(dirname "$2")"; fi
+  if [[ $1 == gs://* ]]; then
+    if [[ -z $dry_run ]]; then mkdir "$2"; fi
+    cloud 0 storage rsync --recursive "$1" "$2"
+  else
+    choose_node
+    vm 0 scp "$node:bertjax/$1" "$2" --recurse --worker="$worker"
+  fi
+}
+
+delete() { delete_machines; }
+
+# make_ready: from any state to workers that are set up, through preemptions on the way.
+make_ready() {
+  local try status
+  for ((try = 1; try <= TRIES; try++)); do
+    await_machines
+    status=0
+    setup || status=$?
+    if ((status == 0 || status == 2)); then return "$status"; fi
+    note "setting up failed, attempt $try of $TRIES"
+    delay "$try"
+  done
+  return "$status"
+}
+
+# take_over: whether the machines are there and run this very command already.
+take_over() {
+  [[ $(machines_state) == ACTIVE ]] || return 1
+  if under_way; then
+    run || fail "another command runs on $name; ./launch/tpu.sh stop $name ends it"
+    return 0
+  fi
+  stop &> /dev/null || true
+  return 1
+}
+
+up() {
+  local status=0
+  if [[ -n $dry_run ]]; then create && setup && run && states && delete; return; fi
+  trap 'note "$name goes on and costs; the same line watches it again, delete ends it"; exit 130' INT
+  take_over || make_ready || status=$?
+  if ((status == 0)); then supervise || status=$?; fi
+  if ((status)); then keep_last_words; fi
+  if [[ -n $keep ]]; then
+    note "$name is kept and goes on costing; ./launch/tpu.sh delete $name deletes it"
+  else
+    delete_machines
+  fi
+  if ((status == 0)); then note "$name has finished"; fi
+  return "$status"
+}
+
+# The logs go with the machines; their ends are kept.
+keep_last_words() {
+  if on_all 180 "$WORKER" last "$name" > "$scratch/last"; then
+    sort -s -k 1,1 "$scratch/last" > "$here/$name.log"
+    printf 'error: the command failed; the ends of the logs are in %s\n' "$name.log" >&2
+  fi
+}
+
+# What supervise asks for.
+start_all() { persist run; }
+stop_all() { stop; }
+present() { [[ $(machines_state) == @(ACTIVE|UNKNOWN) ]]; }
+recover() {
+  if [[ $(machines_state) == ABSENT ]]; then
+    printf 'error: %s\n' "$name was deleted by somebody; it is not created again" >&2
+    return 1
+  fi
+  delete_machines
+  make_ready
+}
+
+parse ./launch/tpu.sh "$@"
+check
+find_gcloud
+"${places[0]}" "${places[@]:2}"

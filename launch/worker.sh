@@ -1,0 +1,171 @@
+#!/usr/bin/env bash
+# One machine's side of a launch: the environment, and a command that outlives the connection that
+# started it. Its command, log and exit status lie in runs/launched/NAME.
+set -euo pipefail
+
+usage() {
+  cat << END
+usage: ./launch/worker.sh setup [EXTRA]           the environment, with the extra tpu or gpu (finds GPUs)
+       ./launch/worker.sh run COMMAND...          a command in the environment, in the foreground
+       ./launch/worker.sh keep NAME COMMAND...    the same; its log and exit status are kept
+       ./launch/worker.sh start NAME COMMAND...   the same, in the background
+       ./launch/worker.sh state NAME              a line: running, finished, wrong, stopped, ...
+       ./launch/worker.sh stop NAME               asks it to save and end; kills it after 2 minutes
+       ./launch/worker.sh log NAME                the log, followed until the command has ended
+       ./launch/worker.sh last NAME               its last 200 lines, behind the machine's name
+
+The other scripts here call it on every machine. SIGTERM and ^C ask a command to save and end; its
+exit status is then $STOPPED, so that nobody takes it for finished.
+END
+}
+
+STOPPED=75
+BUSY=9
+GRACE_SECONDS=${BERTJAX_GRACE_SECONDS:-120}
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/environment.sh
+
+# Ubuntu 22.04, of which the TPU images are made, has Python 3.10; uv brings another without root.
+bring_python() {
+  local tools=$HOME/.local/share/bertjax/uv
+  if (find_python) &> /dev/null; then return; fi
+  say "No fitting Python here; uv brings 3.12"
+  python3 -m pip install --quiet --disable-pip-version-check --upgrade --target "$tools" uv
+  "$tools/bin/uv" python install 3.12
+  PATH=$(dirname "$("$tools/bin/uv" python find 3.12)"):$PATH
+}
+
+# setup [EXTRA]: without one it is gpu where a GPU is.
+setup() {
+  local extra=${1:-}
+  if [[ -z $extra ]] && nvidia-smi &> /dev/null; then extra=gpu; fi
+  bring_python
+  make_environment "${BERTJAX_VENV:-.venv}" "$extra"
+}
+
+# run COMMAND...: passes SIGTERM, SIGINT and SIGHUP on as SIGTERM.
+run() {
+  local status child='' asked=''
+  local activate=${BERTJAX_VENV:-.venv}/bin/activate
+  # shellcheck disable=SC1090
+  if [[ -f $activate ]]; then source "$activate"; fi
+  trap 'asked=1; if [[ -n $child ]]; then kill -TERM "$child" 2> /dev/null || true; fi' TERM INT HUP
+  PYTHONUNBUFFERED=1 "$@" &
+  child=$!
+  if [[ -n $asked ]]; then kill -TERM "$child" || true; fi
+  while true; do # a signal ends wait, but not the child
+    status=0
+    wait "$child" || status=$?
+    if ! kill -0 "$child" 2> /dev/null; then break; fi
+  done
+  if [[ -n $asked ]] && ((status != 2)); then status=$STOPPED; fi
+  return "$status"
+}
+
+folder_of() { echo "runs/launched/$1"; }
+
+# Whoever holds the lock runs the command; it is inherited, and goes with the last of its processes.
+is_running() { [[ -d $(folder_of "$1") ]] && ! flock -n "$(folder_of "$1")/lock" true; }
+
+# hold NAME COMMAND...: takes the lock on descriptor 9; what an earlier run left is put away.
+hold() {
+  local folder
+  folder=$(folder_of "$1")
+  mkdir -p "$folder"
+  exec 9>> "$folder/lock"
+  flock -n -E "$BUSY" 9 || fail "$1 is running already; ./launch/worker.sh stop $1 ends it"
+  rm -f "$folder/status"
+  quoted "${@:2}" > "$folder/command"
+}
+
+# watched NAME COMMAND...: runs it under the lock that is already held.
+watched() {
+  local folder status=0
+  folder=$(folder_of "$1")
+  echo $$ > "$folder/pid"
+  printf '== %s  %s\n' "$(date '+%F %T')" "$(quoted "${@:2}")"
+  run "${@:2}" || status=$?
+  echo "$status" > "$folder/status.new"
+  mv "$folder/status.new" "$folder/status"
+  return "$status"
+}
+
+keep() {
+  hold "$@"
+  watched "$@" >> "$(folder_of "$1")/log" 2>&1
+}
+
+start() {
+  local folder
+  folder=$(folder_of "$1")
+  if is_running "$1" && [[ $(cat "$folder/command") == "$(quoted "${@:2}")" ]]; then
+    echo "$1 is running already"
+    return
+  fi
+  hold "$@"
+  setsid ./launch/worker.sh watched "$@" < /dev/null >> "$folder/log" 2>&1 &
+  echo $! > "$folder/pid"
+  echo "started $1"
+}
+
+# The word for an exit status; judge in supervise.sh goes by it.
+word_for() {
+  case $1 in
+    0) echo finished ;;
+    2) echo wrong ;;
+    "$STOPPED") echo stopped ;;
+    *) echo crashed ;;
+  esac
+}
+
+state() {
+  local folder word=lost last
+  folder=$(folder_of "$1")
+  if is_running "$1"; then
+    word=running
+  elif [[ -f $folder/status ]]; then
+    word=$(word_for "$(cat "$folder/status")")
+  fi
+  last=$(tail -c 2000 "$folder/log" 2> /dev/null | tr '\r' '\n' | grep . | tail -n 1 || true)
+  printf 'bertjax: %s %s %s: %s\n' "$1" "$(uname -n)" "$word" "$last"
+}
+
+stop() {
+  local pid folder waited
+  folder=$(folder_of "$1")
+  if ! is_running "$1"; then return; fi
+  pid=$(cat "$folder/pid")
+  kill -TERM "$pid" 2> /dev/null || true
+  for ((waited = 0; waited < GRACE_SECONDS * 10; waited++)); do
+    if ! is_running "$1"; then break; fi
+    sleep 0.1
+  done
+  if is_running "$1"; then kill -KILL -- "-$pid"; fi
+  [[ -f $folder/status ]] || echo "$STOPPED" > "$folder/status"
+}
+
+log() {
+  local folder
+  folder=$(folder_of "$1")
+  [[ -f $folder/log ]] || fail "no log in $PWD/$folder; nothing was started as $1"
+  if is_running "$1"; then
+    tail -n 100 -F --pid="$(cat "$folder/pid")" "$folder/log"
+  else
+    tail -n 100 "$folder/log"
+  fi
+}
+
+last() { tail -n 200 "$(folder_of "$1")/log" | sed "s/^/$(uname -n)  /"; }
+
+# wants COUNT SUBCOMMAND ARGUMENTS...: fails unless there are enough of them.
+wants() { (($# - 2 >= $1)) || fail "too little behind $2; see ./launch/worker.sh --help"; }
+
+case ${1:---help} in
+  setup) ;;
+  run | state | stop | log | last) wants 1 "$@" ;;
+  keep | start | watched) wants 2 "$@" ;;
+  --help | -h) usage && exit ;;
+  *) fail "unknown argument '$1'; see ./launch/worker.sh --help" ;;
+esac
+"$@"

@@ -1,0 +1,225 @@
+"""launch/hosts.sh and slurm.sh with stand-ins for ssh, sbatch and srun: many processes, one run."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from machine_room import TRICKY, Room, waits_the_first_time
+
+HOSTS = ["one", "me@two", "three"]
+TELL = """
+import json, os
+names = ("BERTJAX_COORDINATOR", "BERTJAX_NUM_PROCESSES", "BERTJAX_PROCESS_ID")
+print(json.dumps([os.environ[name] for name in names]))
+"""
+
+
+@pytest.fixture()
+def room(tmp_path: Path) -> Iterator[Room]:
+    made = Room(tmp_path)
+    for name in ("ssh", "sbatch", "srun", "scancel", "scontrol"):
+        made.stand_in(name)
+    for name in ("one", "two", "three"):
+        (tmp_path / "machines" / name).mkdir(parents=True)
+    yield made
+    made.clear()
+
+
+def log_of(room: Room, process: int) -> str:
+    host = HOSTS[process].rpartition("@")[2]
+    path = room.folder / "machines" / host / f"bertjax/runs/launched/run-{process}/log"
+    return path.read_text() if path.exists() else ""
+
+
+def test_every_process_is_told_of_the_others(room: Room) -> None:
+    status, output = room.run("hosts.sh", *HOSTS, "--port=99", "--", "python", "-c", TELL)
+    assert status == 0, output
+    for process in range(3):
+        told = json.loads(log_of(room, process).splitlines()[-1])
+        assert told == ["one:99", "3", str(process)]
+
+
+def test_setup_reaches_a_host_once_however_often_it_is_named(room: Room) -> None:
+    assert room.run("hosts.sh", "one", "one", "two", "--", "true")[0] == 0
+    assert len(room.lines("pip")) == len(room.lines("doctor")) == 2
+    assert (room.folder / "machines/one/bertjax/runs/launched/run-1/log").exists()
+
+
+def test_no_setup_leaves_the_hosts_as_they_are(room: Room) -> None:
+    assert room.run("hosts.sh", *HOSTS, "--", "true")[0] == 0
+    (room.folder / "pip").unlink()
+    assert room.run("hosts.sh", *HOSTS, "--no_setup", "--", "true")[0] == 0
+    assert not (room.folder / "pip").exists()
+
+
+def test_words_survive_ssh(room: Room) -> None:
+    code = "import json, sys; print(json.dumps(sys.argv[1:]))"
+    assert room.run("hosts.sh", "one", "--", "python", "-c", code, *TRICKY)[0] == 0
+    assert json.loads(log_of(room, 0).splitlines()[-1]) == TRICKY
+
+
+def test_one_that_dies_stops_the_others_and_all_start_again(room: Room) -> None:
+    """The second process dies the first time; the others would wait for it for ever."""
+    once = room.folder / "once"
+    code = f"""
+import os, pathlib, time
+once = pathlib.Path({str(once)!r})
+if not once.exists():
+    if os.environ["BERTJAX_PROCESS_ID"] == "1":
+        once.touch()
+        os.kill(os.getpid(), 9)
+    time.sleep(60)
+"""
+    status, output = room.run("hosts.sh", *HOSTS, "--", "python", "-c", code)
+    assert status == 0, output
+    assert [log_of(room, process).count("== 2") for process in range(3)] == [2, 2, 2]
+    assert "crash 1 of 5" in output
+
+
+@pytest.mark.parametrize(("code", "count", "status"), [("2", 1, 2), ("1", 5, 1)])
+def test_refusal_ends_it_and_so_do_five_crashes(
+    room: Room, code: str, count: int, status: int
+) -> None:
+    words = ["python", "-c", f"raise SystemExit({code})"]
+    found, output = room.run("hosts.sh", "one", "me@two", "--", *words)
+    assert found == status, output
+    assert log_of(room, 0).count("== 2") == count
+
+
+def test_lost_connection_is_no_crash(room: Room) -> None:
+    go = room.folder / "go"
+    code = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)"
+    room.rule("worker.sh state run-1", after=1, times=4, exit=255)
+    process = room.start("hosts.sh", "one", "me@two", "--", "python", "-c", code)
+    while len(room.calls()) < 24:
+        assert process.poll() is None
+    go.touch()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert log_of(room, 1).count("== 2") == 1
+
+
+def test_host_that_is_gone_is_waited_for(room: Room) -> None:
+    room.rule("worker.sh state run-1", after=1, times=8, exit=255)
+    command = waits_the_first_time(room.folder / "marks")
+    status, output = room.run("hosts.sh", "one", "me@two", "--", *command)
+    assert status == 0, output
+    assert "waiting until all hosts can be reached" in output
+
+
+def test_asked_to_stop_it_stops_all(room: Room) -> None:
+    process = room.start("hosts.sh", *HOSTS, "--", "sleep", "60")
+    for name, number in (("one", 0), ("two", 1), ("three", 2)):
+        room.wait_for(room.folder / f"machines/{name}/bertjax/runs/launched/run-{number}/log")
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    for name, number in (("one", 0), ("two", 1), ("three", 2)):
+        status = room.folder / f"machines/{name}/bertjax/runs/launched/run-{number}/status"
+        assert status.read_text() == "75\n"
+
+
+def test_hosts_dry_run_prints_and_calls_nothing(room: Room) -> None:
+    words = ["--ssh_flag=-p2222", "--coordinator=head", "--dry_run", "--", "true", "a b"]
+    status, output = room.run("hosts.sh", "one", "me@two", *words)
+    assert status == 0 and not room.calls()
+    calls = [shlex.split(line) for line in output.splitlines()]
+    assert all(call[0] == "ssh" and "-p2222" in call for call in calls)
+    assert len(calls) == 2 * 5
+    started = [call[-1] for call in calls if " start run-" in call[-1]]
+    assert all("BERTJAX_COORDINATOR=head:12421" in line for line in started)
+    assert shlex.split(started[1])[-2:] == ["true", "a b"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ("-- true", "no host is named"),
+        ("one", "a command is missing behind --"),
+        ("one --port=0 -- true", "--port=0 is not a whole number from 1"),
+        ("one --ports=1 -- true", "unknown option '--ports=1'"),
+        ("one --coordinator='a b' -- true", "--coordinator=a b is no host name"),
+        ("-x one -- true", "a host cannot be called -x"),
+    ],
+)
+def test_hosts_refuses_a_bad_line(room: Room, arguments: str, part: str) -> None:
+    status, output = room.run("hosts.sh", *shlex.split(arguments))
+    assert status == 2 and part in output and output.count("\n") == 1
+    assert not room.calls()
+
+
+# --- slurm.sh
+
+
+@pytest.mark.parametrize(
+    ("options", "tasks"),
+    [
+        ([], 1),
+        (["--nodes=2"], 1),
+        (["--gpus-per-node=8"], 8),
+        (["--gpus-per-node", "4"], 4),
+        (["--gpus-per-node=h100:2"], 2),
+    ],
+)
+def test_one_task_a_gpu(room: Room, options: list[str], tasks: int) -> None:
+    assert room.run("slurm.sh", *options, "--", "python", "-m", "x", "a b")[0] == 0
+    (call,) = room.calls("sbatch")
+    wanted = {f"--ntasks-per-node={tasks}", "--requeue", "--signal=B:TERM@120", *options}
+    assert wanted <= set(call)
+    line = shlex.split(call[-1].removeprefix("--wrap="))
+    assert line == ["exec", f"{room.checkout}/launch/slurm.sh", "job", "python", "-m", "x", "a b"]
+
+
+def test_slurm_dry_run_and_bad_lines(room: Room) -> None:
+    status, output = room.run("slurm.sh", "--nodes=2", "--dry_run", "--", "true")
+    assert status == 0 and output.startswith("sbatch --job-name=bertjax")
+    status, output = room.run("slurm.sh", "--nodes=2", "true")
+    assert status == 2 and "a command is missing behind --" in output
+    (room.programs / "sbatch").unlink()
+    status, output = room.run("slurm.sh", "--", "true")
+    assert status == 2 and "sbatch is not installed" in output
+    assert not room.calls()
+
+
+JOB = {"SLURM_JOB_ID": "77", "SLURM_NTASKS": "2"}
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "again"),
+    [
+        ("pass", 0, False),
+        ("raise SystemExit(2)", 2, False),
+        ("raise SystemExit(1)", 0, True),
+        ("import os; raise SystemExit(int(os.environ['SLURM_PROCID']))", 0, True),
+    ],
+)
+def test_job_is_queued_again_after_a_crash(room: Room, code: str, status: int, again: bool) -> None:
+    found, output = room.run("slurm.sh", "job", "python3", "-c", code, **JOB)
+    assert found == status, output
+    assert room.calls("scontrol") == [["scontrol", "requeue", "77"]] * again
+
+
+def test_job_that_crashes_five_times_is_given_up(room: Room) -> None:
+    words = ["slurm.sh", "job", "python3", "-c", "raise SystemExit(1)"]
+    assert [room.run(*words, **JOB)[0] for _ in range(5)] == [0, 0, 0, 0, 1]
+    assert len(room.calls("scontrol")) == 4
+
+
+def test_time_limit_saves_and_queues_again(room: Room) -> None:
+    """SLURM sends SIGTERM to the batch shell; the tasks save, exit with 0, and are not finished."""
+    code = "import signal, time; signal.signal(15, lambda *_: exit(0)); print(1); time.sleep(60)"
+    process = room.start("slurm.sh", "job", "python3", "-c", code, **JOB)
+    logs = [room.checkout / f"runs/launched/77-{task}/log" for task in (0, 1)]
+    while not all(log.exists() and log.read_text().endswith("\n1\n") for log in logs):
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert room.calls("scancel") == [["scancel", "--signal=TERM", "77"]]
+    assert room.calls("scontrol") == [["scontrol", "requeue", "77"]]
+    assert output.count(" stopped: ") == 2
