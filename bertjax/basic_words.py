@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class _Table(dict[int, str]):
@@ -64,8 +64,35 @@ def basic_words(text: str, lowercase: bool) -> str:
     return unicodedata.normalize("NFD", text.lower()).translate(_FOLDED)
 
 
+# Stands between characters that are worked on together: white space that the rules leave alone.
+_BETWEEN = "\N{EM SPACE}"
+
+
+def alphabet(points: Iterable[int], lowercase: bool) -> dict[int, tuple[str, str]]:
+    """What the rules make of characters wherever they stand.
+
+    Returns:
+      {code point: (one character, "letter" or "sign", which stands alone) or ("", "space")}. Those
+      that become several characters or none, and those that hang on their neighbours, are left out.
+    """
+    chars = [chr(point) for point in points]
+    found = {ord(char): ("", "space") for char in chars if _is_space(char)}
+    chars = [char for char in chars if not char.isspace()]
+    made = basic_words(_BETWEEN.join(chars), lowercase).split(_BETWEEN)
+    for char, result in zip(chars, made, strict=True):
+        inner = result.strip(" ")
+        # The small form of a capital sigma is another one at the end of a word.
+        if len(inner) == 1 and char != "\N{GREEK CAPITAL LETTER SIGMA}":
+            found[ord(char)] = inner, "letter" if inner == result else "sign"
+    return found
+
+
 # Python's split() and \s break words at these, the 2018 code deletes them as control characters.
 _DELETED_SPACE = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
+
+
+def _is_space(char: str) -> bool:
+    return char.isspace() and not _DELETED_SPACE.match(char)
 
 
 def chunks(text: str) -> list[str]:

@@ -10,6 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterable
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -19,10 +20,9 @@ import numpy as np
 from bertjax.basic_words import basic_words, chunks
 from bertjax.vocabulary_files import MAX_CHARS_PER_WORD, SETTINGS_FILE, fingerprint, to_json
 from bertjax.whole_file import write_whole
+from bertjax.word_table import WordTable
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-# Stands between lines that are encoded together; the rules delete it from text.
-_BREAK, _BREAK_ID = "\0", np.uint32(0xFFFFFFFF)
 # Stands between chunks that are worked on together: white space, which no chunk holds and the rules
 # leave alone.
 _BETWEEN = "\N{EM SPACE}"
@@ -83,16 +83,24 @@ class ChunkTokenizer(ABC):
             for chunk, text in zip(chunks, texts, strict=True)
         }
 
-    def _pack(self, text: str) -> bytes:
-        found = chunks(text)
+    def _packed(self, found: list[str]) -> list[bytes]:
+        """Packed ids of each chunk, from memory as far as they are there."""
         packed = list(map(self._memo.get, found))
         if None in packed:
             missing = {chunk for chunk, ids in zip(found, packed, strict=True) if ids is None}
-            new = self._encode_chunks(list(missing)) | {_BREAK: _BREAK_ID.tobytes()}
+            new = self._encode_chunks(list(missing))
             packed = [new[c] if i is None else i for c, i in zip(found, packed, strict=True)]
             self._remember(new)
-        # Joining bytes is several times faster than chaining numbers.
-        return b"".join(cast(list[bytes], packed))
+        return cast(list[bytes], packed)
+
+    @cached_property
+    def _table(self) -> WordTable:
+        """For long texts."""
+
+        def encode(texts: list[str]) -> list[np.ndarray]:
+            return [np.frombuffer(ids, np.uint32) for ids in self._packed(texts)]
+
+        return WordTable(self.lowercase, encode)
 
     def _remember(self, new: dict[str, bytes]) -> None:
         """Forgets all when it is too much, so that memory stays bounded."""
@@ -102,15 +110,17 @@ class ChunkTokenizer(ABC):
         self._memo.update(islice(short, _MEMO_SIZE))
 
     def encode(self, text: str) -> list[int]:
-        return array("I", self._pack(text.replace(_BREAK, ""))).tolist()
+        # Joining bytes is several times faster than chaining numbers.
+        return array("I", b"".join(self._packed(chunks(text)))).tolist()
 
     def encode_lines(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
         # All lines at once: what a call costs would weigh more than the lines themselves.
-        text = f" {_BREAK} ".join([line.replace(_BREAK, "") for line in [*lines, ""]])
-        packed = np.frombuffer(self._pack(text), np.uint32)
-        breaks = np.flatnonzero(packed == _BREAK_ID)
-        lengths = np.diff(breaks, prepend=-1) - 1
-        return packed[packed != _BREAK_ID], lengths
+        words = self._table.words("\n".join(lines))
+        ends = np.cumsum(np.array([len(line) + 1 for line in lines], np.int64))
+        # [L + 1] ids before every line and behind the last one
+        before = np.concatenate([[0], np.cumsum(words.count)])
+        before = before[np.searchsorted(words.start, np.concatenate([[0], ends]))]
+        return words.ids, np.diff(before)
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         ids: list[int] = []

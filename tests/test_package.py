@@ -18,7 +18,7 @@ ROOT = Path(bertjax.__file__).parent
 # A file imports from floors below it and from its own; no two files import each other.
 FLOORS = (
     "errors command_line whole_file json_file settings memory data_sets corpus text_files "
-    "word_counts workers duplicate_lines basic_words chunk_tokenizer wordpiece words "
+    "word_counts workers duplicate_lines basic_words word_table chunk_tokenizer wordpiece words "
     "sentence_pieces vocabulary_files tokenizer vocab prose documentation library_task metrics "
     "entity_scores answer_scores tables chips hlo_cost",
     "data models partition moments schedules optimizer charts compile_cache",
