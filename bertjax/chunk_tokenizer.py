@@ -118,7 +118,7 @@ class ChunkTokenizer(ABC):
         words = self._table.words("\n".join(lines))
         ends = np.cumsum(np.array([len(line) + 1 for line in lines], np.int64))
         # [L + 1] ids before every line and behind the last one
-        before = np.concatenate([[0], np.cumsum(words.count)])
+        before = np.concatenate([[0], np.cumsum(words.counts)])
         before = before[np.searchsorted(words.start, np.concatenate([[0], ends]))]
         return words.ids, np.diff(before)
 

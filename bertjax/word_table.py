@@ -40,12 +40,12 @@ class Words(NamedTuple):
 
     Attributes:
       start: [W] characters before each.
-      count: [W] ids of each.
-      ids: [sum of count] uint32.
+      counts: [W] ids of each.
+      ids: [sum of counts] uint32.
     """
 
     start: np.ndarray
-    count: np.ndarray
+    counts: np.ndarray
     ids: np.ndarray
 
 
@@ -219,7 +219,7 @@ def _take_out(codes: np.ndarray, spans: _Spans) -> _Spans:
 def _merge(one: Words, two: Words) -> Words:
     """The words of both in the order of the text."""
     start = np.concatenate([one.start, two.start])
-    count = np.concatenate([one.count, two.count])
+    count = np.concatenate([one.counts, two.counts])
     ids = np.concatenate([one.ids, two.ids])
     order = np.argsort(start, kind="stable")
     first = (np.cumsum(count) - count)[order]
