@@ -119,7 +119,7 @@ def _growing(phase: Phase, config: ConfigDict) -> list[Phase]:
         raise UserError(f"{name}: not together with data.shapes; leave one of them out")
     end = phase.first_step + phase.num_steps
     borders = [phase.first_step, *(step for step, _ in growth), end]
-    if any(after <= before for before, after in pairwise(borders)):
+    if growth and any(after <= before for before, after in pairwise(borders)):
         raise UserError(f"{name}: its steps must grow, from 1 to {end - 1:,}")
     found, first_row = [], 0
     sizes = [phase.batch_size, *(rows for _, rows in growth)]

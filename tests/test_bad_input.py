@@ -443,7 +443,7 @@ FINETUNE: dict[str, tuple[Callable[[Place], list[object]], str]] = {
     ),
     "more layers than there are": (
         lambda p: p.finetune("--layers=sum_last4"),
-        "takes 4 layers, the encoder has 1",
+        "takes 4 layer(s), the encoder has 1",
     ),
     "malformed JSON": (
         lambda p: other(p, "squad", "json", squad(QUESTION)[:-3]),
