@@ -246,6 +246,15 @@ def bytes_copied(program: Program) -> float:
     )
 
 
+def bytes_between_slices(program: Program) -> float:
+    """What a chip sends to other slices, through its host and the network of the data centre."""
+    return sum(
+        runs * array_bytes(instruction.shape.split("u32[]")[0])
+        for instruction, runs in _scheduled(program)
+        if instruction.opcode == "send" and "xla_megascale" in instruction.rest
+    )
+
+
 def _group_size(rest: str) -> int:
     """Chips in a group, of the three ways in which XLA prints replica_groups."""
     if found := re.search(r"replica_groups=mesh\[([^\]]*)\].*?\{([^}]*)\}", rest):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import runpy
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,7 +31,12 @@ def load(spec: str, overrides: list[str]) -> ConfigDict:
     path = Path(name)
     if not path.is_file():
         raise UserError(f"--config={spec}: {path} not found; try --config=configs/bert.py:tiny")
-    get_config = runpy.run_path(str(path)).get("get_config")
+    folder = str(path.parent.resolve())
+    sys.path.insert(0, folder)  # a config may import those beside it
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+    finally:
+        sys.path.remove(folder)
     if get_config is None:
         raise UserError(f"--config={spec}: {path} has no function get_config")
     config = get_config(argument) if argument else get_config()

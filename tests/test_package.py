@@ -21,11 +21,11 @@ FLOORS = (
     "word_counts workers duplicate_lines basic_words word_table chunk_tokenizer wordpiece words "
     "sentence_pieces vocabulary_files tokenizer vocab prose documentation library_task metrics "
     "entity_scores answer_scores tables chips hlo_cost",
-    "data models partition moments schedules optimizer charts compile_cache",
+    "data models partition moments schedules optimizer charts compile_cache topology",
     "state train_step checkpoint convert huggingface huggingface_tokenizer loop run_log pretrained "
     "predictor results tasks google model_folder tuning sweep mixing finished build_need phases "
-    "continuation program",
-    "prepare pretrain finetune export fill collect report reproduce",
+    "continuation program estimate planning",
+    "prepare pretrain finetune export fill collect report reproduce plan",
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 ENTRY_POINTS = FLOORS[-1].split()

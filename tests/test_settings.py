@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from bertjax import settings
+from bertjax import phases, settings
 from bertjax.errors import UserError
 from bertjax.models import config as model_config
 
@@ -92,6 +94,30 @@ def test_a_missing_file_and_a_file_without_a_config_are_refused(tmp_path: Path) 
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(UserError, match="has no function get_config"):
         settings.load(f"{tmp_path}/empty.py", [])
+
+
+def test_a_config_may_build_on_the_one_beside_it(tmp_path: Path, spec: str) -> None:
+    text = "from some import get_config as some\n\ndef get_config():\n    return some('base')\n"
+    (tmp_path / "other.py").write_text(text)
+    assert settings.load(f"{tmp_path}/other.py", ["log_every=3"]).model.size == "base"
+
+
+def test_lamb_is_the_recipe_of_76_minutes() -> None:
+    """You et al. 2020: 64k rows, then 32k of length 512, in 8,599 steps; rates of NVIDIA's."""
+    path = next(path for path in SHIPPED if path.stem == "lamb")
+    config = settings.load(str(path), [])
+    short, long = (SimpleNamespace(manifest=SimpleNamespace(max_seq_length=n)) for n in (128, 512))
+    plan = phases.plan(config, short, long)
+    assert [(p.batch_size, p.num_steps) for p in plan] == [(65_536, 7_038), (32_768, 1_561)]
+    schedule = phases.schedule(config, plan)
+    assert schedule.name == "sqrt"
+    peaks = [float(schedule.rate(np.int32(step))) for step in (2_000, 7_038 + 199)]
+    assert peaks == pytest.approx([6e-3, 4e-3])
+    # The second warm-up begins where the first stretch has ended at 0.
+    assert float(schedule.rate(np.int32(7_037))) < 1e-4
+    assert float(schedule.rate(np.int32(7_038))) == pytest.approx(4e-3 / 200)
+    warm = [2_001 / 7_038, 200 / 1_561]
+    assert warm == pytest.approx([0.2843, 0.128], abs=2e-4)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

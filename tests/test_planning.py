@@ -1,0 +1,164 @@
+"""Plans: what is compiled, the search for the largest batch, and the tables that are printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import pytest
+
+from bertjax import estimate, plan, planning, settings, topology
+from bertjax.chips import GIB
+from bertjax.errors import UserError
+from bertjax.estimate import Estimate
+
+Command = Callable[..., int]
+# A step of BERT-tiny, 1,024 rows of 128 on v5e-16, as libtpu 0.0.42 compiled it.
+STORED = Estimate(
+    fits=True,
+    memory={
+        "parameters": 0.02 * GIB,
+        "optimizer": 0.03 * GIB,
+        "batch": 0.001 * GIB,
+        "temporaries": 0.58 * GIB,
+        "program": 0.03 * GIB,
+    },
+    used=0.661 * GIB,
+    cycles=7_919_822,
+    by_kind={"reduction": 3_088_730, "product": 2_138_351, "elementwise": 1_346_369},
+    exchanges={"all-reduce": [4, 43.8 * 2**20]},
+    waiting=43.8 * 2**20,
+)
+
+
+def linear_memory(rows: int, fixed: float = 2.0, each: float = 0.01, limit: float = 12) -> Estimate:
+    """GiB that grow with the rows, as a compiler would report them."""
+    used = (fixed + each * rows) * GIB
+    memory = {"parameters": fixed * GIB, "temporaries": each * rows * GIB}
+    return Estimate(used <= limit * GIB, memory, used)
+
+
+@pytest.mark.parametrize("rows", [16, 256, 1000, 4096])
+def test_the_largest_batch_is_found_in_few_compiles(rows: int) -> None:
+    """1,000 rows fit, whether the first try was far below or above."""
+    tried: list[int] = []
+
+    def compiled(rows: int) -> Estimate:
+        tried.append(rows)
+        return linear_memory(rows)
+
+    largest, sure = planning.largest_batch(
+        compiled, rows, linear_memory(rows), 12 * GIB, multiple=8, compiles=2
+    )
+    assert sure
+    assert 900 < largest <= 1000
+    assert largest % 8 == 0
+    assert len(tried) <= 2
+
+
+def test_without_compiles_the_largest_batch_is_a_guess() -> None:
+    found = planning.largest_batch(linear_memory, 256, linear_memory(256), 12 * GIB, 8, 0)
+    assert found == (960, False)
+
+
+def test_the_search_believes_the_compiler_and_not_the_line() -> None:
+    """Memory that jumps: what was seen to fit is reported, not what should."""
+
+    def compiled(rows: int) -> Estimate:
+        return linear_memory(rows) if rows <= 500 else linear_memory(rows, fixed=100.0)
+
+    largest, sure = planning.largest_batch(compiled, 256, compiled(256), 12 * GIB, 8, 2)
+    assert sure
+    assert 256 <= largest <= 500
+
+
+@pytest.fixture()
+def no_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Topologies of the test's eight CPU devices, and the stored estimate of every program."""
+    monkeypatch.setattr(topology, "devices", lambda wanted: jax.devices()[: wanted.chips])
+    monkeypatch.setattr(estimate, "estimate", lambda *_: STORED)
+
+
+def test_the_command_prints_facts_and_a_table(
+    no_hardware: None, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--config=configs/bert.py:tiny", "--topology", "v5e-8", "v6e-4"]
+    assert command(plan, *flags, "--global_batch=1024", "--seq_length", 128, 512) == 0
+    said = capsys.readouterr().out
+    assert "v5e-8: 8 chips, data=8, 1,024 rows of 128" in said
+    assert "(parameters 0.02, optimizer 0.03, batch 0.00, temporaries 0.58, program 0.03)" in said
+    assert "4 all-reduce 43.8; waited for: 43.8" in said
+    assert "Times are the compiler's estimates" in said
+    lines = [line for line in said.splitlines() if line.startswith("| v")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    # Nine tenths of the million steps at 128, the others at 512 with as many tokens.
+    assert [row[3] for row in cells] == ["1,024 x 128", "256 x 512"] * 2
+    assert [row[10] for row in cells] == ["900,000", "100,000"] * 2
+    # 7.9M cycles at 1.5 GHz, and 46 MB at 100 GB/s.
+    assert [row[7] for row in cells[:2]] == ["5.7", "5.7"]
+    assert cells[0][11] == f"{0.9e6 * 0.00574 / 86400:.2f}"
+
+
+def test_json_has_a_row_for_each_phase_and_topology(
+    no_hardware: None, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--config=configs/bert.py:tiny", "--topology=v5e-8", "--global_batch=1024", "--json"]
+    assert command(plan, *flags, "mesh.fsdp=4", "train.steps=1000") == 0
+    (row,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert row["mesh"] == "data=2 fsdp=4"
+    assert row["tokens_per_second"] == pytest.approx(1024 * 128 / row["seconds"])
+    assert row["days"] == pytest.approx(1000 * row["seconds"] / 86400)
+    assert sum(row["memory"].values()) == pytest.approx(row["used"])
+
+
+def test_batches_that_grow_are_planned_each(no_hardware: None, tiny_settings: Path) -> None:
+    config = settings.load(str(tiny_settings), ["train.batch_growth=((6, 32),)"])
+    work = planning.imagined(config, [32], 100)
+    site = planning.site(topology.parse("v5e-8"), work, chosen_mesh=True)
+    found = planning.rows(site, work, 1, None)
+    assert [(row["rows"], row["steps"]) for row in found] == [(16, 6), (32, 6)]
+
+
+def test_a_model_that_needs_it_is_shared_out_and_a_small_one_is_not() -> None:
+    # Eight cores of 7.5 GiB; large takes 5 of them before its first activation.
+    wanted = topology.parse("v2-8")
+    for size, fsdp in {"tiny": 1, "large": 4}.items():
+        config = settings.load(f"configs/bert.py:{size}", [])
+        work = planning.imagined(config, [128], 30522)
+        assert planning.suitable_fsdp(work, wanted, 8) == fsdp
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--topology=v9-8"], "--topology=v9-8: unknown; give a name like"),
+        (["--topology=v5e-8", "--global_batch=1001"], "batch_size 1001 is not a multiple of 8"),
+        (["--topology=v5e-8", "mesh.fsdp=3"], "needs 6 devices, there are 8"),
+        (["--topology=v5e-8", "train.size=3"], "'train.size=3': no such setting"),
+        (["--topology=v5e-8", "train.optimizer=sgd"], "train.optimizer=sgd: choose one of"),
+        (["--topology=v5e-8", "--seq_length=1024"], "records of length 1024, the model has 512"),
+        (["--topology=v5e-8", "--seq_length=4"], "--seq_length: give one length, or two"),
+        (["--topology=v5e-8", "--compiles=0"], "--compiles=0: give 1 or more"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_compiled(
+    flags: list[str],
+    message: str,
+    no_hardware: None,
+    command: Command,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(estimate, "estimate", None)
+    assert command(plan, "--config=configs/bert.py:tiny", *flags) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_two_phases_need_growing_lengths() -> None:
+    config = settings.load("configs/bert.py:tiny", [])
+    with pytest.raises(UserError, match="not longer than"):
+        planning.imagined(config, [512, 128], 100)
