@@ -17,16 +17,18 @@ _FIRST, _SECOND, _THIRD = b"\x0a", b"\x12", b"\x1a"
 _KIND = {"bytes": _FIRST, "float": _SECOND, "int": _THIRD}
 
 
-class _Columns(NamedTuple):
+class _Block(NamedTuple):
     """Bytes [N, W] uint8 and which of them are there [N, W]; None: all."""
 
     values: np.ndarray
     present: np.ndarray | None = None
 
-    def lengths(self) -> np.ndarray:
-        if self.present is None:
-            return np.full(len(self.values), self.values.shape[1])
-        return np.count_nonzero(self.present, axis=1)
+
+class _Bytes(NamedTuple):
+    """Bytes of N rows: blocks that stand side by side, and [N] how many a row has."""
+
+    blocks: list[_Block]
+    lengths: np.ndarray
 
 
 Feature = np.ndarray | tuple[np.ndarray, np.ndarray]
@@ -40,68 +42,83 @@ def encode(features: Mapping[str, Feature]) -> Iterator[bytes]:
         uint8 and [N] how many of them a row has, for a feature of bytes; or of [N, K] integers and
         [N], for one of integers whose number changes from row to row.
     """
-    entries = [_entry(name, features[name]) for name in sorted(features)]
-    message = _wrap(_FIRST, _beside(entries))
-    lengths = message.lengths()
-    flat = message.values if message.present is None else message.values[message.present]
-    content, ends = flat.tobytes(), np.cumsum(lengths)
-    for start, end in zip((ends - lengths).tolist(), ends.tolist(), strict=True):
+    message = _wrap(_FIRST, _beside([_entry(name, features[name]) for name in sorted(features)]))
+    values = np.concatenate([block.values for block in message.blocks], axis=1)
+    filled = [
+        np.ones(values.shape, bool) if present is None else present
+        for values, present in message.blocks
+    ]
+    # Five times as fast as indexing by the mask.
+    content = values.ravel().compress(np.concatenate(filled, axis=1).ravel()).tobytes()
+    ends = np.cumsum(message.lengths)
+    for start, end in zip((ends - message.lengths).tolist(), ends.tolist(), strict=True):
         yield content[start:end]
 
 
-def _entry(name: str, value: Feature) -> _Columns:
+def _entry(name: str, value: Feature) -> _Bytes:
     """A row of the map of features: key and value."""
     array, counts = value if isinstance(value, tuple) else (value, None)
     there = None if counts is None else np.arange(array.shape[1]) < counts[:, None]
     if array.dtype == np.uint8:
-        kind, content = "bytes", _Columns(array, there)
+        kind, content = "bytes", _plain(array, there)
     elif array.dtype == np.float32:
-        kind, content = "float", _Columns(np.ascontiguousarray(array, "<f4").view(np.uint8))
+        kind, content = "float", _plain(np.ascontiguousarray(array, "<f4").view(np.uint8), None)
     else:
         kind, content = "int", _varints(array, there)
     values = _wrap(_FIRST, content)
     if kind != "bytes" and (there is not None or not array.shape[1]):
         # A list without numbers has no field of values at all.
-        some = np.broadcast_to(content.lengths()[:, None] > 0, values.values.shape)
-        values = _Columns(values.values, some if values.present is None else some & values.present)
-    feature = _wrap(_KIND[kind], values)
+        values = _only(values, content.lengths > 0)
     key = _FIRST + bytes([len(name)]) + name.encode()
-    return _wrap(_FIRST, _beside([_constant(key, len(array)), _wrap(_SECOND, feature)]))
+    inner = _beside([_constant(key, len(array)), _wrap(_SECOND, _wrap(_KIND[kind], values))])
+    return _wrap(_FIRST, inner)
 
 
-def _constant(content: bytes, rows: int) -> _Columns:
-    return _Columns(np.broadcast_to(np.frombuffer(content, np.uint8), (rows, len(content))))
+def _plain(array: np.ndarray, there: np.ndarray | None) -> _Bytes:
+    some = np.full(len(array), array.shape[1]) if there is None else there.sum(axis=1)
+    return _Bytes([_Block(array, there)], some)
 
 
-def _wrap(tag: bytes, inner: _Columns) -> _Columns:
+def _constant(content: bytes, rows: int) -> _Bytes:
+    return _plain(np.broadcast_to(np.frombuffer(content, np.uint8), (rows, len(content))), None)
+
+
+def _wrap(tag: bytes, inner: _Bytes) -> _Bytes:
     """A length-delimited field."""
-    lengths = inner.lengths()
-    return _beside([_constant(tag, len(lengths)), _varints(lengths[:, None], None), inner])
+    rows = len(inner.lengths)
+    return _beside([_constant(tag, rows), _varints(inner.lengths[:, None], None), inner])
 
 
-def _varints(numbers: np.ndarray, there: np.ndarray | None) -> _Columns:
+def _only(inner: _Bytes, rows: np.ndarray) -> _Bytes:
+    """Nothing in the other rows [N]."""
+    blocks = []
+    for values, present in inner.blocks:
+        some = np.broadcast_to(rows[:, None], values.shape)
+        blocks.append(_Block(values, some if present is None else some & present))
+    return _Bytes(blocks, inner.lengths * rows)
+
+
+def _varints(numbers: np.ndarray, there: np.ndarray | None) -> _Bytes:
     """Seven bits a byte, the lowest first; the highest bit tells that more follow."""
     highest = int(numbers.max(initial=0))
     width = max(1, -(-highest.bit_length() // 7))
-    rows = len(numbers)
     if width == 1:
-        return _Columns(numbers.astype(np.uint8), there)
-    shifted = numbers.astype(np.uint32)
-    values = np.empty((*numbers.shape, width), np.uint8)
-    present = np.empty((*numbers.shape, width), bool)
-    present[..., 0] = True if there is None else there
+        return _plain(numbers.astype(np.uint8), there)
+    numbers = numbers.astype("<u4")
+    # The four bytes of a number in one; where each begins, 7 bits further than there.
+    content, present = np.zeros(numbers.shape, "<u4"), np.ones(numbers.shape, "<u4")
     for place in range(width):
-        more = shifted >= 128
-        values[..., place] = (shifted & 127) | (more << 7)
-        if place + 1 < width:
-            present[..., place + 1] = more if there is None else more & there
-        shifted >>= 7
-    return _Columns(values.reshape(rows, -1), present.reshape(rows, -1))
+        content |= (numbers << place) & np.uint32(0x7F << 8 * place)
+    for place in range(1, width):
+        more = numbers >= 1 << 7 * place
+        content |= more * np.uint32(0x80 << 8 * (place - 1))
+        present |= more * np.uint32(1 << 8 * place)
+    if there is not None:
+        present *= there
+    # [N, K] numbers -> [N, 4 K] bytes
+    return _plain(content.view(np.uint8), present.view(bool))
 
 
-def _beside(columns: list[_Columns]) -> _Columns:
-    values = np.concatenate([c.values for c in columns], axis=1)
-    if all(c.present is None for c in columns):
-        return _Columns(values)
-    filled = [np.ones(c.values.shape, bool) if c.present is None else c.present for c in columns]
-    return _Columns(values, np.concatenate(filled, axis=1))
+def _beside(some: list[_Bytes]) -> _Bytes:
+    blocks = [block for each in some for block in each.blocks]
+    return _Bytes(blocks, np.sum([each.lengths for each in some], axis=0))
