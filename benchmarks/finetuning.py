@@ -74,12 +74,6 @@ def files(task: Task, data: Path, scratch: Path) -> dict[str, Path]:
     return {split: folder / found[split] for split in ("train", "dev", "test") if split in found}
 
 
-def subset(examples: list[Any], number: int | None) -> list[Any]:
-    """Examples drawn at random, in their order."""
-    chosen = np.sort(np.random.default_rng(0).permutation(len(examples))[:number])
-    return [examples[i] for i in chosen]
-
-
 class Exercise:
     """What both sides are given: rows, and their layout as batches."""
 
@@ -90,7 +84,9 @@ class Exercise:
         self.epochs = options.epochs or recipe.epochs
         self.rate = options.learning_rate or recipe.learning_rate
         self.examples = sources.load(task, paths)
-        self.examples["train"] = subset(self.examples["train"], options.train_examples)
+        if options.train_examples:
+            drawn = sources.drawn(self.examples["train"], options.train_examples)
+            self.examples["train"] = drawn
         labels = task.labels
         if labels is None:
             labels = tuple(task.family.find_labels(self.examples["train"]))

@@ -89,7 +89,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "training, by default as the task has it",
         "--batch_size N, --learning_rate X, --epochs N, --max_seq_length N, --seed N (0)\n"
         "--warmup_share X (0.1), --layer_decay X (1), --bias_correction (no, as in 2018)\n"
-        "--dropout P (that of --init), --dtype float32|bfloat16 (float32)",
+        "--dropout P (of --init), --dtype float32|bfloat16 (float32), --train_examples N (all)",
         batch_size=whole,
         learning_rate=real,
         epochs=whole,
@@ -100,6 +100,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         bias_correction=yes,
         dropout=real,
         dtype={"choices": ["float32", "bfloat16"], "default": "float32"},
+        train_examples=whole,
     )
     group(
         "tagging and questions",
@@ -158,8 +159,13 @@ def read_data(
     files = {split: getattr(flags, split) for split in ("train", "dev", "test")}
     files = {split: path for split, path in files.items() if path is not None}
     examples = sources.load(task, files, flags.data_dir, need)
-    named = [f"{split}={path}" for split, path in files.items()]
-    return examples, " ".join([str(flags.data_dir)] * bool(flags.data_dir) + named) or "tfds"
+    named = [str(flags.data_dir)] * bool(flags.data_dir)
+    named += [f"{split}={path}" for split, path in files.items()]
+    source = " ".join(named) or "tfds"
+    if flags.train_examples is not None and "train" in examples:
+        examples["train"] = sources.drawn(examples["train"], flags.train_examples)
+        source += f", {len(examples['train']):,} training examples"
+    return examples, source
 
 
 def build_model(

@@ -42,6 +42,18 @@ def load(
     return examples
 
 
+def drawn(examples: Sequence[Any], number: int) -> list[Any]:
+    """Some of the examples, always the same ones, in their order.
+
+    Raises:
+      UserError: not even one is asked for.
+    """
+    if number < 1:
+        raise UserError(f"--train_examples={number}: give at least 1")
+    chosen = np.sort(np.random.default_rng(0).permutation(len(examples))[:number])
+    return [examples[i] for i in chosen.tolist()]
+
+
 def _find(
     task: Task, files: Mapping[str, Path], data_dir: Path | None, need: Collection[str]
 ) -> dict[str, Path]:
