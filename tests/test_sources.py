@@ -14,7 +14,7 @@ from bertjax.errors import UserError
 from bertjax.tasks.conll import CONLL
 from bertjax.tasks.glue import GLUE
 from bertjax.tasks.own import OWN
-from bertjax.tasks.sources import load
+from bertjax.tasks.sources import drawn, load
 from bertjax.tasks.squad import SQUAD
 
 
@@ -87,12 +87,12 @@ def test_a_folder_without_anything_or_none_at_all(tmp_path: Path) -> None:
 
 
 def test_some_of_the_examples_are_the_same_ones_in_their_order() -> None:
-    some = sources.drawn(list(range(100)), 10)
+    some = drawn(list(range(100)), 10)
     assert some == sorted(set(some)) and len(some) == 10 and some != list(range(10))
-    assert sources.drawn(list(range(100)), 10) == some
-    assert sources.drawn([1, 2], 10) == [1, 2]
+    assert drawn(list(range(100)), 10) == some
+    assert drawn([1, 2], 10) == [1, 2]
     with pytest.raises(UserError, match="--train_examples=0: give at least 1"):
-        sources.drawn([1], 0)
+        drawn([1], 0)
 
 
 def test_own_tasks_ask_for_files(tmp_path: Path) -> None:
