@@ -32,7 +32,7 @@ name=run no_setup=''
 # What supervise asks for.
 start_all() { ./launch/worker.sh start "$name" "${command[@]}"; }
 states() { ./launch/worker.sh state "$name"; }
-stop_all() { ./launch/worker.sh stop "$name"; }
+stop_all() { ./launch/worker.sh stop "$name" "$@"; }
 present() { true; }
 recover() { return 1; }
 

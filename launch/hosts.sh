@@ -60,7 +60,8 @@ on_processes() {
   local i line calls=()
   for i in "${!places[@]}"; do
     line=$(quoted "$folder/launch/worker.sh" "$2" "$name-$i")
-    if [[ $2 == start ]]; then line+=" $(settings_of "$i") $(quoted "${@:3}")"; fi
+    if [[ $2 == start ]]; then line+=" $(settings_of "$i")"; fi
+    if (($# > 2)); then line+=" $(quoted "${@:3}")"; fi
     tell "$1" "${places[i]}" "$line" < /dev/null &
     calls+=($!)
     [[ -z $dry_run ]] || wait $!
@@ -98,10 +99,10 @@ set_up() {
 # What supervise asks for.
 start_all() { on_processes 60 start "${command[@]}"; }
 states() { on_processes 60 state; }
-stop_all() { on_processes 300 stop; }
+stop_all() { on_processes 300 stop "$@"; }
 present() { true; }
 recover() {
-  stop_all || true
+  stop_all "$QUICK" || true
   note "waiting until all hosts can be reached"
   until on_processes 60 state > /dev/null; do delay 1; done
 }

@@ -65,20 +65,22 @@ submit() {
 
 # job COMMAND...: on the first node. SLURM tells this shell alone of the time limit.
 job() {
-  local tasks verdict
+  local tasks found verdict
   rm -f "runs/launched/$SLURM_JOB_ID"-*/status
   trap 'scancel --signal=TERM "$SLURM_JOB_ID" || true' TERM
-  srun ./launch/slurm.sh task "$@" &
+  srun --wait=300 ./launch/slurm.sh task "$@" &
   tasks=$!
   while kill -0 "$tasks" 2> /dev/null; do wait "$tasks" || true; done
-  verdict=$(states | tee /dev/stderr | judge)
+  found=$(states)
+  printf '%s\n' "$found"
+  verdict=$(judge <<< "$found")
   note "job $SLURM_JOB_ID: $verdict"
   case $verdict in
     finished) return 0 ;;
     wrong) return 2 ;;
-    stopped) ;;
-    *) count_job_crash || return ;;
   esac
+  [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == RUNNING ]] || return # cancelled
+  if [[ $verdict != stopped ]]; then count_job_crash || return; fi
   scontrol requeue "$SLURM_JOB_ID"
 }
 

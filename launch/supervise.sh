@@ -6,12 +6,13 @@
 #   start_all   starts the command where it does not run yet
 #   states      prints what worker.sh state says of each; fails if one could not be asked
 #   present     fails when the workers are known to be gone
-#   stop_all    asks the command to save and end, and waits
+#   stop_all [SECONDS]  asks the command to save and end; kills it after that time
 #   recover     brings workers back that are gone
 #   set_up      for prepare: makes the environments
 
 POLL_SECONDS=${POLL_SECONDS:-${BERTJAX_POLL_SECONDS:-30}} # between two looks at the workers
 STEADY_SECONDS=${BERTJAX_STEADY_SECONDS:-600} # a crash after that long is the first one again
+QUICK=10                                      # seconds to end in when nothing can be saved
 TRIES=5                                       # crashes, lost calls or lost looks in a row
 
 ((BASH_VERSINFO[0] >= 5)) || fail "bash $BASH_VERSION is too old; install bash 5 (brew install bash)"
@@ -114,12 +115,12 @@ supervise() {
     note "the command on all workers: $verdict"
     case $verdict in
       finished) return 0 ;;
-      wrong) stop_all || true; return 2 ;;
+      wrong) stop_all "$QUICK" || true; return 2 ;;
       stopped) stop_all || true; delay 1 ;;
       gone) recover || return ;;
       unreached) count_crash 0 && recover || return ;;
-      *)
-        stop_all || true
+      *) # without the one that died the others cannot save
+        stop_all "$QUICK" || true
         count_crash $((SECONDS - began)) || return ;;
     esac
   done
@@ -128,7 +129,7 @@ supervise() {
 # prepare: sets the workers up, unless the command runs there already.
 prepare() {
   if under_way; then return; fi
-  stop_all &> /dev/null || true
+  stop_all "$QUICK" &> /dev/null || true
   persist set_up
 }
 

@@ -117,7 +117,7 @@ status() {
   if [[ $state == ACTIVE || -n $dry_run ]]; then states; fi
 }
 
-stop() { on_all 300 "$WORKER" stop "$name"; }
+stop() { stop_all; }
 
 logs() {
   choose_node
@@ -173,7 +173,7 @@ take_over() {
     run || fail "another command runs on $name; ./launch/tpu.sh stop $name ends it"
     return 0
   fi
-  stop &> /dev/null || true
+  stop_all "$QUICK" &> /dev/null || true
   return 1
 }
 
@@ -203,7 +203,7 @@ keep_last_words() {
 
 # What supervise asks for.
 start_all() { persist run; }
-stop_all() { stop; }
+stop_all() { on_all 300 "$WORKER" stop "$name" "$@"; }
 present() { [[ $(machines_state) == @(ACTIVE|UNKNOWN) ]]; }
 recover() {
   if [[ $(machines_state) == ABSENT ]]; then

@@ -10,7 +10,7 @@ usage: ./launch/worker.sh setup [EXTRA]           the environment, with the extr
        ./launch/worker.sh keep NAME COMMAND...    the same; its log and exit status are kept
        ./launch/worker.sh start NAME COMMAND...   the same, in the background
        ./launch/worker.sh state NAME              a line: running, finished, wrong, stopped, ...
-       ./launch/worker.sh stop NAME               asks it to save and end; kills it after 2 minutes
+       ./launch/worker.sh stop NAME [SECONDS]     asks it to save and end; kills it later (120)
        ./launch/worker.sh log NAME                the log, followed until the command has ended
        ./launch/worker.sh last NAME               its last 200 lines, behind the machine's name
 
@@ -21,7 +21,6 @@ END
 
 STOPPED=75
 BUSY=9
-GRACE_SECONDS=${BERTJAX_GRACE_SECONDS:-120}
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
@@ -132,12 +131,12 @@ state() {
 }
 
 stop() {
-  local pid folder waited
+  local pid folder waited seconds=${2:-120}
   folder=$(folder_of "$1")
   if ! is_running "$1"; then return; fi
   pid=$(cat "$folder/pid")
   kill -TERM "$pid" 2> /dev/null || true
-  for ((waited = 0; waited < GRACE_SECONDS * 10; waited++)); do
+  for ((waited = 0; waited < seconds * 10; waited++)); do
     if ! is_running "$1"; then break; fi
     sleep 0.1
   done

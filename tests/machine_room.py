@@ -110,7 +110,6 @@ class Room:
             "ROOM": str(self.folder),
             "WORKERS": str(self.workers),
             "BERTJAX_POLL_SECONDS": "0",
-            "BERTJAX_GRACE_SECONDS": "5",
             "GIT_CONFIG_GLOBAL": "/dev/null",
         }
 
@@ -297,9 +296,9 @@ def sbatch(arguments: list[str]) -> int:
 
 
 def srun(arguments: list[str]) -> int:
-    _obey(["srun", *arguments])
+    _obey(["srun", *arguments])  # the first argument is an option
     tasks = [
-        subprocess.Popen(arguments, env=os.environ | {"SLURM_PROCID": str(number)})
+        subprocess.Popen(arguments[1:], env=os.environ | {"SLURM_PROCID": str(number)})
         for number in range(int(os.environ["SLURM_NTASKS"]))
     ]
     _write(_room() / "tasks", [task.pid for task in tasks])
@@ -311,6 +310,11 @@ def scancel(arguments: list[str]) -> int:
     for pid in _read(_room() / "tasks", []):
         os.kill(pid, signal.SIGTERM)
     return 0
+
+
+def squeue(arguments: list[str]) -> int:
+    print(_read(_room() / "job", "RUNNING"))
+    return _obey(["squeue", *arguments]) or 0
 
 
 def scontrol(arguments: list[str]) -> int:

@@ -22,7 +22,7 @@ print(json.dumps([os.environ[name] for name in names]))
 @pytest.fixture()
 def room(tmp_path: Path) -> Iterator[Room]:
     made = Room(tmp_path)
-    for name in ("ssh", "sbatch", "srun", "scancel", "scontrol"):
+    for name in ("ssh", "sbatch", "srun", "scancel", "squeue", "scontrol"):
         made.stand_in(name)
     for name in ("one", "two", "three"):
         (tmp_path / "machines" / name).mkdir(parents=True)
@@ -180,8 +180,10 @@ def test_slurm_dry_run_and_bad_lines(room: Room) -> None:
     assert status == 0 and output.startswith("sbatch --job-name=bertjax")
     status, output = room.run("slurm.sh", "--nodes=2", "true")
     assert status == 2 and "a command is missing behind --" in output
+    for name in ("dirname", "readlink", "bash"):
+        (room.programs / name).symlink_to(f"/usr/bin/{name}")
     (room.programs / "sbatch").unlink()
-    status, output = room.run("slurm.sh", "--", "true")
+    status, output = room.run("slurm.sh", "--", "true", PATH=room.programs)
     assert status == 2 and "sbatch is not installed" in output
     assert not room.calls()
 
@@ -210,8 +212,12 @@ def test_job_that_crashes_five_times_is_given_up(room: Room) -> None:
     assert len(room.calls("scontrol")) == 4
 
 
-def test_time_limit_saves_and_queues_again(room: Room) -> None:
+@pytest.mark.parametrize("state", ["RUNNING", "COMPLETING"])
+def test_time_limit_saves_and_queues_again_but_not_what_is_cancelled(
+    room: Room, state: str
+) -> None:
     """SLURM sends SIGTERM to the batch shell; the tasks save, exit with 0, and are not finished."""
+    (room.folder / "job").write_text(f'"{state}"')
     code = "import signal, time; signal.signal(15, lambda *_: exit(0)); print(1); time.sleep(60)"
     process = room.start("slurm.sh", "job", "python3", "-c", code, **JOB)
     logs = [room.checkout / f"runs/launched/77-{task}/log" for task in (0, 1)]
@@ -219,7 +225,7 @@ def test_time_limit_saves_and_queues_again(room: Room) -> None:
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
+    assert process.returncode == (state != "RUNNING"), output
     assert room.calls("scancel") == [["scancel", "--signal=TERM", "77"]]
-    assert room.calls("scontrol") == [["scontrol", "requeue", "77"]]
+    assert room.calls("scontrol") == [["scontrol", "requeue", "77"]] * (state == "RUNNING")
     assert output.count(" stopped: ") == 2

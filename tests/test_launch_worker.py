@@ -83,7 +83,7 @@ def test_started_command_outlives_its_shell_and_is_stopped(room: Room) -> None:
 def test_command_that_does_not_stop_is_killed(room: Room) -> None:
     room.run("worker.sh", "start", "run", "python3", "-c", STUBBORN)
     wait_for_text(room, "ready\n")
-    assert room.run("worker.sh", "stop", "run", BERTJAX_GRACE_SECONDS=0)[0] == 0
+    assert room.run("worker.sh", "stop", "run", 0)[0] == 0
     assert state(room) == "stopped"
 
 
