@@ -82,7 +82,7 @@ class Room:
         self.program(name, PROGRAM.format(python=sys.executable, tests=tests, function=name))
 
     def rule(self, words: str, times: int = 1, after: int = 0, **what: Any) -> None:
-        """For calls with all of the words, after some of them: exit, says, hang or preempt."""
+        """For calls with all of the words, `after` some: exit, says, hang, preempt, lose."""
         rules = _read(self.folder / "rules", [])
         rules.append({"words": words.split(), "times": times, "after": after, **what})
         _write(self.folder / "rules", rules)
@@ -196,11 +196,18 @@ def _follow(rule: dict[str, Any]) -> int | None:
     if "hang" in rule:
         time.sleep(60)
     if "preempt" in rule:
+        _lose_machines()
         _write(_room() / "states", [rule["preempt"]])
-        for machine in (_room() / "machines").glob("*"):
-            _turn_off(machine)
-            shutil.rmtree(machine)
+    if "lose" in rule:
+        _lose_machines()
     return rule.get("exit")
+
+
+def _lose_machines() -> None:
+    (_room() / "states").unlink()
+    for machine in (_room() / "machines").glob("*"):
+        _turn_off(machine)
+        shutil.rmtree(machine)
 
 
 def _on(machine: Path, line: str) -> int:
@@ -244,10 +251,7 @@ def _queued_resource(verb: str, name: str, arguments: list[str]) -> int:
         print("ERROR: (gcloud) NOT_FOUND: Resource was not found.", file=sys.stderr)
         return 1
     elif verb == "delete":
-        (room / "states").unlink()
-        for machine in (room / "machines").glob("*"):
-            _turn_off(machine)
-            shutil.rmtree(machine)
+        _lose_machines()
     elif "nodeCount" in arguments[5]:
         print(_read(room / "count", 1) if _read(room / "count", 1) > 1 else "")
     elif "failedData" in arguments[5]:

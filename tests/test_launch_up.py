@@ -71,11 +71,13 @@ def test_preemption_leads_to_new_machines_and_the_same_command(
     starts = {tuple(call) for call in room.calls() if "worker.sh start" in " ".join(call)}
     assert len(starts) == 1
     assert len(marks.read_text()) == 1 + lost
+    first = room.calls()[: room.calls().index(room.calls("delete")[0])]
+    looks = sum("worker.sh state" in " ".join(call) for call in first)
+    assert looks == (after + 1) * lost, "what is known to be gone is not waited for"
 
 
 def test_deleted_by_somebody_is_not_created_again(room: Room) -> None:
-    room.rule("worker.sh state", after=1, preempt=None, exit=255, times=9)
-    room.rule("describe", after=6, exit=1, says="ERROR: NOT_FOUND", times=99)
+    room.rule("worker.sh state", after=1, lose=True, exit=255)
     words = ["up", "bert", TYPE, "--", "sleep", "60"]
     status, output = room.run("tpu.sh", *words)
     assert status == 1
@@ -158,6 +160,12 @@ def test_call_that_fails_or_hangs_once_is_made_again(room: Room, verb: str, stat
     assert found == 0, output
     assert len(room.calls("create")) == 1 + (verb == "create")
     assert not (room.folder / "states").exists()
+
+
+def test_deletion_that_hung_but_succeeded_is_not_asked_for_again(room: Room) -> None:
+    room.rule(" delete ", lose=True, exit=124)
+    assert room.run("tpu.sh", "up", "bert", TYPE, "--", "true")[0] == 0
+    assert len(room.calls("delete")) == 1
 
 
 def test_without_login_it_gives_up(room: Room) -> None:

@@ -213,6 +213,7 @@ def test_gpu_checks_before_it_runs(room: Room) -> None:
     (room.folder / "doctor.status").write_text("2")
     assert room.run("gpu.sh", "--name=two", "--", "true")[0] == 2
     assert not log_of(room, "two").exists()
+    assert len(room.lines("doctor")) == 2, "what is refused is not tried again"
 
 
 def test_gpu_without_a_driver_says_so(room: Room) -> None:
