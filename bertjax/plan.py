@@ -15,8 +15,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from bertjax import compile_cache, errors, planning, settings, topology
 from bertjax.command_line import new_parser
+from bertjax.data.manifest import MANIFEST
 from bertjax.errors import UserError
 
 
@@ -27,9 +30,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--topology", nargs="+", action="extend", required=True, metavar="NAME",
         help="v5e-16, v5e:4x4, v4-8, v5p-128, v6e-16, '2x v5e-16', ...")  # fmt: skip
     add("--global_batch", type=int, help="rows of a batch (train.batch_size)")
-    add("--seq_length", type=int, nargs="+", default=[128], metavar="T",
-        help="without records: length of rows; 128 512 for two phases")  # fmt: skip
-    add("--vocab_size", type=int, default=30522, help="without records: pieces (30522)")
+    add("--seq_length", type=int, nargs="+", metavar="T",
+        help="as if padded records of that length were there; 128 512 for two phases")  # fmt: skip
+    add("--vocab_size", type=int, default=30522, help="with --seq_length: pieces (30522)")
     add("--compiles", type=int, default=3, metavar="N",
         help="at most so many for each row, to find the largest batch (3)")  # fmt: skip
     add("--json", action="store_true", help="prints one JSON object a row")
@@ -42,6 +45,16 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
     return [w for w in words if "=" not in w], [w for w in words if "=" in w]
 
 
+def find_work(config: ConfigDict, lengths: list[int] | None, vocab_size: int) -> planning.Work:
+    """On the records that data.records names, if they are there, or as if some were."""
+    if lengths is None and (Path(config.data.records) / MANIFEST).exists():
+        return planning.prepared(config)
+    lengths = lengths or [128]
+    said = " and ".join(map(str, lengths))
+    print(f"no records: padded rows of {said} tokens are assumed", file=sys.stderr)
+    return planning.imagined(config, lengths, vocab_size)
+
+
 def main() -> None:
     flags = parse_arguments()
     names, more = split(flags.topology)
@@ -52,7 +65,7 @@ def main() -> None:
         raise UserError(f"--compiles={flags.compiles}: give 1 or more")
     config = settings.load(flags.config, overrides)
     wanted = [topology.parse(name) for name in names]
-    work = planning.imagined(config, flags.seq_length, flags.vocab_size)
+    work = find_work(config, flags.seq_length, flags.vocab_size)
     # All names and numbers are checked before the first compile, which takes minutes.
     chosen_mesh = any(override.startswith("mesh.") for override in overrides)
     sites = [planning.site(each, work, chosen_mesh) for each in wanted]

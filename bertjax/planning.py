@@ -13,8 +13,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from bertjax import estimate, partition, phases, program, topology
+from bertjax import estimate, inputs, partition, phases, program, topology
 from bertjax.chips import GIB
+from bertjax.data import input as data_input
 from bertjax.data.manifest import Manifest
 from bertjax.data.records import FEATURES
 from bertjax.errors import UserError
@@ -22,17 +23,25 @@ from bertjax.estimate import Estimate, Shapes
 from bertjax.models import encoders, flops
 from bertjax.models.config import BertConfig, EncoderConfig
 from bertjax.phases import Phase
+from bertjax.program import Program
 from bertjax.topology import Topology
 
 NOTE = "Times are the compiler's estimates of each instruction; nothing was run."
 
 
 class Work(NamedTuple):
-    """What is to be trained: settings, encoder, and batches in phases."""
+    """What is to be trained: settings, encoder, and batches in phases.
+
+    Attributes:
+      build: platform -> the functions of the run.
+      shapes: (phase, rows) -> what its batches are, as they are read.
+    """
 
     config: ConfigDict
     encoder: EncoderConfig
     phases: list[Phase]
+    build: Callable[[str], Program]
+    shapes: Callable[[Phase, int], Shapes]
 
 
 class Site(NamedTuple):
@@ -40,6 +49,24 @@ class Site(NamedTuple):
 
     topology: Topology
     mesh: Mesh
+
+
+def prepared(config: ConfigDict) -> Work:
+    """The work on the records that the config names: what bertjax.pretrain compiles.
+
+    Raises:
+      UserError: whatever would hinder the run itself.
+    """
+    given = inputs.open_inputs(config)
+
+    def shapes(phase: Phase, rows: int) -> Shapes:
+        one = next(data_input.train_batches(phase.records, batch_size=1, seed=0))
+        return {name: ((rows, *value.shape[1:]), value.dtype) for name, value in one.items()}
+
+    def build(platform: str) -> Program:
+        return inputs.build_program(config, given, platform)
+
+    return Work(config, given.encoder, given.phases, build, shapes)
 
 
 def imagined(config: ConfigDict, lengths: list[int], vocab_size: int) -> Work:
@@ -53,15 +80,29 @@ def imagined(config: ConfigDict, lengths: list[int], vocab_size: int) -> Work:
     """
     if not 1 <= len(lengths) <= 2 or min(lengths) < 8:
         raise UserError("--seq_length: give one length, or two for two phases, of 8 or more")
-    encoder = encoders.from_settings(
-        config.get("encoder", "bert"), vocab_size, config.model.to_dict()
-    )
-    opened: list[Any] = [SimpleNamespace(folder="records", manifest=_manifest(length, vocab_size))
-                         for length in lengths]  # fmt: skip
+    name = config.get("encoder", "bert")
+    encoder = encoders.from_settings(name, vocab_size, config.model.to_dict())
+    opened: list[Any] = [
+        SimpleNamespace(folder="records", manifest=_manifest(length, vocab_size))
+        for length in lengths
+    ]
     for records in opened:
         phases.check_length(records, encoder.max_positions)
     plan = phases.plan(config, opened[0], opened[1] if opened[1:] else None)
-    return Work(config, encoder, plan)
+    schedule = phases.schedule(config, plan)
+
+    def build(platform: str) -> Program:
+        return program.build(
+            config,
+            encoder,
+            schedule,
+            labels=True,
+            words=None,
+            expand=lambda batch: batch,
+            platform=platform,
+        )
+
+    return Work(config, encoder, plan, build, _padded_rows)
 
 
 def _manifest(length: int, vocab_size: int) -> Manifest:
@@ -97,7 +138,7 @@ def site(wanted: Topology, work: Work, chosen_mesh: bool) -> Site:
 
 def suitable_fsdp(work: Work, wanted: Topology, devices: int) -> int:
     """1, unless parameters, gradients and moments would take over a third of a device's memory."""
-    one = build(work, "tpu")
+    one = work.build("tpu")
     state = jax.eval_shape(one.init, jax.random.key(0))
     size = sum(4 * math.prod(leaf.shape) for leaf in jax.tree.leaves(state))
     memory = wanted.chip.usable * wanted.chips / devices
@@ -107,24 +148,12 @@ def suitable_fsdp(work: Work, wanted: Topology, devices: int) -> int:
     return fsdp
 
 
-def build(work: Work, platform: str) -> program.Program:
-    return program.build(
-        work.config,
-        work.encoder,
-        phases.schedule(work.config, work.phases),
-        labels=True,
-        words=None,
-        expand=lambda batch: batch,
-        platform=platform,
-    )
-
-
-def batch_shapes(phase: Phase, rows: int) -> Shapes:
-    """Of a batch as records.parse gives it: int32 and float32."""
+def _padded_rows(phase: Phase, rows: int) -> Shapes:
+    """As records.parse gives them: int32 and float32."""
     manifest = phase.records.manifest
     sizes = {"T": manifest.max_seq_length, "P": manifest.max_predictions_per_seq, "1": 1}
     return {
-        name: ((rows, sizes[size]), np.float32 if kind == "float32" else np.int32)
+        name: ((rows, sizes[size]), np.dtype("float32" if kind == "float32" else "int32"))
         for name, (size, kind) in FEATURES.items()
     }
 
@@ -133,12 +162,12 @@ def rows(site: Site, work: Work, compiles: int, cache: Path | None) -> list[dict
     """One row of facts for each phase; see table for what they are."""
     chip, mesh = site.topology.chip, site.mesh
     share = site.topology.chips / mesh.devices.size
-    made = build(work, partition.platform(mesh))
+    made = work.build(partition.platform(mesh))
     found = []
     for phase in work.phases:
 
         def compiled(rows: int, phase: Phase = phase) -> Estimate:
-            return estimate.estimate(made, batch_shapes(phase, rows), mesh, cache)
+            return estimate.estimate(made, work.shapes(phase, rows), mesh, cache)
 
         step = compiled(phase.batch_size)
         usable = chip.usable * share
@@ -174,7 +203,11 @@ def _speed(site: Site, work: Work, phase: Phase, step: Estimate) -> dict[str, An
         "exchanges": step.exchanges,
         "sent_waiting": step.waiting,
         "sent_between_slices": step.between_slices,
-        "tokens_per_second": phase.batch_size * manifest.max_seq_length / seconds,
+        # Real ones: padding is no token.
+        "tokens_per_second": phase.batch_size
+        * manifest.max_seq_length
+        * (1 - manifest.padding_share)
+        / seconds,
         "steps": phase.num_steps,
         "days": phase.num_steps * seconds / 86400,
     }
@@ -184,6 +217,7 @@ def _speed(site: Site, work: Work, phase: Phase, step: Estimate) -> dict[str, An
             phase.batch_size,
             manifest.max_seq_length,
             manifest.max_predictions_per_seq,
+            manifest.max_sequences,
         )
         facts["share_of_peak"] = operations / (chip.peak * chips * seconds)
     return facts

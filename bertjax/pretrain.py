@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -25,7 +25,6 @@ from bertjax import (
     memory,
     partition,
     phases,
-    pretrained,
     program,
     settings,
     tokenizer,
@@ -33,7 +32,8 @@ from bertjax import (
 from bertjax.command_line import new_parser
 from bertjax.data import input as data_input
 from bertjax.data.records import Records
-from bertjax.models import encoders, objectives
+from bertjax.inputs import Inputs, build_program, open_inputs
+from bertjax.models import objectives
 from bertjax.models.config import EncoderConfig
 from bertjax.run_log import RunLog, read_metrics, shown
 from bertjax.state import TrainState, abstract_state, init_state, with_params
@@ -47,18 +47,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--workdir", type=Path, required=True, help="folder of the run; continued if it has one")
     add("overrides", nargs="*", metavar="name=value", help="settings of the config to change")
     return parser.parse_intermixed_args(argv)  # settings may stand before and behind flags
-
-
-def build_config(
-    config: ConfigDict, records: Records, start: pretrained.Pretrained | None
-) -> EncoderConfig:
-    """The encoder that fits the records; what the manifest says is not repeated in the config.
-
-    A model to go on from tells its own sizes.
-    """
-    encoder = config.get("encoder", "bert")
-    wanted = encoders.from_settings(encoder, records.manifest.vocab_size, config.model.to_dict())
-    return wanted if start is None else continuation.resized(start, wanted)
 
 
 def resolved(config: ConfigDict, model: EncoderConfig, records: Records) -> dict[str, Any]:
@@ -109,58 +97,6 @@ def warn_if_stuck(found: dict[str, float], inputs: Inputs, log: RunLog) -> None:
             )
 
 
-class Inputs(NamedTuple):
-    """What to train on, in phases; the encoder that fits it.
-
-    If wanted, records held out and a model to go on from.
-    """
-
-    phases: list[phases.Phase]
-    held_out: Records | None
-    encoder: EncoderConfig
-    start: pretrained.Pretrained | None
-
-    @property
-    def pretraining(self) -> encoders.Pretraining:
-        return encoders.pretraining(self.encoder)
-
-    @property
-    def entropy(self) -> float:
-        """Of the pieces' frequencies, in nats."""
-        return self.records.manifest.corpus["unigram_entropy"]
-
-    @property
-    def records(self) -> Records:
-        """Those of the first phase."""
-        return self.phases[0].records
-
-
-def open_inputs(config: ConfigDict) -> Inputs:
-    """Opens the records and checks them against each other and the config.
-
-    Raises:
-      UserError: anything that would fail later, before anything is computed or written.
-    """
-    data = config.data
-    records = phases.open_records(data.records, "data.records", data.skip_damaged)
-    opened: list[Records | None] = [None, None]
-    for place, name in enumerate(("long_records", "eval_records")):
-        if data[name]:
-            found = phases.open_records(data[name], f"data.{name}", data.skip_damaged)
-            phases.check_same(records, found)
-            opened[place] = found
-    longer, held_out = opened
-    start = pretrained.load(Path(config.init)) if config.init else None
-    if start is not None:
-        continuation.check_vocabulary(start, tokenizer.load(records.folder))
-    encoder = build_config(config, records, start)
-    inputs = Inputs(phases.plan(config, records, longer), held_out, encoder, start)
-    for each in filter(None, (records, longer, held_out)):
-        phases.check_length(each, encoder.max_positions)
-        phases.masks(config, each, inputs.pretraining.masks)
-    return inputs
-
-
 def make_evaluate(
     config: ConfigDict,
     inputs: Inputs,
@@ -190,20 +126,6 @@ def make_evaluate(
         return {f"eval_{name}": value for name, value in found.items()}, None
 
     return evaluate
-
-
-def build_program(config: ConfigDict, inputs: Inputs, mesh: Mesh) -> program.Program:
-    opened = [phase.records for phase in inputs.phases]
-    masks = inputs.pretraining.masks
-    return program.build(
-        config,
-        inputs.encoder,
-        phases.schedule(config, inputs.phases),
-        labels=inputs.records.manifest.has_label,
-        words=tokenizer.load(inputs.records.folder),
-        expand=phases.expander(config, opened, config.train.seed, masks),
-        platform=partition.platform(mesh),
-    )
 
 
 def train(
@@ -252,7 +174,7 @@ def main() -> None:
     timetable = loop.Timetable(
         config.train.steps, config.log_every, config.eval_every, config.save_every
     )
-    made = build_program(config, inputs, mesh)
+    made = build_program(config, inputs, partition.platform(mesh))
     checkpoint.save_config(flags.workdir, resolved(config, inputs.encoder, inputs.records))
     tokenizer.load(inputs.records.folder).save(flags.workdir)
     train(config, flags.workdir, inputs, made, mesh, timetable)

@@ -24,7 +24,7 @@ FLOORS = (
     "data models partition moments schedules optimizer charts compile_cache topology",
     "state train_step checkpoint convert huggingface huggingface_tokenizer loop run_log pretrained "
     "predictor results tasks google model_folder tuning sweep mixing finished build_need phases "
-    "continuation program estimate planning",
+    "continuation program inputs estimate planning",
     "prepare pretrain finetune export fill collect report reproduce plan",
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
