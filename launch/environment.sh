@@ -31,7 +31,8 @@ find_python() {
       return
     fi
   done
-  fail "no Python 3.11, 3.12 or 3.13 with venv found; install one, e.g. apt install python3-venv"
+  fail "no Python 3.11, 3.12 or 3.13 with venv found; install one" \
+    "(apt install python3.12-venv, or pip install uv && uv python install 3.12)"
 }
 
 # What an installation hangs on: the requirements, and where the editable package lies.

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# One machine with GPUs: environment, doctor, a command that is started again after a crash.
+# One machine with GPUs: environment, check, a command that is started again after a crash.
 set -euo pipefail
 
 usage() {
   cat << END
 usage: ./launch/gpu.sh [--name=NAME] [--no_setup] -- COMMAND...
 
-Makes the environment with the extra gpu, runs the doctor, then COMMAND on all GPUs of this machine.
+Makes the environment with the extra gpu, looks for the GPUs, then runs COMMAND on all of them.
 After a crash it is started again and goes on from its last checkpoint; not after exit status 0
 (finished) or 2 (refused), nor after five crashes in a row. It outlives the connection: the same
 line finds it again. ^C asks it to save and end.
@@ -40,7 +40,7 @@ set_up() {
   nvidia-smi --list-gpus ||
     fail "nvidia-smi finds no GPU; install NVIDIA's driver (a CPU needs no launcher: run the command)"
   if [[ -z $no_setup ]]; then ./launch/worker.sh setup gpu || return; fi
-  ./launch/worker.sh run python -m bertjax.doctor
+  ./launch/worker.sh check cuda
 }
 
 parse ./launch/gpu.sh "$@"

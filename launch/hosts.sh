@@ -6,8 +6,8 @@ usage() {
   cat << END
 usage: ./launch/hosts.sh HOST... [options] -- COMMAND...
 
-Copies this checkout to every host, makes its environment, runs the doctor, then COMMAND as one
-process a host; BERTJAX_COORDINATOR, BERTJAX_NUM_PROCESSES and BERTJAX_PROCESS_ID tell it of the
+Copies this checkout to every host, makes its environment, looks for devices, then runs COMMAND as
+one process a host; BERTJAX_COORDINATOR, BERTJAX_NUM_PROCESSES and BERTJAX_PROCESS_ID tell it of the
 others. When one dies the others are stopped, and all start again from the last checkpoint; not
 after exit status 0 (finished) or 2 (refused), nor after five crashes in a row. The processes
 outlive the connection: the same line finds them again. ^C asks them to save and end.
@@ -82,7 +82,7 @@ set_up_host() {
     tell 900 "$1" "mkdir -p $at && tar -xzf - -C $at" < "$archive" || return
     tell 1800 "$1" "$at/launch/worker.sh setup" < /dev/null || return
   fi
-  tell 900 "$1" "$at/launch/worker.sh run python -m bertjax.doctor" < /dev/null
+  tell 900 "$1" "$at/launch/worker.sh check" < /dev/null
 }
 
 set_up() {

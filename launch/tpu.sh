@@ -9,7 +9,7 @@ usage: ./launch/tpu.sh SUBCOMMAND NAME [options] [-- COMMAND...]
   up NAME -- COMMAND...     all of it: creates, sets up, checks, runs; after a crash or a preemption
                             it starts the command again, from the last checkpoint; then deletes
   create NAME               asks for the machines, as a queued resource, and waits for them
-  setup NAME                copies this checkout to every worker, installs it, runs the doctor
+  setup NAME                copies this checkout to every worker, installs it, looks for its TPUs
   run NAME -- COMMAND...    starts COMMAND on every worker; it outlives the connection
   status NAME               the state of the machines, and of the command on every worker
   logs NAME                 follows the log of one worker
@@ -92,13 +92,13 @@ check_folders() {
 
 create() { if [[ -n $dry_run ]]; then create_machines && machines_state; else await_machines; fi; }
 
-# setup: the checkout as it is here, what git ignores left out; then the doctor, on all at once.
+# setup: the checkout as it is here, what git ignores left out; then a check, on all at once.
 setup() {
   if [[ -z $dry_run ]]; then pack_checkout "$scratch/bertjax.tar.gz" || return; fi
   on_each copy_to "$scratch/bertjax.tar.gz" || return
   on_each tell 1800 "mkdir -p bertjax && tar -xzf bertjax.tar.gz -C bertjax && $WORKER setup tpu" ||
     return
-  on_all 900 "$WORKER" run python -m bertjax.doctor
+  on_all 900 "$WORKER" check tpu
 }
 
 run() { on_all 180 "$WORKER" start "$name" "${command[@]}"; }
@@ -196,8 +196,10 @@ up() {
 # The logs go with the machines; their ends are kept.
 keep_last_words() {
   if on_all 180 "$WORKER" last "$name" > "$scratch/last"; then
-    sort -s -k 1,1 "$scratch/last" > "$here/$name.log"
-    printf 'error: the command failed; the ends of the logs are in %s\n' "$name.log" >&2
+    mkdir -p runs/launched
+    sort -s -k 1,1 "$scratch/last" > "runs/launched/$name.log"
+    printf 'error: the command failed; the ends of the logs are in %s\n' \
+      "$PWD/runs/launched/$name.log" >&2
   fi
 }
 

@@ -5,7 +5,8 @@ set -euo pipefail
 
 usage() {
   cat << END
-usage: ./launch/worker.sh setup [EXTRA]           the environment, with the extra tpu or gpu (finds GPUs)
+usage: ./launch/worker.sh setup [EXTRA]           the environment, with the extra tpu or gpu
+       ./launch/worker.sh check [tpu | cuda]      lists the devices; fails without one of that kind
        ./launch/worker.sh run COMMAND...          a command in the environment, in the foreground
        ./launch/worker.sh keep NAME COMMAND...    the same; its log and exit status are kept
        ./launch/worker.sh start NAME COMMAND...   the same, in the background
@@ -60,6 +61,12 @@ run() {
   done
   if [[ -n $asked ]] && ((status != 2)); then status=$STOPPED; fi
   return "$status"
+}
+
+# check: on a slice of several workers all must ask at once.
+check() {
+  local list='import jax; print(*jax.devices(), sep="\n")'
+  run env ${1:+JAX_PLATFORMS="$1"} python -c "$list"
 }
 
 folder_of() { echo "runs/launched/$1"; }
@@ -130,17 +137,26 @@ state() {
   printf 'bertjax: %s %s %s: %s\n' "$1" "$(uname -n)" "$word" "$last"
 }
 
+# ended NAME SECONDS: waits for the end so long.
+ended() {
+  local tenth
+  for ((tenth = 0; tenth < $2 * 10; tenth++)); do
+    if ! is_running "$1"; then return; fi
+    sleep 0.1
+  done
+  ! is_running "$1"
+}
+
 stop() {
-  local pid folder waited seconds=${2:-120}
+  local pid folder
   folder=$(folder_of "$1")
   if ! is_running "$1"; then return; fi
   pid=$(cat "$folder/pid")
   kill -TERM "$pid" 2> /dev/null || true
-  for ((waited = 0; waited < seconds * 10; waited++)); do
-    if ! is_running "$1"; then break; fi
-    sleep 0.1
-  done
-  if is_running "$1"; then kill -KILL -- "-$pid"; fi
+  if ! ended "$1" "${2:-120}"; then
+    kill -KILL -- "-$pid"
+    ended "$1" 30 || fail "$1 cannot be killed"
+  fi
   [[ -f $folder/status ]] || echo "$STOPPED" > "$folder/status"
 }
 
@@ -161,7 +177,7 @@ last() { tail -n 200 "$(folder_of "$1")/log" | sed "s/^/$(uname -n)  /"; }
 wants() { (($# - 2 >= $1)) || fail "too little behind $2; see ./launch/worker.sh --help"; }
 
 case ${1:---help} in
-  setup) ;;
+  setup | check) ;;
   run | state | stop | log | last) wants 1 "$@" ;;
   keep | start | watched) wants 2 "$@" ;;
   --help | -h) usage && exit ;;

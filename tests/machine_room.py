@@ -28,7 +28,7 @@ from machine_room import {function}
 sys.exit({function}(sys.argv[1:]))
 """
 
-# A Python that makes environments without pip; the doctor in them says what doctor.status holds.
+# A Python that makes environments without pip; the check in them ends as check.status says.
 PYTHON = """#!/bin/bash
 room={room}
 case "$*" in
@@ -40,9 +40,9 @@ case "$*" in
   *"-m pip install"*)
     echo "$PWD: $*" >> "$room/pip"
     exit "$(cat "$room/pip.status" 2> /dev/null || echo 0)" ;;
-  "-m bertjax.doctor"*)
-    echo "$PWD" >> "$room/doctor"
-    exit "$(cat "$room/doctor.status" 2> /dev/null || echo 0)" ;;
+  *jax.devices*)
+    echo "$PWD $JAX_PLATFORMS" >> "$room/checks"
+    exit "$(cat "$room/check.status" 2> /dev/null || echo 0)" ;;
   *) exec {python} "$@" ;;
 esac
 """
@@ -125,7 +125,7 @@ class Room:
         for call in self.calls("gcloud"):
             name = call[4] if call[2] == "tpus" else call[2]
             if name == "ssh":
-                parts = ("setup", "doctor", "start", "state", "stop", "last", "log")
+                parts = ("setup", "check", "start", "state", "stop", "last", "log")
                 name = next(part for part in parts if part in call[7])
             if name not in ("describe", "state") and names[-1:] != [name]:
                 names.append(name)

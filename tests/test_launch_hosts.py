@@ -46,7 +46,7 @@ def test_every_process_is_told_of_the_others(room: Room) -> None:
 
 def test_setup_reaches_a_host_once_however_often_it_is_named(room: Room) -> None:
     assert room.run("hosts.sh", "one", "one", "two", "--", "true")[0] == 0
-    assert len(room.lines("pip")) == len(room.lines("doctor")) == 2
+    assert len(room.lines("pip")) == len(room.lines("checks")) == 2
     assert (room.folder / "machines/one/bertjax/runs/launched/run-1/log").exists()
 
 

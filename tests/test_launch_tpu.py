@@ -151,16 +151,14 @@ def test_dry_run_of_every_subcommand(room: Room, subcommand: str) -> None:
     assert not room.calls()
 
 
-def test_setup_installs_the_tpu_extra_and_asks_the_doctor_on_every_worker(
-    two_workers: Room,
-) -> None:
+def test_setup_installs_the_tpu_extra_and_checks_every_worker(two_workers: Room) -> None:
     two_workers.run("tpu.sh", "create", "bert", TYPE)
     (two_workers.checkout / "new.py").touch()
     (two_workers.checkout / "runs").mkdir()
     (two_workers.checkout / "runs" / "large").touch()
     assert two_workers.run("tpu.sh", "setup", "bert")[0] == 0
     workers = [two_workers.folder / "machines" / f"bert-w-{i}" / "bertjax" for i in (0, 1)]
-    assert sorted(two_workers.lines("doctor")) == [str(worker) for worker in workers]
+    assert sorted(two_workers.lines("checks")) == [f"{worker} tpu" for worker in workers]
     assert (
         all("-e .[tpu]" in line for line in two_workers.lines("pip"))
         and len(two_workers.lines("pip")) == 2

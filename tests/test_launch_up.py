@@ -10,7 +10,7 @@ from machine_room import TRICKY, Room, waits_the_first_time
 
 TYPE = "--accelerator=v5e-16"
 # What up asks for, looks at states left out.
-UP = ["create", "scp", "setup", "doctor", "start"]
+UP = ["create", "scp", "setup", "check", "start"]
 
 
 @pytest.fixture()
@@ -49,7 +49,7 @@ def test_up_runs_the_command_on_every_worker_and_deletes(two_workers: Room, slic
     [
         ("scp", 0, "SUSPENDED"),
         ("worker.sh setup", 0, "SUSPENDED"),
-        ("doctor", 0, "FAILED"),
+        ("check", 0, "FAILED"),
         ("worker.sh start", 0, "SUSPENDED"),
         ("worker.sh state", 2, "SUSPENDED"),
         ("worker.sh state", 1, "FAILED"),
@@ -117,7 +117,9 @@ def test_refused_command_leaves_the_ends_of_the_logs(two_workers: Room) -> None:
     status, output = two_workers.run("tpu.sh", "up", "bert", TYPE, "--", "python", "-c", code)
     assert status == 2
     assert "wrong: error: no such records" in output
-    assert (two_workers.folder / "bert.log").read_text().count("error: no such records") >= 2
+    assert (two_workers.checkout / "runs/launched/bert.log").read_text().count(
+        "error: no such records"
+    ) >= 2
 
 
 def test_keep_leaves_the_machines(room: Room) -> None:
@@ -127,9 +129,9 @@ def test_keep_leaves_the_machines(room: Room) -> None:
 
 
 def test_sick_machine_ends_it_before_the_command(room: Room) -> None:
-    (room.folder / "doctor.status").write_text("2")
+    (room.folder / "check.status").write_text("2")
     assert room.run("tpu.sh", "up", "bert", TYPE, "--", "true")[0] == 2
-    assert room.verbs() == ["create", "scp", "setup", "doctor", "last", "delete"]
+    assert room.verbs() == ["create", "scp", "setup", "check", "last", "delete"]
 
 
 def test_installation_that_fails_is_tried_again(room: Room) -> None:
@@ -201,7 +203,7 @@ def test_up_again_goes_on_watching_the_same_run(two_workers: Room) -> None:
     output, _ = second.communicate(timeout=60)
     assert second.returncode == 0, output
     assert len(two_workers.calls("create")) == 1
-    assert len(two_workers.lines("doctor")) == 2, "a busy machine is not examined"
+    assert len(two_workers.lines("checks")) == 2, "a busy machine is not examined"
     assert two_workers.verbs()[-1] == "delete"
 
 

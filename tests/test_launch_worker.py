@@ -87,10 +87,12 @@ def test_command_that_does_not_stop_is_killed(room: Room) -> None:
     assert state(room) == "stopped"
 
 
-def test_kill_of_the_command_alone_is_a_crash_and_of_all_a_loss(room: Room) -> None:
+def test_kill_of_all_its_processes_is_a_loss(room: Room) -> None:
     room.run("worker.sh", "start", "run", "python3", "-c", STUBBORN)
     wait_for_text(room, "ready\n")
     os.killpg(int((log_of(room).parent / "pid").read_text()), signal.SIGKILL)
+    while state(room) == "running":
+        time.sleep(0.01)
     assert state(room) == "lost"
 
 
@@ -209,11 +211,11 @@ def test_gpu_starts_again_after_a_crash_only(
 def test_gpu_checks_before_it_runs(room: Room) -> None:
     assert room.run("gpu.sh", "--", "true")[0] == 0
     assert room.lines("pip")[0].endswith("-e .[gpu]")
-    assert room.lines("doctor") == [str(room.checkout)]
-    (room.folder / "doctor.status").write_text("2")
+    assert room.lines("checks") == [f"{room.checkout} cuda"]
+    (room.folder / "check.status").write_text("2")
     assert room.run("gpu.sh", "--name=two", "--", "true")[0] == 2
     assert not log_of(room, "two").exists()
-    assert len(room.lines("doctor")) == 2, "what is refused is not tried again"
+    assert len(room.lines("checks")) == 2, "what is refused is not tried again"
 
 
 def test_gpu_without_a_driver_says_so(room: Room) -> None:
@@ -265,7 +267,7 @@ def test_gpu_finds_its_command_again(room: Room) -> None:
     output, _ = second.communicate(timeout=60)
     assert second.returncode == 0, output
     assert starts(room) == 1
-    assert len(room.lines("doctor")) == 1
+    assert len(room.lines("checks")) == 1
 
 
 def test_words_reach_the_command_as_they_are(room: Room) -> None:
