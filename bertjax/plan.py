@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from bertjax import compile_cache, errors, planning, settings, topology
@@ -57,6 +58,7 @@ def find_work(config: ConfigDict, lengths: list[int] | None, vocab_size: int) ->
 
 def main() -> None:
     flags = parse_arguments()
+    jax.config.update("jax_platforms", "cpu")  # nothing is computed, no chip is taken
     names, more = split(flags.topology)
     overrides = flags.overrides + more
     if flags.global_batch is not None:

@@ -26,7 +26,10 @@ from bertjax.phases import Phase
 from bertjax.program import Program
 from bertjax.topology import Topology
 
-NOTE = "Times are the compiler's estimates of each instruction; nothing was run."
+NOTE = (
+    "Times are the compiler's estimates of each instruction, and of exchanges that nothing runs "
+    "beside their bytes over the chips' links; nothing was run."
+)
 
 
 class Work(NamedTuple):

@@ -17,8 +17,19 @@ _EXAMPLES = "v5e-16, v5e:4x4, v4-8, v5p-128, v6e-16, '2x v5e-16'"
 _SLICES = re.compile(r"^(\d+)\s*x\s*(?=[a-z])")
 # v2 to v5p and 7x count TensorCores in their names, v5e and v6e chips.
 _COUNTS_CHIPS = ("v5e", "v6e")
+_LARGEST = 256  # their chips in a slice
 _THREE_AXES = ("v4", "v5p", "tpu7x")
 _OTHER_NAMES = {"v5litepod": "v5e", "v5lite": "v5e", "v5": "v5p", "v7x": "tpu7x"}
+
+
+# What libtpu would ask the metadata server of a TPU host for; and as no chip is touched, several
+# processes may load it.
+_NO_HOST = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 
 
 class Topology(NamedTuple):
@@ -72,6 +83,11 @@ def parse(name: str) -> Topology:
             f"{'chips' if per_chip == 1 else f'cores, {per_chip} a chip'}; or give the axes: "
             f"{family}:{'2x2x1' if family in _THREE_AXES else '2x2'}"
         )
+    if family in _COUNTS_CHIPS and chips > _LARGEST:
+        raise UserError(
+            f"--topology={name}: a slice has at most {_LARGEST} chips; take several: "
+            f"'{chips // _LARGEST}x {family}-{_LARGEST}'"
+        )
     return Topology(name, family, _shape(chips, 3 if family in _THREE_AXES else 2), slices)
 
 
@@ -90,9 +106,8 @@ def devices(topology: Topology) -> list[Any]:
     """
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("libtpu, which compiles for TPUs anywhere, is missing: pip install .[tpu]")
-    # This machine is no TPU host, and nobody need be asked about it.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    for variable, value in _NO_HOST.items():
+        os.environ.setdefault(variable, value)
     options: dict[str, Any] = {}
     if math.prod(topology.shape) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)

@@ -47,6 +47,7 @@ def test_unknown_names_are_answered_with_examples(name: str) -> None:
         ("v5e-12", "a power of two, and counts chips; or give the axes: v5e:2x2"),
         ("v4-12", "a power of two, and counts cores, 2 a chip; or give the axes: v4:2x2x1"),
         ("v4-1", "counts cores, 2 a chip"),
+        ("v5e-1024", "at most 256 chips; take several: '4x v5e-256'"),
     ],
 )
 def test_numbers_that_no_slice_has_are_refused(name: str, message: str) -> None:
