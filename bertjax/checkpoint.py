@@ -1,16 +1,15 @@
-"""Run folders: the resolved config, and checkpoints that are there in full or not at all.
+"""Checkpoints of a run: there in full or not at all, and checked when they are read.
 
-    run/config.json           everything needed to rebuild model and tokenizer
-    run/vocab.txt ...         the tokenizer
-    run/checkpoints/<step>/   params/, optimizer/ (and metrics), written by orbax
+    run/checkpoints/<step>/   params/, optimizer/, checksums/ (and metrics), written by orbax
+    run/damaged/<step>/       checkpoints that could not be read, put aside
 
 Only this file knows orbax.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
+import textwrap
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -23,74 +22,25 @@ from absl import logging
 from flax import traverse_util
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from bertjax import checksums, distributed
 from bertjax.errors import UserError
-from bertjax.json_file import read_json, write_json
+from bertjax.run_folder import CHECKPOINTS, load_config
 from bertjax.state import TrainState
 
-CONFIG = "config.json"
-CHECKPOINTS = "checkpoints"
+DAMAGED = "damaged"
+# What is stored of a checkpoint.
+PARAMS, OPTIMIZER, CHECKSUMS = "params", "optimizer", "checksums"
 
 # orbax warns about every option, also of those set on purpose.
 logging.set_verbosity(logging.ERROR)
 
 
-def save_config(run: Path, config: dict[str, Any]) -> None:
-    """Writes the resolved config of a run.
-
-    Raises:
-      UserError: the folder already belongs to a run with another config; the difference is named.
-    """
-    run.mkdir(parents=True, exist_ok=True)
-    if (run / CONFIG).exists():
-        _refuse_difference(run, load_config(run), config)
-    write_json(run / CONFIG, config)
-
-
-def load_config(run: Path) -> dict[str, Any]:
-    """The resolved config of a run.
-
-    Raises:
-      UserError: not a run folder.
-    """
-    path = run / CONFIG
-    if not path.is_file():
-        raise UserError(f"{run}: not a run (no {CONFIG}); give the --workdir of a training run")
-    return read_json(path)
-
-
-def newest_run(folder: Path, kind: str) -> Path:
-    """The run with the newest config of that kind among the folders in `folder`.
-
-    Raises:
-      UserError: there is none.
-    """
-    configs = [path for path in folder.glob(f"**/{CONFIG}") if (path.parent / CHECKPOINTS).is_dir()]
-    runs = [path for path in configs if read_json(path).get("kind") == kind]
-    if not runs:
-        raise UserError(
-            f"--init is missing, and {folder}/ holds no {kind}ing run to take instead; give a run, "
-            "or a Hugging Face or TF1 folder"
-        )
-    return max(runs, key=lambda path: path.stat().st_mtime).parent
-
-
-def _refuse_difference(run: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-    old = traverse_util.flatten_dict(saved, sep=".")
-    new = traverse_util.flatten_dict(json.loads(json.dumps(wanted)), sep=".")
-    changed = [
-        f"{name} was {old.get(name, 'unset')}, is {new.get(name, 'unset')}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
-    if changed:
-        raise UserError(
-            f"{run}: holds a run with other settings ({'; '.join(changed[:3])}); "
-            "use another --workdir or delete the folder"
-        )
-
-
 def _open(run: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
-    handlers = {name: ocp.StandardCheckpointHandler() for name in ("params", "optimizer")}
+    handlers: dict[str, Any] = {
+        PARAMS: ocp.StandardCheckpointHandler(),
+        OPTIMIZER: ocp.StandardCheckpointHandler(),
+        CHECKSUMS: ocp.JsonCheckpointHandler(),
+    }
     return ocp.CheckpointManager(
         (run / CHECKPOINTS).absolute(), options=options, item_handlers=handlers
     )
@@ -163,7 +113,10 @@ class Checkpoints:
         """
         step = int(state.step)
         if step in self._manager.all_steps():
-            return
+            if score is None or self._manager.metrics(step):
+                return
+            # Saved in the middle of its evaluation, which is now made up for.
+            self._manager.delete(step)
         _check_room(self._run, state)
         with _writing(self._run):
             self._manager.save(
@@ -171,35 +124,118 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(state.params),
                     optimizer=ocp.args.StandardSave(_rest(state)),
+                    checksums=ocp.args.JsonSave(_checksums(state.params, _rest(state))),
                 ),
                 metrics=None if score is None else {"score": score},
                 force=True,
             )
 
-    def restore(self, abstract: TrainState) -> TrainState:
-        """The newest state, placed as `abstract` (shapes, types, shardings) says.
+    def restore(self, abstract: TrainState) -> TrainState | None:
+        """The newest whole state, placed as `abstract` (shapes, types, shardings) says, if any.
+
+        Checkpoints that are damaged are named, put aside and passed over.
 
         Raises:
-          UserError: no checkpoint, or one of other shapes.
+          UserError: a checkpoint of other shapes.
         """
-        step = self._manager.latest_step()
-        if step is None:
-            raise UserError(f"{self._run}: no checkpoint to restore")
-        saved = self._manager.item_metadata(step)["params"].tree
-        check_shapes(self._run, saved, abstract.params)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(abstract.params),
-                optimizer=ocp.args.StandardRestore(_rest(abstract)),
-            ),
-        )
-        return TrainState(params=restored["params"], **restored["optimizer"])
+        while (step := self._manager.latest_step()) is not None:
+            try:
+                restored = self._read(step, abstract)
+                print(f"continuing at step {step:,}")
+                return restored
+            except _Damaged as error:
+                self._put_aside(step, error)
+        return None
+
+    def _read(self, step: int, abstract: TrainState) -> TrainState:
+        folder = self._manager.directory / str(step)
+        params, rest = _read_items(folder, {PARAMS: abstract.params, OPTIMIZER: _rest(abstract)})
+        return TrainState(params=params, **rest)
+
+    def _put_aside(self, step: int, error: _Damaged) -> None:
+        damaged, target = self._manager.directory / str(step), self._run / DAMAGED / str(step)
+        while target.exists():
+            target = target.with_name(f"{target.name}-again")
+        distributed.wait("damaged checkpoint")
+        print(f"warning: checkpoint {step} is damaged ({error}); it lies in {target} now")
+        if distributed.is_first():
+            target.parent.mkdir(exist_ok=True)
+            damaged.rename(target)
+        distributed.wait("damaged checkpoint put aside")
+        self._manager.reload()
+
+
+class _Damaged(Exception):
+    """A checkpoint that cannot be read, or is not what was written."""
+
+
+def _read_items(folder: Path, wanted: dict[str, Any]) -> list[Any]:
+    """Some of a checkpoint's items as their abstract trees say, or, for None, whole on the host.
+
+    Raises:
+      UserError: they are of other shapes.
+      _Damaged: for one process at least; for all alike.
+    """
+    items, problem = None, ""
+    for _ in range(2):  # What fails once may be the network.
+        try:
+            items, saved = _try_reading(folder, wanted)
+            break
+        except (UserError, jax.errors.JaxRuntimeError):
+            raise  # Of another shape; no room on a device.
+        except Exception as error:  # Orbax raises that, too, for what it cannot decode.
+            problem = textwrap.shorten(f"{type(error).__name__}: {error}", 200)
+    if not distributed.everywhere(items is not None) or items is None:
+        raise _Damaged(problem or "another process cannot read it")
+    found = _checksums(*items)
+    changed = [path for path, value in saved.items() if found.get(path, value) != value]
+    if changed:
+        raise _Damaged(f"the checksum of {changed[0]} is another")
+    return items
+
+
+def _try_reading(folder: Path, wanted: dict[str, Any]) -> tuple[list[Any], dict[str, int]]:
+    handler, items = ocp.StandardCheckpointHandler(), []
+    for item, tree in wanted.items():
+        saved = handler.metadata(folder / item).tree
+        if tree is None:
+            tree = _on_host(saved)
+        elif item == PARAMS:
+            check_shapes(folder, saved, tree)
+        elif _shapes(saved) != _shapes(tree):
+            raise UserError(
+                f"{folder}: the optimizer's state is of another kind; it was written by another "
+                "version, so go on in another --workdir with this one as init"
+            )
+        items.append(handler.restore(folder / item, args=ocp.args.StandardRestore(tree)))
+    if not (folder / CHECKSUMS).exists():
+        return items, {}  # Of an earlier version.
+    return items, ocp.JsonCheckpointHandler().restore(folder / CHECKSUMS)
+
+
+def _on_host(tree: Any) -> Any:
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), tree
+    )
+
+
+def _checksums(*items: Any) -> dict[str, int]:
+    return {path: value for item in items for path, value in checksums.of_tree(item).items()}
+
+
+def _shapes(tree: Any) -> list[tuple[int, ...]]:
+    return sorted(tuple(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def _rest(state: TrainState) -> dict[str, Any]:
     """What a state holds beside its parameters."""
-    return {"step": state.step, "seed": state.seed, "opt_state": state.opt_state}
+    return {
+        "step": state.step,
+        "seed": state.seed,
+        "skipped": state.skipped,
+        "opt_state": state.opt_state,
+    }
 
 
 def flat(params: Any) -> dict[str, Any]:
@@ -251,12 +287,11 @@ def load_params(run: Path, step: int | None = None, *, best: bool = False) -> An
                 f"{run}: no checkpoint {'' if step is None else f'of step {step} '}"
                 f"(there are: {', '.join(map(str, steps)) or 'none'})"
             )
-        shapes = manager.item_metadata(chosen)["params"].tree
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-        wanted = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes
-        )
-        restored = manager.restore(
-            chosen, args=ocp.args.Composite(params=ocp.args.StandardRestore(wanted))
-        )
-    return jax.tree.map(np.asarray, restored["params"])
+        try:
+            (params,) = _read_items(manager.directory / str(chosen), {PARAMS: None})
+        except _Damaged as error:
+            raise UserError(
+                f"{run}: checkpoint {chosen} is damaged ({error}); run its training again, which "
+                "goes on from the one before"
+            ) from error
+    return jax.tree.map(np.asarray, params)

@@ -18,7 +18,16 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from bertjax import checkpoint, errors, google, huggingface, model_folder, pretrained, tokenizer
+from bertjax import (
+    checkpoint,
+    errors,
+    google,
+    huggingface,
+    model_folder,
+    pretrained,
+    run_folder,
+    tokenizer,
+)
 from bertjax.command_line import new_parser
 from bertjax.errors import UserError
 from bertjax.model_folder import FolderInfo
@@ -113,7 +122,7 @@ def largest_difference(first: tuple[Any, ...], second: tuple[Any, ...]) -> float
 def main() -> None:
     flags = parse_arguments()
     model_folder.check_target(flags.output)
-    run = checkpoint.load_config(flags.run)
+    run = run_folder.load_config(flags.run)
     config = bert_config(flags.run, run)
     head = find_head(flags.run, run)
     params = checkpoint.load_params(flags.run, flags.step, best=True)

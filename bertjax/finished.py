@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from bertjax import checkpoint, sweep, tokenizer
+from bertjax import checkpoint, run_folder, sweep, tokenizer
 from bertjax.data.rows import Shape
 from bertjax.errors import UserError
 from bertjax.json_file import read_json
@@ -39,7 +39,7 @@ def load(run: Path, mesh: Mesh) -> Finished:
       UserError: not a fine-tuning.
     """
     run = best_of_sweep(run)
-    config = checkpoint.load_config(run)
+    config = run_folder.load_config(run)
     if config.get("kind") != "finetune":
         raise UserError(f"{run}: not a fine-tuning; give the --workdir of bertjax.finetune")
     params = checkpoint.load_params(run, best=True)

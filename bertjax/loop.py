@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import signal
-import time
+import functools
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any
 
 import jax
@@ -17,18 +14,24 @@ from jax.sharding import Mesh
 from bertjax import partition
 from bertjax.checkpoint import Checkpoints
 from bertjax.errors import UserError
+from bertjax.pulse import Pulse, Stopped
+from bertjax.rates import HostBatch, Meter
 from bertjax.run_log import RunLog
+from bertjax.skipped_updates import SkippedUpdates
 from bertjax.state import TrainState
 from bertjax.train_step import EvalStep, TrainStep
 
-HostBatch = dict[str, np.ndarray]
-# state -> (metrics to keep, score of the checkpoint or None)
-Evaluate = Callable[[TrainState], tuple[dict[str, float], float | None]]
+# (state, pulse) -> (metrics to keep, score of the checkpoint or None)
+Evaluate = Callable[[TrainState, Pulse], tuple[dict[str, float], float | None]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Timetable:
     """How many steps there are, and after how many something happens; all end with one.
+
+    Attributes:
+      max_skipped: updates in a row that may be left out because they are not finite.
+      stuck_after: seconds after which a step that does not end shows where it is.
 
     Raises:
       UserError: a number below 1.
@@ -38,6 +41,8 @@ class Timetable:
     log_every: int
     eval_every: int
     save_every: int
+    max_skipped: int = 10
+    stuck_after: float = 1800.0
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
@@ -46,56 +51,6 @@ class Timetable:
 
     def due(self, step: int, every: int) -> bool:
         return step == self.total_steps or step % every == 0
-
-
-class _Interval:
-    """Collects the metrics of the steps since the last log line."""
-
-    def __init__(self) -> None:
-        self._metrics: list[dict[str, jax.Array]] = []
-        self._tokens = self._positions = 0
-        self._waited = 0.0
-        self._start = time.perf_counter()
-
-    def add(self, metrics: dict[str, jax.Array], batch: HostBatch, waited: float) -> None:
-        self._metrics.append(metrics)
-        # Compact records tell how long a row is, the others where it is padded.
-        real = batch["lengths"] if "lengths" in batch else batch["input_mask"]
-        self._tokens += int(real.sum())
-        self._positions += batch["input_ids"].size
-        self._waited += waited
-
-    def leave_out(self, seconds: float) -> None:
-        """Takes time that was not spent on training out of the rates."""
-        self._start += seconds
-
-    def close(self, steps_left: int) -> dict[str, float]:
-        """Averages and rates; waits for the devices."""
-        values = jax.device_get(self._metrics)
-        seconds = time.perf_counter() - self._start
-        averages = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
-        return averages | {
-            # Every process sees its own rows; all have about as many.
-            "tokens_per_second": self._tokens * jax.process_count() / seconds,
-            "padding_share": 1 - self._tokens / self._positions,
-            "input_wait_share": self._waited / seconds,
-            "seconds_per_step": seconds / len(values),
-            "eta_seconds": seconds / len(values) * steps_left,
-        }
-
-
-class _StopSignal:
-    """Remembers that SIGTERM came, so that the step under way can be finished and saved."""
-
-    def __init__(self) -> None:
-        self.received = False
-        self._before = signal.signal(signal.SIGTERM, self._remember)
-
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.received = True
-
-    def restore(self) -> None:
-        signal.signal(signal.SIGTERM, self._before)
 
 
 def train(
@@ -108,61 +63,70 @@ def train(
     log: RunLog,
     checkpoints: Checkpoints,
     evaluate: Evaluate | None = None,
+    flops: Callable[[HostBatch], float] | None = None,
 ) -> TrainState:
     """Trains from the state's step to the last one.
 
     In every step, in this order: batch, update, log, evaluate, save, stop if asked to.
 
     Raises:
-      UserError: the loss is not finite.
-      SystemExit: with 143 after SIGTERM, when the state is saved.
+      UserError: too many updates in a row were not finite.
+      SystemExit: with 0 after SIGTERM, when the state is saved.
     """
-    stop = _StopSignal()
-    interval = _Interval()
     step = int(state.step)
-    previous: Any = None
-    try:
+    skipped = SkippedUpdates(log.run, timetable.max_skipped, int(state.skipped), log.say)
+    meter = Meter(log.history, flops=flops)
+    previous: tuple[int, Any, HostBatch] | None = None
+    with Pulse(timetable.stuck_after) as pulse:
+        settle = functools.partial(_settle, pulse=pulse, log=log, checkpoints=checkpoints)
+        due = step > 0 and timetable.due(step, timetable.eval_every)
+        if evaluate is not None and due and not log.history.evaluated:
+            settle(state, step, evaluate)  # A stop has interrupted that.
         while step < timetable.total_steps:
-            asked = time.perf_counter()
-            batch = next(batches)
-            waited = time.perf_counter() - asked
-            state, metrics = train_step(state, partition.global_batch(batch, mesh))
+            with meter.waiting():
+                batch = next(batches)
+            with meter.stepping():
+                state, metrics = train_step(state, partition.global_batch(batch, mesh))
             step += 1
-            interval.add(metrics, batch, waited)
+            meter.add(metrics, batch)
             # One step is queued while another runs; more would only pile up batches.
-            jax.block_until_ready(previous)
-            previous = metrics["loss"]
+            if previous is not None:
+                skipped.look(*previous)
+            previous = step, metrics, batch
 
             if timetable.due(step, timetable.log_every):
-                averages = interval.close(timetable.total_steps - step)
-                _check_finite(step, averages["loss"])
-                log.write(step, averages)
-                interval = _Interval()
-            score = None
+                log.write(step, meter.close(timetable.total_steps - step))
+            pulse.beat()
             evaluated = evaluate is not None and timetable.due(step, timetable.eval_every)
-            if evaluate is not None and evaluated:
-                began = time.perf_counter()
-                found, score = evaluate(state)
-                log.keep(step, found)
-                interval.leave_out(time.perf_counter() - began)
-            if evaluated or timetable.due(step, timetable.save_every) or stop.received:
-                _check_finite(step, float(metrics["loss"]))
-                checkpoints.save(state, score)
-            if stop.received:
-                log.say(f"stopped at step {step:,}, all saved; the same command goes on from here")
-                raise SystemExit(143)
-    finally:
-        stop.restore()
+            if evaluated or timetable.due(step, timetable.save_every) or pulse.stopping:
+                with meter.apart():
+                    settle(state, step, evaluate if evaluated else None)
+        if previous is not None:
+            skipped.look(*previous)
     return state
 
 
-def _check_finite(step: int, loss: float) -> None:
-    """Nothing that is not finite is ever saved."""
-    if not math.isfinite(loss):
-        raise UserError(
-            f"the loss is not finite at step {step:,}; start again in another --workdir with a "
-            "lower learning rate or a longer warm-up"
-        )
+def _settle(
+    state: TrainState,
+    step: int,
+    evaluate: Evaluate | None,
+    *,
+    pulse: Pulse,
+    log: RunLog,
+    checkpoints: Checkpoints,
+) -> None:
+    """Evaluates if there is something to do it with, saves, stops if asked to."""
+    score = None
+    if evaluate is not None and not pulse.stopping:
+        try:
+            found, score = evaluate(state, pulse)
+            log.keep(step, found)
+        except Stopped:
+            pass  # Made up for when the run goes on.
+    checkpoints.save(state, score)
+    if pulse.stopping:
+        log.say(f"stopped at step {step:,}, all saved; the same command goes on from here")
+        raise SystemExit(0)
 
 
 def evaluate_batches(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from bertjax.models.heads import TASK_HEADS, TaskModel
 from bertjax.models.objectives import Batch
 from bertjax.tasks.base import Context, Encoded, Family
 from bertjax.whole_file import write_whole
+
+# Passes batches on, one by one: a pulse beats at each.
+Through = Callable[[Iterable[Any]], Iterator[Any]]
 
 
 def row_shape(model: TaskModel, context: Context, batch_size: int) -> data_rows.Shape:
@@ -58,11 +61,17 @@ class Predictor:
         self._predict, self._mesh = jax.jit(predict), mesh
         self._per_token = TASK_HEADS[model.head].per_token
 
-    def __call__(self, params: Any, encoded: Encoded, shape: data_rows.Shape) -> list[np.ndarray]:
-        """Scores as base.Family.predict takes them, float32: [K], [T, K] or, of choices, [C]."""
+    def __call__(
+        self, params: Any, encoded: Encoded, shape: data_rows.Shape, through: Through = iter
+    ) -> list[np.ndarray]:
+        """Scores as base.Family.predict takes them, float32: [K], [T, K] or, of choices, [C].
+
+        Args:
+          through: what the batches are passed through.
+        """
         shape = shape._replace(choices=encoded.choices)
         found: list[np.ndarray] = [np.empty(0)] * (len(encoded.rows) // encoded.choices)
-        for numbers, batch in data_rows.eval_batches(encoded.rows, shape):
+        for numbers, batch in through(data_rows.eval_batches(encoded.rows, shape)):
             outputs = np.asarray(self._predict(params, partition.global_batch(batch, self._mesh)))
             for number, output in zip(numbers, outputs, strict=False):
                 length = len(encoded.rows[number].ids) if self._per_token else None

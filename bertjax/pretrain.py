@@ -26,6 +26,7 @@ from bertjax import (
     partition,
     phases,
     program,
+    run_folder,
     settings,
     tokenizer,
 )
@@ -35,6 +36,7 @@ from bertjax.data.records import Records
 from bertjax.inputs import Inputs, build_program, open_inputs
 from bertjax.models import objectives
 from bertjax.models.config import EncoderConfig
+from bertjax.pulse import Pulse
 from bertjax.run_log import RunLog, read_metrics, shown
 from bertjax.state import TrainState, abstract_state, init_state, with_params
 from bertjax.train_step import make_eval_step
@@ -71,10 +73,9 @@ def start_state(
     inputs: Inputs,
 ) -> TrainState:
     """1. this run's own checkpoint; 2. the model to go on from; 3. scratch."""
-    if checkpoints.latest_step() is not None:
-        state = checkpoints.restore(abstract_state(made.init, made.optimizer, mesh))
-        print(f"continuing at step {int(state.step):,}")
-        return state
+    restored = checkpoints.restore(abstract_state(made.init, made.optimizer, mesh))
+    if restored is not None:
+        return restored
     state = init_state(made.init, made.optimizer, mesh, seed)
     if inputs.start is None:
         return state
@@ -112,11 +113,11 @@ def make_evaluate(
     expand = phases.expander(config, [held_out], config.train.seed, hide)
     eval_step = make_eval_step(objective, expand)
 
-    def evaluate(state: TrainState) -> tuple[dict[str, float], float | None]:
+    def evaluate(state: TrainState, pulse: Pulse) -> tuple[dict[str, float], float | None]:
         batches = data_input.eval_batches(
             held_out, batch_size=config.train.batch_size, **phases.hosts()
         )
-        found = loop.evaluate_batches(eval_step, state.params, batches, mesh)
+        found = loop.evaluate_batches(eval_step, state.params, pulse.through(batches), mesh)
         losses = [
             f"{name} loss {found[f'{part}_loss']:.3f}"
             for part, name in inputs.pretraining.losses.items()
@@ -172,10 +173,15 @@ def main() -> None:
     for phase in inputs.phases:
         partition.check_batch_size(phase.batch_size, mesh, config.train.microbatches)
     timetable = loop.Timetable(
-        config.train.steps, config.log_every, config.eval_every, config.save_every
+        config.train.steps,
+        config.log_every,
+        config.eval_every,
+        config.save_every,
+        config.max_skipped,
+        config.stuck_after,
     )
     made = build_program(config, inputs, partition.platform(mesh))
-    checkpoint.save_config(flags.workdir, resolved(config, inputs.encoder, inputs.records))
+    run_folder.save_config(flags.workdir, resolved(config, inputs.encoder, inputs.records))
     tokenizer.load(inputs.records.folder).save(flags.workdir)
     train(config, flags.workdir, inputs, made, mesh, timetable)
 

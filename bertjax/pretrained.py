@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from bertjax import checkpoint, google, huggingface, tokenizer
+from bertjax import checkpoint, google, huggingface, run_folder, tokenizer
 from bertjax.convert import part_of
 from bertjax.errors import UserError
 from bertjax.model_folder import FolderInfo
@@ -60,7 +60,7 @@ def find(init: str | None) -> Pretrained:
     kind, _, like = (init or "").partition(":")
     scratch = kind == "scratch"
     folder = like if scratch else init
-    start = load(Path(folder) if folder else checkpoint.newest_run(Path("runs"), "pretrain"))
+    start = load(Path(folder) if folder else run_folder.newest_run(Path("runs"), "pretrain"))
     if scratch:
         print(f"weights: random ones, of the size and with the vocabulary of {start.name}")
         return start._replace(name="scratch", params=None)
@@ -78,15 +78,15 @@ def load(folder: Path) -> Pretrained:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give {FOLDERS}")
     config: EncoderConfig
-    if (folder / checkpoint.CHECKPOINTS).is_dir():
+    if (folder / run_folder.CHECKPOINTS).is_dir():
         config, params, info = _read_run(folder)
-    elif (folder / checkpoint.CONFIG).is_file():
+    elif (folder / run_folder.CONFIG).is_file():
         config, params, info = huggingface.read_huggingface(folder)
     elif (folder / google.CONFIG).is_file():
         config, params, info = google.read_google(folder)
     else:
         raise UserError(
-            f"{folder}: neither {checkpoint.CONFIG} nor {google.CONFIG} in it; give {FOLDERS}"
+            f"{folder}: neither {run_folder.CONFIG} nor {google.CONFIG} in it; give {FOLDERS}"
         )
     words = tokenizer.load(folder)
     if words.vocab_size > config.vocab_size:
@@ -98,7 +98,7 @@ def load(folder: Path) -> Pretrained:
 
 
 def _read_run(folder: Path) -> tuple[EncoderConfig, Any, FolderInfo]:
-    run = checkpoint.load_config(folder)
+    run = run_folder.load_config(folder)
     config = encoders.from_run(run)
     params = checkpoint.load_params(folder, best=True)
     # Compared with what its config would make, before anything is built on it.
@@ -114,7 +114,7 @@ def paper_head(run: dict[str, Any]) -> str:
     """The kind of a run's head if it is one linear layer on what the paper's heads read.
 
     Args:
-      run: its config, as checkpoint.load_config gives it.
+      run: its config, as run_folder.load_config gives it.
 
     Returns:
       A key of TASK_HEADS; "" for a pretraining run, and for a head that reads other layers or is

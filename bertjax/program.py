@@ -68,7 +68,12 @@ def build(
     model = pretraining.model(encoder, words)
     objective = pretraining.objective(model, labels)
     step = make_train_step(
-        objective, tx, microbatches=train.microbatches, expand=expand, platform=platform
+        objective,
+        tx,
+        microbatches=train.microbatches,
+        expand=expand,
+        platform=platform,
+        norms_every=config.log_every,
     )
     return Program(init_function(model, pretraining.inputs), tx, objective, step)
 

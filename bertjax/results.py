@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertjax import checkpoint, run_log
+from bertjax import run_folder, run_log
 from bertjax.data import manifest as manifests
 from bertjax.errors import UserError
 
@@ -47,7 +47,7 @@ def _log_lines(run: Path) -> list[Row]:
 
 def read_pretraining(run: Path) -> Pretraining:
     """Raises UserError: not a pretraining run, nothing logged yet, or its records are gone."""
-    config = checkpoint.load_config(run)
+    config = run_folder.load_config(run)
     if config.get("kind") != "pretrain":
         raise UserError(f"{run}: not a pretraining run; give --pretrain a run of bertjax.pretrain")
     manifest = manifests.load(Path(config["settings"]["data"]["records"]))

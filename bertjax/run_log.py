@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from bertjax.json_file import read_json, write_json
 from bertjax.whole_file import write_whole
 
 METRICS = "metrics.jsonl"
+STARTS = "starts.json"
+# How metrics of evaluations begin.
+EVALUATED = ("eval_", "dev_")
 
 # name in the metrics -> how the live line shows it, in this order.
 _SHOWN: dict[str, Callable[[float], str]] = {
@@ -21,14 +27,30 @@ _SHOWN: dict[str, Callable[[float], str]] = {
     "next_sentence_accuracy": "next-sentence {:.3f}".format,
     "task_accuracy": "accuracy {:.3f}".format,
     "tokens_per_second": "{:,.0f} tokens/s".format,
+    "mfu": "MFU {:.1%}".format,
     "padding_share": "padding {:.1%}".format,
     "input_wait_share": "input wait {:.1%}".format,
+    "goodput": "goodput {:.1%}".format,
 }
 
 
 def shown(metrics: dict[str, float]) -> str:
     """Those metrics that people watch, in one line."""
     return " | ".join(show(metrics[name]) for name, show in _SHOWN.items() if name in metrics)
+
+
+class History(NamedTuple):
+    """What earlier starts of a run leave behind.
+
+    Attributes:
+      started: when it was first started, in seconds since 1970.
+      train_seconds: how long it was trained up to the step that it goes on from.
+      evaluated: whether that step was evaluated.
+    """
+
+    started: float
+    train_seconds: float = 0.0
+    evaluated: bool = False
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
@@ -41,8 +63,31 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
+def _record_start(run: Path, step: int) -> float:
+    """Adds this start to starts.json; returns when the first one was."""
+    path = run / STARTS
+    starts: list[dict[str, Any]] = read_json(path)["starts"] if path.exists() else []
+    starts.append({"step": step, "time": time.time()})
+    write_json(path, {"starts": starts})
+    return starts[0]["time"]
+
+
+def _history(started: float, lines: list[dict[str, float]], step: int) -> History:
+    last = [name for line in lines if line["step"] == step for name in line]
+    return History(
+        started,
+        sum(line.get("train_seconds", 0.0) for line in lines),
+        any(name.startswith(EVALUATED) for name in last),
+    )
+
+
 class RunLog:
-    """Writes metrics as they come; a context, so that the files are closed in any case."""
+    """Writes metrics as they come; a context, so that the files are closed in any case.
+
+    Attributes:
+      run: the run's folder.
+      history: what earlier starts of the run leave behind.
+    """
 
     def __init__(self, run: Path, title: str, total_steps: int, start_step: int):
         """Continues the log of a run from start_step; later lines of a killed run are dropped."""
@@ -50,6 +95,10 @@ class RunLog:
 
         kept = [line for line in read_metrics(run) if line["step"] <= start_step]
         write_whole(run / METRICS, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self.run = run
+        # A run that is finished is not started again.
+        started = _record_start(run, start_step) if start_step < total_steps else time.time()
+        self.history = _history(started, kept, start_step)
         self._summary = tf.summary
         self._file = open(run / METRICS, "a", encoding="utf-8")  # noqa: SIM115
         self._events = tf.summary.create_file_writer(str(run))

@@ -20,13 +20,15 @@ class TrainState(flax.struct.PyTreeNode):
     """All that a step changes or hangs on, but for the batch.
 
     Attributes:
-      step: int32 scalar, how many updates were made.
+      step: int32 scalar, how many batches were taken.
       seed: int32 scalar, of dropout; in the state, so that all seeds share one compiled step.
+      skipped: int32 scalar, how many of the steps made no update, because it was not finite.
       params, opt_state: the parameters and the optimizer's state.
     """
 
     step: Array
     seed: Array
+    skipped: Array
     params: Any
     opt_state: Any
 
@@ -38,7 +40,7 @@ def abstract_state(
 
     def create(key: Array) -> TrainState:
         params, zero = init_params(key), jnp.zeros((), jnp.int32)
-        return TrainState(zero, zero, params, optimizer.init(params))
+        return TrainState(zero, zero, zero, params, optimizer.init(params))
 
     shapes = jax.eval_shape(create, jax.random.key(0))
     return jax.tree.map(
@@ -65,8 +67,11 @@ def init_state(
     # Two programs: the first is the same for all optimizers, and compiled once.
     params = jax.jit(init_params, out_shardings=shardings.params)(jax.random.key(seed))
     opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
-    step, made = jax.device_put((np.int32(0), np.int32(seed)), (shardings.step, shardings.seed))
-    return TrainState(step, made, params, opt_state)
+    # Three scalars of their own: the step's state is donated, so none may stand in it twice.
+    step, made, skipped = (
+        jax.device_put(np.int32(value), shardings.step) for value in (0, seed, 0)
+    )
+    return TrainState(step, made, skipped, params, opt_state)
 
 
 def with_params(state: TrainState, params: Any) -> TrainState:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from bertjax import norms
 from bertjax.models import objectives
 from bertjax.models.objectives import Batch, Objective
 from bertjax.state import TrainState
@@ -73,15 +74,19 @@ def make_train_step(
     microbatches: int = 1,
     expand: Callable[[Batch], Batch] = lambda batch: batch,
     platform: str = "",
+    norms_every: int = 50,
 ) -> TrainStep:
     """Builds the jitted step; the state it is given is consumed (its memory is reused).
 
     The loss is one global sum over one global count. `microbatches` > 1 runs the batch in that
     many parts, one after the other, for the gradient of the whole. `expand` makes what the
     objective takes of what is read. `platform`: of the devices that it will run on; those that
-    JAX sees, if it is left out.
+    JAX sees, if it is left out. An update whose loss or gradient is not finite is left out: the
+    state stays as it is, but for its step and its count of them.
 
-    Metrics: the objective's averages, "loss" (their minimised sum) and "gradient_norm".
+    Metrics: the objective's averages, "loss" (their minimised sum), "gradient_norm",
+    "skipped_updates" (all so far) and, every `norms_every` steps and NaN in between, the norms of
+    gradient and update by group.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -96,13 +101,23 @@ def make_train_step(
             )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        loss, norm = objectives.total_loss(sums, counts), optax.tree.norm(gradients)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        kept = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
+        skipped = state.skipped + ~finite
         metrics = {
-            "loss": objectives.total_loss(sums, counts),
-            "gradient_norm": optax.tree.norm(gradients),
+            "loss": loss,
+            "gradient_norm": norm,
+            "skipped_updates": skipped,
+            **norms.measured(optimizer, gradients, state, norms_every),
             **objectives.averages(sums, counts),
         }
-        state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
-        return state, metrics
+        state = state.replace(step=state.step + 1, skipped=skipped)
+        return state.replace(params=kept[0], opt_state=kept[1]), metrics
 
     return jax.jit(step, donate_argnums=0)
 

@@ -12,13 +12,24 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from bertjax import checkpoint, loop, metrics, mixing, optimizer, partition, pretrained, schedules
+from bertjax import (
+    checkpoint,
+    loop,
+    metrics,
+    mixing,
+    optimizer,
+    partition,
+    pretrained,
+    run_folder,
+    schedules,
+)
 from bertjax.data import rows as data_rows
 from bertjax.errors import UserError
 from bertjax.json_file import read_json, write_json
 from bertjax.models import objectives
 from bertjax.models.heads import TaskModel
-from bertjax.predictor import Predictor, conclude, row_shape
+from bertjax.predictor import Predictor, Through, conclude, row_shape
+from bertjax.pulse import Pulse
 from bertjax.run_log import RunLog
 from bertjax.state import TrainState, abstract_state, init_state, with_params
 from bertjax.tasks import sources
@@ -154,7 +165,7 @@ class Tuner:
         Raises:
           UserError: the folder holds a run with other settings; the loss is not finite.
         """
-        checkpoint.save_config(workdir, self.config(point, data))
+        run_folder.save_config(workdir, self.config(point, data))
         if (workdir / METRICS).exists():
             result = read_json(workdir / METRICS)
             print(f"reusing {workdir}: {result['primary']} {result['score']:.4f} on dev")
@@ -195,8 +206,15 @@ class Tuner:
         self.run(folder, point, first)
         self.start = pretrained.load(folder)
 
-    def predict(self, params: Any, examples: Sequence[Any], encoded: Encoded, batch: int) -> list:
-        outputs = self.predictor(params, encoded, self.shape(batch))
+    def predict(
+        self,
+        params: Any,
+        examples: Sequence[Any],
+        encoded: Encoded,
+        batch: int,
+        through: Through = iter,
+    ) -> list:
+        outputs = self.predictor(params, encoded, self.shape(batch), through)
         return self.task.family.predict(examples, encoded.rows, outputs, self.context)
 
     def _train(self, workdir: Path, point: Point, data: Data) -> float:
@@ -239,10 +257,9 @@ class Tuner:
     ) -> TrainState:
         """1. this run's own checkpoint; 2. the given parameters; 3. scratch."""
         tx = self._optimizer(schedule)
-        if checkpoints.latest_step() is not None:
-            state = checkpoints.restore(abstract_state(self._init, tx, self.mesh))
-            print(f"continuing at step {int(state.step):,}")
-            return state
+        restored = checkpoints.restore(abstract_state(self._init, tx, self.mesh))
+        if restored is not None:
+            return restored
         state = init_state(self._init, tx, self.mesh, seed)
         if self.start.params is None:
             return state
@@ -253,9 +270,9 @@ class Tuner:
         return with_params(state, merged)
 
     def _evaluation(self, log: RunLog, batch_size: int, per_epoch: int, data: Data) -> Callable:
-        def evaluate(state: TrainState) -> tuple[dict[str, float], float]:
-            examples = data.examples["dev"]
-            found = self.predict(state.params, examples, data.encoded["dev"], batch_size)
+        def evaluate(state: TrainState, pulse: Pulse) -> tuple[dict[str, float], float]:
+            examples, encoded = data.examples["dev"], data.encoded["dev"]
+            found = self.predict(state.params, examples, encoded, batch_size, pulse.through)
             scores = self.task.family.score(examples, found)
             score = scores[self.task.primary]
             log.say(f"epoch {int(state.step) / per_epoch:g}: dev {self.task.primary} {score:.4f}")

@@ -73,5 +73,9 @@ def get_config(size: str = "base") -> ConfigDict:
             "save_every": 1000,
             "eval_every": 5000,
             "keep_last": 2,
+            # Updates in a row that may be left out because loss or gradient is not finite.
+            "max_skipped": 10,
+            # Seconds after which a step that does not end prints where it is.
+            "stuck_after": 1800.0,
         }
     )

@@ -220,6 +220,7 @@ def get_config(size="nano"):
                   "moment_dtype": "float32", "batch_growth": (), "seed": 0},
         "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
         "log_every": 1, "save_every": 5, "eval_every": 100, "keep_last": 2,
+        "max_skipped": 10, "stuck_after": 600.0,
     })
 """
 

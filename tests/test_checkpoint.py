@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from bertjax import checkpoint, optimizer, partition, schedules
+from bertjax import checkpoint, optimizer, partition, run_folder, schedules
 from bertjax.checkpoint import Checkpoints
 from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
@@ -75,7 +75,7 @@ def steps_in(run: Path) -> list[int]:
 
 
 def make_run(run: Path) -> Path:
-    checkpoint.save_config(run, {"kind": "test"})
+    run_folder.save_config(run, {"kind": "test"})
     return run
 
 
@@ -149,7 +149,7 @@ def test_a_state_is_restored_onto_another_mesh(
 ) -> None:
     flat_mesh = partition.make_mesh()
     with Checkpoints(run) as checkpoints:
-        restored = checkpoints.restore(abstract_state(init_of(config), OPTIMIZER, flat_mesh))
+        restored: Any = checkpoints.restore(abstract_state(init_of(config), OPTIMIZER, flat_mesh))
     assert bits(restored) == bits(at(state, 5))
     kernel = restored.params["encoder"]["layer_0"]["attention"]["query"]["kernel"]
     assert kernel.sharding.mesh == flat_mesh
@@ -179,7 +179,7 @@ def test_a_half_written_checkpoint_is_ignored(
     assert saved_step(checkpoint.load_params(tmp_path)) == 1
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step() == 1
-        restored = checkpoints.restore(abstract_state(init_of(config), OPTIMIZER, mesh))
+        restored: Any = checkpoints.restore(abstract_state(init_of(config), OPTIMIZER, mesh))
         assert int(restored.step) == 1
         checkpoints.save(at(state, 2))
     assert os.listdir(tmp_path / "checkpoints").count("2") == 1
@@ -210,13 +210,109 @@ def test_a_run_without_checkpoints_is_refused(
     make_run(tmp_path)
     with pytest.raises(UserError, match="no checkpoint yet"):
         checkpoint.load_params(tmp_path)
-    with (
-        Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(UserError, match="no checkpoint to restore"),
-    ):
-        checkpoints.restore(abstract_state(init_of(config), OPTIMIZER, mesh))
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(abstract_state(init_of(config), OPTIMIZER, mesh)) is None
     with pytest.raises(UserError, match="there are: none"):
         checkpoint.load_params(tmp_path)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def small_state(step: int) -> TrainState:
+    """A state with few arrays, for many checkpoints."""
+    rng = np.random.default_rng(step)
+
+    def pooler() -> Any:
+        arrays = {"kernel": rng.normal(size=(64, 64)), "bias": rng.normal(size=64)}
+        return {"encoder": {"pooler": {k: jnp.float32(v) for k, v in arrays.items()}}}
+
+    scalars = (jnp.int32(step), jnp.int32(0), jnp.int32(0))
+    return TrainState(*scalars, pooler(), {"mean": pooler()})
+
+
+def test_whatever_file_is_damaged_the_state_is_the_saved_one_or_that_before(tmp_path: Path) -> None:
+    original = make_run(tmp_path / "original")
+    states = {step: small_state(step) for step in (1, 2)}
+    with Checkpoints(original) as checkpoints:
+        for state in states.values():
+            checkpoints.save(state)
+    newest = original / "checkpoints" / "2"
+    files = [path.relative_to(original) for path in sorted(newest.rglob("*")) if path.is_file()]
+    passed_over = 0
+    for number, file in enumerate(files):
+        # Every file once, in turn by one of three kinds of damage.
+        damage = (flip_a_bit, cut_short, os.remove)[number % 3]
+        run = tmp_path / str(number)
+        shutil.copytree(original, run)
+        damage(run / file)
+        with Checkpoints(run) as checkpoints:
+            restored: Any = checkpoints.restore(states[1])
+        step = int(restored.step)
+        assert bits(restored) == bits(states[step]), file
+        assert steps_in(run) == list(range(1, step + 1))
+        passed_over += step == 1
+    # Not every file is needed.
+    assert passed_over >= 8
+
+
+def test_a_damaged_checkpoint_is_named_and_put_aside(
+    tmp_path: Path,
+    state: TrainState,
+    config: BertConfig,
+    mesh: Mesh,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make_run(tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(at(state, step))
+    # Whole files with other numbers: only the checksums can tell.
+    other = tmp_path / "other"
+    with Checkpoints(make_run(other)) as checkpoints:
+        checkpoints.save(at(state, 3).replace(step=jnp.int32(2)))
+    params = tmp_path / "checkpoints" / "2" / "params"
+    shutil.rmtree(params)
+    shutil.copytree(other / "checkpoints" / "2" / "params", params)
+
+    with pytest.raises(UserError, match=r"checkpoint 2 is damaged .*pooler/bias is another"):
+        checkpoint.load_params(tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        restored: Any = checkpoints.restore(abstract_state(init_of(config), OPTIMIZER, mesh))
+        said = capsys.readouterr().out
+        assert "checkpoint 2 is damaged (the checksum of encoder/pooler/bias is another)" in said
+        assert "continuing at step 1" in said
+        assert int(restored.step) == 1
+        assert (tmp_path / "damaged" / "2" / "params").is_dir()
+        checkpoints.save(at(state, 2))
+    assert saved_step(checkpoint.load_params(tmp_path)) == 2
+
+
+def test_a_state_of_another_optimizer_is_no_damage(
+    run: Path, config: BertConfig, mesh: Mesh
+) -> None:
+    other = optimizer.make_optimizer("muon", schedules.linear(1e-3, 2, 10))
+    with Checkpoints(run) as checkpoints, pytest.raises(UserError, match="of another kind"):
+        checkpoints.restore(abstract_state(init_of(config), other, mesh))
+    assert steps_in(run) == [2, 4, 5]
+
+
+def test_a_step_saved_without_a_score_gets_one_later(tmp_path: Path, state: TrainState) -> None:
+    make_run(tmp_path)
+    with Checkpoints(tmp_path, keep_last=1) as checkpoints:
+        checkpoints.save(at(state, 1))
+    with Checkpoints(tmp_path, keep_last=1) as checkpoints:
+        checkpoints.save(at(state, 1), 0.5)
+        for step, score in ((2, 0.1), (3, 0.2)):
+            checkpoints.save(at(state, step), score)
+    assert steps_in(tmp_path) == [1, 3]
 
 
 def test_a_checkpoint_without_room_is_not_begun(
@@ -237,18 +333,18 @@ def test_a_checkpoint_without_room_is_not_begun(
 
 def test_the_config_of_a_run_cannot_be_changed(tmp_path: Path) -> None:
     config = {"model": {"size": "tiny", "shape": (1, 2)}, "seed": 0}
-    checkpoint.save_config(tmp_path / "run", config)
-    checkpoint.save_config(tmp_path / "run", config)
-    assert checkpoint.load_config(tmp_path / "run") == json.loads(json.dumps(config))
+    run_folder.save_config(tmp_path / "run", config)
+    run_folder.save_config(tmp_path / "run", config)
+    assert run_folder.load_config(tmp_path / "run") == json.loads(json.dumps(config))
     with pytest.raises(UserError, match="other settings.*model.size was tiny, is base"):
-        checkpoint.save_config(tmp_path / "run", config | {"model": {"size": "base"}})
+        run_folder.save_config(tmp_path / "run", config | {"model": {"size": "base"}})
     with pytest.raises(UserError, match="extra was unset, is 1"):
-        checkpoint.save_config(tmp_path / "run", config | {"extra": 1})
-    assert checkpoint.load_config(tmp_path / "run") == json.loads(json.dumps(config))
+        run_folder.save_config(tmp_path / "run", config | {"extra": 1})
+    assert run_folder.load_config(tmp_path / "run") == json.loads(json.dumps(config))
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", ""])
 def test_a_config_that_is_none_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=r"config\.json: not"):
-        checkpoint.load_config(tmp_path)
+        run_folder.load_config(tmp_path)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bertjax import checkpoint, continuation, prepare, pretrain, pretrained, tokenizer
+from bertjax import checkpoint, continuation, prepare, pretrain, pretrained, run_folder, tokenizer
 from bertjax.errors import UserError
 from bertjax.tokenizer import WordPieceTokenizer
 
@@ -100,12 +100,12 @@ def test_a_run_goes_on_from_another_with_new_words(
     settings = [f"init={tiny_run}", "train.steps=2", "train.batch_size=8", "mesh.data=8"]
     assert command(pretrain, *given, *settings) == 0
     assert "new entries" in capsys.readouterr().out
-    config = checkpoint.load_config(run)["model"]
+    config = run_folder.load_config(run)["model"]
     assert config["vocab_size"] == words.vocab_size > pretrained.load(tiny_run).config.vocab_size
     assert config["hidden_size"] == 32
     # And without them the vocabulary does not fit.
     other = [*given[:1], f"--workdir={tmp_path / 'other'}", f"init={run}"]
-    folder = checkpoint.load_config(tiny_run)["settings"]["data"]["records"]
+    folder = run_folder.load_config(tiny_run)["settings"]["data"]["records"]
     assert command(pretrain, *other, f"data.records={folder}", "train.steps=2") == 2
     assert "its vocabulary is not the one of the records" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bertjax import checkpoint, export, google, huggingface
+from bertjax import checkpoint, export, google, huggingface, run_folder
 from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
 from bertjax.models.heads import TaskModel
@@ -39,13 +39,13 @@ def params(tiny_config: BertConfig, random_params: Callable[..., Any]) -> Callab
 
 
 def _run_folder(path: Path, config: BertConfig, params: Any, own: Tokenizer, **more: Any) -> None:
-    checkpoint.save_config(path, {"model": config.to_dict(), "max_seq_length": 64, **more})
+    run_folder.save_config(path, {"model": config.to_dict(), "max_seq_length": 64, **more})
     own.save(path)
     with checkpoint.Checkpoints(path) as checkpoints:
         for step in (1, 2):
             scaled = jax.tree.map(lambda leaf, step=step: jnp.asarray(leaf * step), params)
             zero = jnp.zeros((), jnp.int32)
-            checkpoints.save(TrainState(jnp.asarray(step), zero, scaled, {"count": zero}))
+            checkpoints.save(TrainState(jnp.asarray(step), zero, zero, scaled, {"count": zero}))
 
 
 def _assert_same(first: Any, second: Any) -> None:

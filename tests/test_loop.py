@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +25,8 @@ from bertjax.loop import Timetable
 from bertjax.models import masked_lm
 from bertjax.models.config import BertConfig
 from bertjax.models.masked_lm import PretrainingModel
+from bertjax.pulse import Pulse
+from bertjax.run_log import History
 from bertjax.state import TrainState
 from bertjax.train_step import make_eval_step
 
@@ -31,6 +37,10 @@ RATES = {
     "input_wait_share",
     "seconds_per_step",
     "eta_seconds",
+    "train_seconds",
+    "goodput",
+    "host_memory_gib",
+    "skipped_updates",
 }
 
 
@@ -42,13 +52,21 @@ def mesh() -> Mesh:
 class Story:
     """Stands in for step, log and checkpoints, and writes down what the loop asks of them."""
 
+    stop_in_evaluation = (0, 0)  # step, part
+
     def __init__(
-        self, losses: dict[int, float] | None = None, stop_at: int = 0, compact: bool = False
+        self,
+        run: Path,
+        skips: tuple[int, ...] = (),
+        stop_at: int = 0,
+        compact: bool = False,
+        history: History | None = None,
     ) -> None:
+        self.run, self.history = run, history or History(time.time())
         self.told: list[str] = []
         self.metrics: dict[int, dict[str, float]] = {}
         self.said: list[str] = []
-        self._losses, self._stop_at = losses or {}, stop_at
+        self._skips, self._stop_at = skips, stop_at
         # Rows of four positions, three of them real, as masked and as compact records tell it.
         self._batch: dict[str, np.ndarray] = {"input_ids": np.zeros((8, 4), np.int32)}
         if compact:
@@ -66,8 +84,10 @@ class Story:
         self.told.append(f"update {step}")
         if step == self._stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
-        loss = jnp.float32(self._losses.get(step, step))
-        return state.replace(step=jnp.int32(step)), {"loss": loss}
+        skipped = state.skipped + (step in self._skips)
+        loss = jnp.float32(math.nan if step in self._skips else step)
+        state = state.replace(step=jnp.int32(step), skipped=skipped)
+        return state, {"loss": loss, "skipped_updates": skipped}
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         self.told.append(f"log {step}")
@@ -79,8 +99,12 @@ class Story:
     def say(self, line: str) -> None:
         self.said.append(line)
 
-    def evaluate(self, state: TrainState) -> tuple[dict[str, float], float]:
+    def evaluate(self, state: TrainState, pulse: Pulse) -> tuple[dict[str, float], float]:
         self.told.append(f"evaluate {int(state.step)}")
+        for number in pulse.through(range(3)):
+            self.told.append(f"part {number}")
+            if (int(state.step), number) == self.stop_in_evaluation:
+                os.kill(os.getpid(), signal.SIGTERM)
         return {"dev_accuracy": 0.5}, 0.5
 
     def save(self, state: TrainState, score: float | None = None) -> None:
@@ -90,7 +114,7 @@ class Story:
 def play(story: Story, mesh: Mesh, timetable: Timetable, start: int = 0, **more: Any) -> TrainState:
     double: Any = story
     return loop.train(
-        TrainState(jnp.int32(start), jnp.int32(0), {}, {}),
+        TrainState(jnp.int32(start), jnp.int32(0), jnp.int32(0), {}, {}),
         story.train_step,
         story.batches(start),
         mesh=mesh,
@@ -101,35 +125,38 @@ def play(story: Story, mesh: Mesh, timetable: Timetable, start: int = 0, **more:
     )
 
 
-def test_batch_update_log_evaluate_save_in_this_order(mesh: Mesh) -> None:
-    story = Story()
+def test_batch_update_log_evaluate_save_in_this_order(mesh: Mesh, tmp_path: Path) -> None:
+    story = Story(tmp_path)
     timetable = Timetable(total_steps=4, log_every=2, eval_every=3, save_every=2)
     state = play(story, mesh, timetable, evaluate=story.evaluate)
     assert int(state.step) == 4
     wanted = """
         batch 1, update 1,
         batch 2, update 2, log 2, save 2 None,
-        batch 3, update 3, evaluate 3, keep 3, save 3 0.5,
-        batch 4, update 4, log 4, evaluate 4, keep 4, save 4 0.5
+        batch 3, update 3, evaluate 3, part 0, part 1, part 2, keep 3, save 3 0.5,
+        batch 4, update 4, log 4, evaluate 4, part 0, part 1, part 2, keep 4, save 4 0.5
     """
     assert story.told == [part.strip() for part in wanted.split(",")]
 
 
-def test_everything_happens_at_the_last_step(mesh: Mesh) -> None:
-    story = Story()
+def test_everything_happens_at_the_last_step(mesh: Mesh, tmp_path: Path) -> None:
+    story = Story(tmp_path)
     play(story, mesh, Timetable(3, 100, 100, 100), evaluate=story.evaluate)
-    assert story.told[-4:] == ["log 3", "evaluate 3", "keep 3", "save 3 0.5"]
+    parts = ["part 0", "part 1", "part 2"]
+    assert story.told[-7:] == ["log 3", "evaluate 3", *parts, "keep 3", "save 3 0.5"]
 
 
-def test_a_finished_run_does_nothing(mesh: Mesh) -> None:
-    story = Story()
+def test_a_finished_run_does_nothing(mesh: Mesh, tmp_path: Path) -> None:
+    story = Story(tmp_path)
     play(story, mesh, Timetable(3, 1, 1, 1), start=3)
     assert story.told == []
 
 
 @pytest.mark.parametrize("compact", [False, True])
-def test_a_log_line_averages_the_steps_since_the_last(compact: bool, mesh: Mesh) -> None:
-    story = Story(compact=compact)
+def test_a_log_line_averages_the_steps_since_the_last(
+    compact: bool, mesh: Mesh, tmp_path: Path
+) -> None:
+    story = Story(tmp_path, compact=compact)
     play(story, mesh, Timetable(6, 3, 100, 100))
     assert {step: line["loss"] for step, line in story.metrics.items()} == {3: 2.0, 6: 5.0}
     assert set(story.metrics[3]) == {"loss", *RATES}
@@ -142,23 +169,102 @@ def test_a_log_line_averages_the_steps_since_the_last(compact: bool, mesh: Mesh)
     assert 0 <= line["input_wait_share"] < 1
 
 
-@pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(loss: float, mesh: Mesh) -> None:
-    story = Story(losses={2: loss})
-    with pytest.raises(UserError, match="not finite at step 4"):
-        play(story, mesh, Timetable(8, 4, 100, 4))
-    assert story.told[-1] == "update 4"
+# --- Updates that are left out ----------------------------------------------------------------
 
 
-def test_sigterm_finishes_the_step_saves_and_leaves_with_143(mesh: Mesh) -> None:
+def test_a_skipped_update_is_told_counted_and_its_batch_kept(mesh: Mesh, tmp_path: Path) -> None:
+    story = Story(tmp_path, skips=(2, 3, 5, 8))
+    timetable = Timetable(8, 4, 100, 100, max_skipped=3)
+    state = play(story, mesh, timetable)
+    assert int(state.skipped) == 4
+    assert [line.split(":")[1] for line in story.said] == [
+        " step 2",
+        " step 3",
+        " step 5",
+        " step 8",
+    ]
+    assert "(2 in a row, 2 in all)" in story.said[1]
+    assert "(1 in a row, 3 in all)" in story.said[2]
+    # Averages are those of the updates that were made.
+    assert {step: line["loss"] for step, line in story.metrics.items()} == {4: 2.5, 8: 6.5}
+    assert {step: line["skipped_updates"] for step, line in story.metrics.items()} == {4: 2, 8: 4}
+    kept = sorted((tmp_path / "skipped").iterdir())
+    assert [path.name for path in kept] == [f"step-{step}.npz" for step in (2, 3, 5, 8)]
+    with np.load(kept[0]) as batch:
+        np.testing.assert_array_equal(batch["input_mask"], [[1, 1, 1, 0]] * 8)
+
+
+def test_too_many_skipped_updates_in_a_row_end_the_run_with_advice(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    story = Story(tmp_path, skips=(2, 4, 5, 6, 7, 8))
+    with pytest.raises(UserError, match=r"^3 updates in a row .* step 6: .*lower learning rate"):
+        play(story, mesh, Timetable(20, 5, 100, 100, max_skipped=3))
+    # It is noticed while the next step is under way.
+    assert story.told[-1] == "update 7"
+
+
+def test_a_line_without_any_update_has_no_loss(mesh: Mesh, tmp_path: Path) -> None:
+    story = Story(tmp_path, skips=(1, 2))
+    play(story, mesh, Timetable(2, 2, 100, 100))
+    assert set(story.metrics[2]) == RATES
+
+
+def test_only_the_first_batches_are_kept(mesh: Mesh, tmp_path: Path) -> None:
+    story = Story(tmp_path, skips=tuple(range(1, 30)))
+    play(story, mesh, Timetable(30, 30, 100, 100, max_skipped=50))
+    assert len(list((tmp_path / "skipped").iterdir())) == 20
+
+
+# --- Stopped, stuck, going on -----------------------------------------------------------------
+
+
+def test_sigterm_finishes_the_step_saves_and_leaves_with_0(mesh: Mesh, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    story = Story(stop_at=2)
+    story = Story(tmp_path, stop_at=2)
     with pytest.raises(SystemExit) as caught:
         play(story, mesh, Timetable(8, 4, 100, 100))
-    assert caught.value.code == 128 + signal.SIGTERM
+    assert caught.value.code == 0
     assert story.told == ["batch 1", "update 1", "batch 2", "update 2", "save 2 None"]
     assert "stopped at step 2" in story.said[-1]
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_an_evaluation_that_sigterm_interrupts_is_made_up_for(mesh: Mesh, tmp_path: Path) -> None:
+    timetable = Timetable(total_steps=2, log_every=9, eval_every=2, save_every=9)
+    story = Story(tmp_path)
+    story.stop_in_evaluation = (2, 1)
+    with pytest.raises(SystemExit):
+        play(story, mesh, timetable, evaluate=story.evaluate)
+    assert story.told[-4:] == ["evaluate 2", "part 0", "part 1", "save 2 None"]
+    again = Story(tmp_path)
+    play(again, mesh, timetable, start=2, evaluate=again.evaluate)
+    assert again.told == ["evaluate 2", "part 0", "part 1", "part 2", "keep 2", "save 2 0.5"]
+
+
+def test_a_stuck_step_prints_where_it_is(tmp_path: Path) -> None:
+    code = """
+import time
+from bertjax.pulse import Pulse
+
+def waits_for_ever():
+    time.sleep(1.5)
+
+with Pulse(stuck_after=0.5) as pulse:
+    pulse.beat()
+    waits_for_ever()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr.count("in waits_for_ever") >= 2
+    assert "Timeout (0:00:00.5" in done.stderr
+
+
+def test_goodput_counts_the_time_since_the_first_start(mesh: Mesh, tmp_path: Path) -> None:
+    # 40 of the 80 seconds before this start were training that was kept.
+    story = Story(tmp_path, history=History(time.time() - 80, train_seconds=40))
+    play(story, mesh, Timetable(2, 1, 100, 100))
+    assert 0.45 < story.metrics[2]["goodput"] < 0.55
 
 
 @pytest.mark.parametrize("wrong", [{"total_steps": 0}, {"log_every": 0}, {"save_every": -1}])

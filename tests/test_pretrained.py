@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bertjax import checkpoint, google, huggingface, pretrained
+from bertjax import checkpoint, google, huggingface, pretrained, run_folder
 from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
 from bertjax.models.heads import TaskModel
@@ -59,11 +59,11 @@ def put(
             )
         else:
             config = {"model": tiny_config.to_dict(), **more}
-            checkpoint.save_config(folder, config | {"head": head, "labels": labels})
+            run_folder.save_config(folder, config | {"head": head, "labels": labels})
             tiny_tokenizer.save(folder)
             zero, leaves = jnp.zeros((), jnp.int32), jax.tree.map(jnp.asarray, given)
             with checkpoint.Checkpoints(folder) as checkpoints:
-                checkpoints.save(TrainState(zero, zero, leaves, {"count": zero}))
+                checkpoints.save(TrainState(zero, zero, zero, leaves, {"count": zero}))
         return folder
 
     return call
