@@ -56,9 +56,12 @@ run() {
   if [[ -n $asked ]]; then kill -TERM "$child" || true; fi
   while true; do # a signal ends wait, but not the child
     status=0
-    wait "$child" || status=$?
+    wait "$child" 2> /dev/null || status=$?
     if ! kill -0 "$child" 2> /dev/null; then break; fi
   done
+  if ((status > 128)) && [[ -z $asked ]]; then
+    echo "killed by SIG$(kill -l $((status - 128))); KILL may mean that the memory was full" >&2
+  fi
   if [[ -n $asked ]] && ((status != 2)); then status=$STOPPED; fi
   return "$status"
 }
@@ -134,7 +137,7 @@ state() {
     word=$(word_for "$(cat "$folder/status")")
   fi
   last=$(tail -c 2000 "$folder/log" 2> /dev/null | tr '\r' '\n' | grep . | tail -n 1 || true)
-  printf 'bertjax: %s %s %s: %s\n' "$1" "$(uname -n)" "$word" "$last"
+  printf 'bertjax: %s %s %s: %s\n' "$1" "$(uname -n)" "$word" "${last:0:160}"
 }
 
 # ended NAME SECONDS: waits for the end so long.

@@ -71,6 +71,11 @@ def test_what_was_never_started_is_lost(room: Room) -> None:
     assert state(room) == "lost"
 
 
+def test_kill_is_told(room: Room) -> None:
+    room.run("worker.sh", "keep", "run", "python3", "-c", "import os; os.kill(os.getpid(), 9)")
+    assert " crashed: killed by SIGKILL" in room.run("worker.sh", "state", "run")[1]
+
+
 def test_started_command_outlives_its_shell_and_is_stopped(room: Room) -> None:
     assert room.run("worker.sh", "start", "run", "python3", "-c", PATIENT)[0] == 0
     wait_for_text(room, "ready\n")
