@@ -25,7 +25,7 @@ choose_image() {
 
 # find_gcloud: fails without it; sets what every call ends with.
 find_gcloud() {
-  scratch=/tmp
+  scratch=. # for the dry run
   where=(${zone:+--zone="$zone"} ${project:+--project="$project"} --quiet)
   if [[ -n $dry_run ]]; then return; fi
   command -v gcloud > /dev/null ||
