@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from bertjax import compile_cache, errors, planning, settings, topology
+from bertjax import compile_cache, errors, plan_report, planned_work, planning, settings, topology
 from bertjax.command_line import new_parser
 from bertjax.data.manifest import MANIFEST
 from bertjax.errors import UserError
@@ -46,14 +46,14 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
     return [w for w in words if "=" not in w], [w for w in words if "=" in w]
 
 
-def find_work(config: ConfigDict, lengths: list[int] | None, vocab_size: int) -> planning.Work:
+def find_work(config: ConfigDict, lengths: list[int] | None, vocab_size: int) -> planned_work.Work:
     """On the records that data.records names, if they are there, or as if some were."""
     if lengths is None and (Path(config.data.records) / MANIFEST).exists():
-        return planning.prepared(config)
+        return planned_work.prepared(config)
     lengths = lengths or [128]
     said = " and ".join(map(str, lengths))
     print(f"no records: padded rows of {said} tokens are assumed", file=sys.stderr)
-    return planning.imagined(config, lengths, vocab_size)
+    return planned_work.imagined(config, lengths, vocab_size)
 
 
 def main() -> None:
@@ -76,9 +76,9 @@ def main() -> None:
     for site in sites:
         for row in planning.rows(site, work, flags.compiles, cache):
             rows.append(row)
-            print(json.dumps(row) if flags.json else planning.details(row), flush=True)
+            print(json.dumps(row) if flags.json else plan_report.details(row), flush=True)
     if not flags.json:
-        print(planning.table(rows))
+        print(plan_report.table(rows))
 
 
 if __name__ == "__main__":

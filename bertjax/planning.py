@@ -5,46 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from bertjax import estimate, inputs, partition, phases, program, topology
-from bertjax.chips import GIB
-from bertjax.data import input as data_input
-from bertjax.data.manifest import Manifest
-from bertjax.data.records import FEATURES
-from bertjax.errors import UserError
-from bertjax.estimate import Estimate, Shapes
-from bertjax.models import encoders, flops
-from bertjax.models.config import BertConfig, EncoderConfig
+from bertjax import estimate, partition, topology
+from bertjax.estimate import Estimate
+from bertjax.models import flops
+from bertjax.models.config import BertConfig
 from bertjax.phases import Phase
-from bertjax.program import Program
+from bertjax.planned_work import Work
 from bertjax.topology import Topology
-
-NOTE = (
-    "Times are the compiler's estimates of each instruction, and of exchanges that nothing runs "
-    "beside their bytes over the chips' links; nothing was run."
-)
-
-
-class Work(NamedTuple):
-    """What is to be trained: settings, encoder, and batches in phases.
-
-    Attributes:
-      build: platform -> the functions of the run.
-      shapes: (phase, rows) -> what its batches are, as they are read.
-    """
-
-    config: ConfigDict
-    encoder: EncoderConfig
-    phases: list[Phase]
-    build: Callable[[str], Program]
-    shapes: Callable[[Phase, int], Shapes]
 
 
 class Site(NamedTuple):
@@ -52,75 +24,6 @@ class Site(NamedTuple):
 
     topology: Topology
     mesh: Mesh
-
-
-def prepared(config: ConfigDict) -> Work:
-    """The work on the records that the config names: what bertjax.pretrain compiles.
-
-    Raises:
-      UserError: whatever would hinder the run itself.
-    """
-    given = inputs.open_inputs(config)
-
-    def shapes(phase: Phase, rows: int) -> Shapes:
-        one = next(data_input.train_batches(phase.records, batch_size=1, seed=0))
-        return {name: ((rows, *value.shape[1:]), value.dtype) for name, value in one.items()}
-
-    def build(platform: str) -> Program:
-        return inputs.build_program(config, given, platform)
-
-    return Work(config, given.encoder, given.phases, build, shapes)
-
-
-def imagined(config: ConfigDict, lengths: list[int], vocab_size: int) -> Work:
-    """The work as if records were there: padded rows of 2018, 15 % of their tokens predicted.
-
-    Args:
-      lengths: of rows; two for two phases, split as train.long_share says.
-
-    Raises:
-      UserError: lengths that are none, settings that do not go together.
-    """
-    if not 1 <= len(lengths) <= 2 or min(lengths) < 8:
-        raise UserError("--seq_length: give one length, or two for two phases, of 8 or more")
-    name = config.get("encoder", "bert")
-    encoder = encoders.from_settings(name, vocab_size, config.model.to_dict())
-    opened: list[Any] = [
-        SimpleNamespace(folder="records", manifest=_manifest(length, vocab_size))
-        for length in lengths
-    ]
-    for records in opened:
-        phases.check_length(records, encoder.max_positions)
-    plan = phases.plan(config, opened[0], opened[1] if opened[1:] else None)
-    schedule = phases.schedule(config, plan)
-
-    def build(platform: str) -> Program:
-        return program.build(
-            config,
-            encoder,
-            schedule,
-            labels=True,
-            words=None,
-            expand=lambda batch: batch,
-            platform=platform,
-        )
-
-    return Work(config, encoder, plan, build, _padded_rows)
-
-
-def _manifest(length: int, vocab_size: int) -> Manifest:
-    return Manifest(
-        max_seq_length=length,
-        max_predictions_per_seq=math.ceil(0.15 * length),
-        vocab_size=vocab_size,
-        tokenizer={},
-        settings={},
-        corpus={},
-        source={},
-        padding_share=0.0,
-        shards=(),
-        bertjax_version="",
-    )
 
 
 def site(wanted: Topology, work: Work, chosen_mesh: bool) -> Site:
@@ -149,16 +52,6 @@ def suitable_fsdp(work: Work, wanted: Topology, devices: int) -> int:
     while 4 * size / fsdp > memory / 3 and inside % (2 * fsdp) == 0:
         fsdp *= 2
     return fsdp
-
-
-def _padded_rows(phase: Phase, rows: int) -> Shapes:
-    """As records.parse gives them: int32 and float32."""
-    manifest = phase.records.manifest
-    sizes = {"T": manifest.max_seq_length, "P": manifest.max_predictions_per_seq, "1": 1}
-    return {
-        name: ((rows, sizes[size]), np.dtype("float32" if kind == "float32" else "int32"))
-        for name, (size, kind) in FEATURES.items()
-    }
 
 
 def rows(site: Site, work: Work, compiles: int, cache: Path | None) -> list[dict[str, Any]]:
@@ -264,48 +157,3 @@ def _rounded(rows: float, multiple: int) -> int:
     """Down to a multiple, of eight rows a device if there are so many."""
     step = 8 * multiple if rows >= 8 * multiple else multiple
     return int(rows // step) * step
-
-
-def details(row: dict[str, Any]) -> str:
-    """What one compiled step takes, in a few lines."""
-    kinds = ", ".join(f"{kind} {size / GIB:.2f}" for kind, size in row["memory"].items())
-    lines = [
-        f"{row['topology']}: {row['chips']} chips, {row['mesh'] or 'one device'}, "
-        f"{row['rows']:,} rows of {row['length']}",
-        f"  memory of a chip: {row['used'] / GIB:.2f} of {row['usable'] / GIB:.2f} GiB ({kinds})",
-    ]
-    if not row["fits"]:
-        return "\n".join([*lines, "  does not fit"])
-    total = sum(row["cycles_by_kind"].values())
-    kinds = ", ".join(f"{k} {n / total:.0%}" for k, n in list(row["cycles_by_kind"].items())[:5])
-    lines.append(f"  cycles of a step: {row['cycles']:,} ({kinds})")
-    sent = ", ".join(f"{n} {k} {size / 2**20:.1f}" for k, (n, size) in row["exchanges"].items())
-    lines.append(
-        f"  a chip sends, in MiB: {sent or 'nothing'}; waited for: "
-        f"{row['sent_waiting'] / 2**20:.1f}; to other slices: "
-        f"{row['sent_between_slices'] / 2**20:.1f}"
-    )
-    return "\n".join(lines)
-
-
-def table(found: list[dict[str, Any]]) -> str:
-    """All rows as a Markdown table."""
-    columns: dict[str, Callable[[dict[str, Any]], str]] = {
-        "topology": lambda r: r["topology"],
-        "chips": lambda r: str(r["chips"]),
-        "mesh": lambda r: r["mesh"] or "-",
-        "rows x length": lambda r: f"{r['rows']:,} x {r['length']}",
-        "fits": lambda r: "yes" if r["fits"] else "no",
-        "GiB a chip": lambda r: f"{r['used'] / GIB:.1f} of {r['usable'] / GIB:.1f}",
-        "largest batch": lambda r: (
-            f"{'' if r['largest_batch_compiled'] else 'about '}{r['largest_batch']:,}"
-        ),
-        "ms a step": lambda r: f"{1000 * r['seconds']:.1f}" if r["fits"] else "-",
-        "tokens/s": lambda r: f"{r['tokens_per_second']:,.0f}" if r["fits"] else "-",
-        "of peak": lambda r: f"{r['share_of_peak']:.1%}" if r.get("share_of_peak") else "-",
-        "steps": lambda r: f"{r['steps']:,}" if r["fits"] else "-",
-        "days": lambda r: f"{r['days']:.2f}" if r["fits"] else "-",
-    }
-    lines = [list(columns), ["---"] * len(columns)]
-    lines += [[show(row) for show in columns.values()] for row in found]
-    return "\n".join([*(f"| {' | '.join(cells)} |" for cells in lines), "", NOTE])

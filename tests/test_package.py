@@ -25,8 +25,8 @@ FLOORS = (
     "distributed pulse",
     "state train_step checkpoint convert huggingface huggingface_tokenizer loop run_log "
     "pretrained predictor results tasks google model_folder tuning sweep mixing finished "
-    "build_need phases continuation program inputs estimate planning norms rates run_folder "
-    "skipped_updates",
+    "build_need phases continuation program inputs estimate planned_work planning plan_report "
+    "norms rates run_folder skipped_updates",
     "prepare pretrain finetune export fill collect report reproduce plan",
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}

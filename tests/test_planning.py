@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import pytest
 
-from bertjax import estimate, plan, planning, settings, topology
+from bertjax import estimate, plan, planned_work, planning, settings, topology
 from bertjax.chips import GIB
 from bertjax.data import input as data_input
 from bertjax.data.records import Records
@@ -145,7 +145,7 @@ def test_records_that_are_there_are_planned_as_they_are_read(
 
 def test_batches_that_grow_are_planned_each(no_hardware: None, tiny_settings: Path) -> None:
     config = settings.load(str(tiny_settings), ["train.batch_growth=((6, 32),)"])
-    work = planning.imagined(config, [32], 100)
+    work = planned_work.imagined(config, [32], 100)
     site = planning.site(topology.parse("v5e-8"), work, chosen_mesh=True)
     found = planning.rows(site, work, 1, None)
     assert [(row["rows"], row["steps"]) for row in found] == [(16, 6), (32, 6)]
@@ -156,7 +156,7 @@ def test_a_model_that_needs_it_is_shared_out_and_a_small_one_is_not() -> None:
     wanted = topology.parse("v2-8")
     for size, fsdp in {"tiny": 1, "large": 4}.items():
         config = settings.load(f"configs/bert.py:{size}", [])
-        work = planning.imagined(config, [128], 30522)
+        work = planned_work.imagined(config, [128], 30522)
         assert planning.suitable_fsdp(work, wanted, 8) == fsdp
 
 
@@ -192,4 +192,4 @@ def test_bad_input_is_one_line_before_anything_is_compiled(
 def test_two_phases_need_growing_lengths() -> None:
     config = settings.load("configs/bert.py:tiny", [])
     with pytest.raises(UserError, match="not longer than"):
-        planning.imagined(config, [512, 128], 100)
+        planned_work.imagined(config, [512, 128], 100)
