@@ -95,7 +95,7 @@ create() { if [[ -n $dry_run ]]; then create_machines && machines_state; else aw
 # setup: the checkout as it is here, what git ignores left out; then a check, on all at once.
 setup() {
   if [[ -z $dry_run ]]; then pack_checkout "$scratch/bertjax.tar.gz" || return; fi
-  on_each copy_to "$scratch/bertjax.tar.gz" || return
+  on_each copy_to "${scratch:-.}/bertjax.tar.gz" || return
   on_each tell 1800 "mkdir -p bertjax && tar -xzf bertjax.tar.gz -C bertjax && $WORKER setup tpu" ||
     return
   on_all 900 "$WORKER" check tpu
@@ -105,8 +105,10 @@ run() { on_all 180 "$WORKER" start "$name" "${command[@]}"; }
 
 # states: gcloud tells of each connection; that is shown only when one fails.
 states() {
-  if on_all 180 "$WORKER" state "$name" 2> "$scratch/connections"; then return; fi
-  cat "$scratch/connections" >&2
+  local told=/dev/null
+  if [[ -z $dry_run ]]; then told=$scratch/connections; fi
+  if on_all 180 "$WORKER" state "$name" 2> "$told"; then return; fi
+  cat "$told" >&2
   return 1
 }
 

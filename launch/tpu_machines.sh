@@ -25,7 +25,6 @@ choose_image() {
 
 # find_gcloud: fails without it; sets what every call ends with.
 find_gcloud() {
-  scratch=. # for the dry run
   where=(${zone:+--zone="$zone"} ${project:+--project="$project"} --quiet)
   if [[ -n $dry_run ]]; then return; fi
   command -v gcloud > /dev/null ||
@@ -103,7 +102,7 @@ await_machines() {
   done
 }
 
-nodes=()
+nodes=() scratch='' # a folder, but not in a dry run
 
 # find_nodes: sets nodes to the names of the slices.
 find_nodes() {

@@ -145,9 +145,11 @@ def test_dry_run_of_up_prints_every_call_and_makes_none(room: Room) -> None:
 
 @pytest.mark.parametrize("subcommand", ["create", "setup", "status", "logs", "stop", "delete"])
 def test_dry_run_of_every_subcommand(room: Room, subcommand: str) -> None:
+    before = {path.name for path in room.checkout.iterdir()}
     status, output = room.run("tpu.sh", subcommand, "bert", TYPE, "--dry_run")
     assert status == 0
     assert all(line.startswith("gcloud compute tpus ") for line in output.splitlines())
+    assert {path.name for path in room.checkout.iterdir()} == before
     assert not room.calls()
 
 
