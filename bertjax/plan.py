@@ -50,7 +50,7 @@ def find_work(config: ConfigDict, lengths: list[int] | None, vocab_size: int) ->
     """On the records that data.records names, if they are there, or as if some were."""
     if lengths is None and (Path(config.data.records) / MANIFEST).exists():
         return planned_work.prepared(config)
-    lengths = lengths or [128]
+    lengths = lengths or ([128, 512] if config.data.long_records else [128])
     said = " and ".join(map(str, lengths))
     print(f"no records: padded rows of {said} tokens are assumed", file=sys.stderr)
     return planned_work.imagined(config, lengths, vocab_size)

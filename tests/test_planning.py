@@ -104,6 +104,18 @@ def test_the_command_prints_facts_and_a_table(
     assert cells[0][11] == f"{0.9e6 * 0.00574 / 86400:.2f}"
 
 
+def test_a_recipe_of_two_phases_is_planned_in_both(
+    no_hardware: None, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--config=configs/lamb.py", "--topology=v5e-8", "train.microbatches=64"]
+    assert command(plan, *flags, "--compiles=1", "--json") == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["rows"], row["length"], row["steps"]) for row in found] == [
+        (65_536, 128, 7_038),
+        (32_768, 512, 1_561),
+    ]
+
+
 def test_json_has_a_row_for_each_phase_and_topology(
     no_hardware: None, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
