@@ -208,8 +208,8 @@ def _step(
     objective = masked_lm.objective(model) if pretraining else objectives.task(model, model.head)
     descent = optax.sgd(1.0)
     begin = state.with_params(state.abstract_state(_init(model), descent, mesh), params)
-    begin = begin.replace(step=jnp.int32(0), seed=jnp.int32(0))
-    step = train_step.make_train_step(objective, descent, microbatches=microbatches)
+    begin = begin.replace(step=jnp.int32(0), seed=jnp.int32(0), skipped=jnp.int32(0))
+    step = train_step.make_train_step(objective, descent, microbatches=microbatches, norms_every=1)
     after, metrics = step(begin, partition.global_batch(batch, mesh))
     assert int(after.step) == 1
     gradients = jax.tree.map(lambda old, new: old - np.asarray(new), params, after.params)
