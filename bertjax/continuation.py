@@ -16,7 +16,12 @@ from bertjax.pretrained import Pretrained
 from bertjax.tokenizer import Tokenizer
 
 # Leaves with a row for every entry of the vocabulary.
-_TABLES = ("encoder/embeddings/token/embedding", "masked_lm/bias")
+_TABLES = (
+    "encoder/embeddings/token/embedding",
+    "masked_lm/bias",
+    "softmax/embedding",
+    "softmax/bias",
+)
 
 
 def merge(start: Pretrained, fresh: Any, words: Tokenizer) -> tuple[Any, list[str]]:

@@ -81,11 +81,13 @@ def build_program(config: ConfigDict, inputs: Inputs, platform: str) -> program.
     """The functions of a run on these inputs; `platform` as for program.build."""
     opened = [phase.records for phase in inputs.phases]
     masks = inputs.pretraining.masks
+    manifest = inputs.records.manifest
+    labels = manifest.has_label and config.train.get("next_sentence", True)
     return program.build(
         config,
         inputs.encoder,
         phases.schedule(config, inputs.phases),
-        labels=inputs.records.manifest.has_label,
+        text=encoders.Text(labels, manifest.piece_counts),
         words=tokenizer.load(inputs.records.folder),
         expand=phases.expander(config, opened, config.train.seed, masks),
         platform=platform,

@@ -36,6 +36,16 @@ ROWS: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(pooler|masked_lm/transform)/kernel", PartitionSpec("fsdp", None)),
     (r"(pooler|masked_lm/transform)/bias", PartitionSpec()),
     (r"masked_lm/bias", PartitionSpec("tensor")),
+    # ELMo; the kernels of LSTMs are those of both directions, [2, in, 4 gates, units].
+    (r"layer_\d+/(input|recurrent)_kernel", PartitionSpec(None, "fsdp", None, "tensor")),
+    (r"layer_\d+/bias", PartitionSpec(None, None, "tensor")),
+    (r"layer_\d+/projection_kernel", PartitionSpec(None, "tensor", "fsdp")),
+    (r"characters/symbol/embedding", PartitionSpec()),
+    (r"characters/(filter_\d+|projection)/kernel", PartitionSpec(None, "fsdp")),
+    (r"characters/highway_\d+_(transform|gate)/kernel", PartitionSpec("fsdp", "tensor")),
+    (r"characters/\w+/bias", PartitionSpec()),
+    (r"softmax/embedding", PartitionSpec("tensor", "fsdp")),
+    (r"softmax/bias", PartitionSpec("tensor")),
     (r"(next_sentence|head)/(kernel|bias)", PartitionSpec()),
     # The layer mix and the LSTMs of a head on a frozen encoder: small, a copy on every device.
     (r"mix/scores", PartitionSpec()),

@@ -37,7 +37,7 @@ from bertjax.inputs import Inputs, build_program, open_inputs
 from bertjax.models import objectives
 from bertjax.models.config import EncoderConfig
 from bertjax.pulse import Pulse
-from bertjax.run_log import RunLog, read_metrics, shown
+from bertjax.run_log import RunLog, read_metrics, shown, with_perplexities
 from bertjax.state import TrainState, abstract_state, init_state, with_params
 from bertjax.train_step import make_eval_step
 
@@ -117,7 +117,8 @@ def make_evaluate(
         batches = data_input.eval_batches(
             held_out, batch_size=config.train.batch_size, **phases.hosts()
         )
-        found = loop.evaluate_batches(eval_step, state.params, pulse.through(batches), mesh)
+        read = pulse.through(batches)
+        found = with_perplexities(loop.evaluate_batches(eval_step, state.params, read, mesh))
         losses = [
             f"{name} loss {found[f'{part}_loss']:.3f}"
             for part, name in inputs.pretraining.losses.items()

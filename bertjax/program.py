@@ -40,7 +40,7 @@ def build(
     encoder: EncoderConfig,
     schedule: Schedule,
     *,
-    labels: bool,
+    text: encoders.Text,
     words: Any,
     expand: Callable[[Batch], Batch],
     platform: str,
@@ -48,7 +48,7 @@ def build(
     """Builds everything from a config's train settings; nothing is computed yet.
 
     Args:
-      labels: whether pairs of segments have a label to be predicted.
+      text: what is known of the text that is trained on.
       words: the tokenizer, for encoders that read the letters of its entries.
       expand: from batches as they are read to those the objective takes.
       platform: of the devices that it will run on, "tpu" for one.
@@ -66,7 +66,7 @@ def build(
         moment_dtype=train.moment_dtype,
     )
     model = pretraining.model(encoder, words)
-    objective = pretraining.objective(model, labels)
+    objective = pretraining.objective(model, text)
     step = make_train_step(
         objective,
         tx,

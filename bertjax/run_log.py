@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ EVALUATED = ("eval_", "dev_")
 # name in the metrics -> how the live line shows it, in this order.
 _SHOWN: dict[str, Callable[[float], str]] = {
     "loss": "loss {:.3f}".format,
+    "forward_lm_perplexity": "perplexity {:,.1f}".format,
+    "backward_lm_perplexity": "backwards {:,.1f}".format,
     "masked_lm_accuracy": "masked-LM accuracy {:.3f}".format,
     "next_sentence_accuracy": "next-sentence {:.3f}".format,
     "task_accuracy": "accuracy {:.3f}".format,
@@ -32,6 +35,15 @@ _SHOWN: dict[str, Callable[[float], str]] = {
     "input_wait_share": "input wait {:.1%}".format,
     "goodput": "goodput {:.1%}".format,
 }
+
+
+def with_perplexities(metrics: dict[str, float]) -> dict[str, float]:
+    """Adds the perplexity, e to the power of the loss, of every model of the next word."""
+    found = {}
+    for name, value in metrics.items():
+        if name.endswith(("forward_lm_loss", "backward_lm_loss")):
+            found[name.removesuffix("loss") + "perplexity"] = math.exp(min(value, 700.0))
+    return metrics | found
 
 
 def shown(metrics: dict[str, float]) -> str:
@@ -122,6 +134,7 @@ class RunLog:
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Adds one line of metrics to the file and the events, and renews the live line."""
+        metrics = with_perplexities(metrics)
         self.keep(step, metrics)
         eta = timedelta(seconds=round(metrics.get("eta_seconds", 0.0)))
         line = f"step {step:,}/{self._total:,} {shown(metrics)} | ETA {eta}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jax import Array
 
 
@@ -31,3 +32,15 @@ class Packing(NamedTuple):
 
     position_ids: Array
     starts: Array
+
+
+def last_places(input_mask: Array, starts: Array) -> Array:
+    """[B, S]: the places of the last tokens of the sequences that begin at `starts` [B, S].
+
+    Args:
+      input_mask: [B, T], 0 for padding, equal numbers for the tokens of a sequence.
+    """
+    numbers = jnp.take_along_axis(input_mask, starts, axis=1)
+    # [B, 1, T] = [B, S, 1] -> [B, S]
+    lengths = jnp.sum(input_mask[:, None, :] == numbers[..., None], axis=-1)
+    return starts + jnp.maximum(lengths, 1) - 1

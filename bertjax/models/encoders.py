@@ -9,13 +9,26 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from flax import linen as nn
 
 from bertjax.errors import UserError
-from bertjax.models import masked_lm
+from bertjax.models import elmo, language_models, masked_lm, softmax
 from bertjax.models.bert import Bert
 from bertjax.models.config import SIZES, BertConfig, EncoderConfig, size
 from bertjax.models.objectives import Objective
+
+
+class Text(NamedTuple):
+    """What is known of the text that is trained on.
+
+    Attributes:
+      labels: whether pairs of segments have labels.
+      counts: gives [V], how often each entry of the vocabulary occurs.
+    """
+
+    labels: bool
+    counts: Callable[[], np.ndarray]
 
 
 class Pretraining(NamedTuple):
@@ -24,14 +37,14 @@ class Pretraining(NamedTuple):
     Attributes:
       model: (config, words) -> the module of which "encoder" is a part; see build for words.
       inputs: the features of a batch that the module is called with.
-      objective: (module, whether there are labels of pairs) -> what is minimised.
+      objective: (module, what the records say of their text) -> what is minimised.
       masks: tokens are hidden from the model, as masked LM asks for.
       losses: {part of the objective: its name}; each must fall below the unigram entropy.
     """
 
     model: Callable[[Any, Any], nn.Module]
     inputs: tuple[str, ...]
-    objective: Callable[[nn.Module, bool], Objective]
+    objective: Callable[[Any, Text], Objective]
     masks: bool
     losses: Mapping[str, str]
 
@@ -55,9 +68,26 @@ class Encoder(NamedTuple):
 MASKED_LM = Pretraining(
     model=lambda config, words: masked_lm.PretrainingModel(config),
     inputs=("input_ids", "input_mask", "segment_ids", "masked_lm_positions"),
-    objective=lambda model, labels: masked_lm.objective(model, next_sentence=labels),
+    objective=lambda model, text: masked_lm.objective(model, next_sentence=text.labels),
     masks=True,
     losses={"masked_lm": "masked-LM"},
+)
+
+
+def _bidirectional(model: Any, text: Text) -> Objective:
+    config, log_probs = model.config, None
+    if config.sampler:
+        log_probs = softmax.sampler(config.sampler)(text.counts())
+    parts = ("forward_lm", "backward_lm")
+    return language_models.objective(model, parts, log_probs, config.num_sampled)
+
+
+BIDIRECTIONAL = Pretraining(
+    model=language_models.BidirectionalModel,
+    inputs=("input_ids", "input_mask", "segment_ids"),
+    objective=_bidirectional,
+    masks=False,
+    losses={"forward_lm": "forward", "backward_lm": "backward"},
 )
 
 ENCODERS: dict[str, Encoder] = {
@@ -66,6 +96,12 @@ ENCODERS: dict[str, Encoder] = {
         sizes=SIZES,
         module=lambda config, words, name: Bert(config, name=name),
         pretraining=lambda config: MASKED_LM,
+    ),
+    "elmo": Encoder(
+        config=elmo.ElmoConfig,
+        sizes=elmo.SIZES,
+        module=lambda config, words, name: elmo.Elmo(config, words, name=name),
+        pretraining=lambda config: BIDIRECTIONAL,
     ),
 }
 

@@ -1,0 +1,223 @@
+"""ELMo: word vectors under a stack of LSTMs that read both ways (Peters et al. 2018)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from bertjax.errors import UserError
+from bertjax.models import characters, softmax
+from bertjax.models.encoder_output import EncoderOutput, Packing, last_places
+from bertjax.models.layers import Dropout
+from bertjax.models.lstm import Limits, LstmLayer
+
+# How a word becomes a vector: from its letters, or from a table with a row for each.
+WORDS = ("characters", "table")
+
+
+@dataclasses.dataclass(frozen=True)
+class ElmoConfig:
+    """Everything that fixes the shape and arithmetic of an ELMo; the defaults are the paper's.
+
+    Attributes:
+      vocab_size: V, of the softmax; and of the table, if words are read from one.
+      lstm_size, projection_size: U and P of every LSTM, see lstm.py.
+      num_layers: L.
+      cell_limit, projection_limit: see lstm.Limits.
+      words: one of WORDS.
+      filters, character_size, highway_layers: of characters.CharacterCnn.
+      max_characters: of a word, its two ends included; the rest is cut off.
+      sampler, num_sampled: the softmax in training runs over the right word and this many others,
+        see softmax.SAMPLERS; "" over all.
+      hidden_dropout: of what every LSTM reads, and of what heads read.
+      initializer_range: deviation of the softmax' and the heads' kernels at first.
+      dtype: of the matrix products; states, softmax and parameters are float32.
+    """
+
+    encoder: ClassVar[str] = "elmo"
+    # LSTMs read rows of any length.
+    max_positions: ClassVar[int] = 2**31 - 1
+
+    vocab_size: int
+    lstm_size: int = 4096
+    projection_size: int = 512
+    num_layers: int = 2
+    cell_limit: float = 3.0
+    projection_limit: float = 3.0
+    words: str = "characters"
+    filters: tuple[tuple[int, int], ...] = (
+        (1, 32),
+        (2, 32),
+        (3, 64),
+        (4, 128),
+        (5, 256),
+        (6, 512),
+        (7, 1024),
+    )
+    character_size: int = 16
+    highway_layers: int = 2
+    max_characters: int = 50
+    sampler: str = ""
+    num_sampled: int = 8192
+    hidden_dropout: float = 0.1
+    initializer_range: float = 0.02
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        # JSON has lists.
+        object.__setattr__(self, "filters", tuple((wide, number) for wide, number in self.filters))
+        if self.words not in WORDS:
+            raise UserError(f"words '{self.words}' is unknown; choose one of {', '.join(WORDS)}")
+        if self.sampler:
+            softmax.sampler(self.sampler)
+        widest = max((wide for wide, _ in self.filters), default=0)
+        if not 3 <= widest <= self.max_characters and self.words == "characters":
+            raise UserError(
+                f"filters of up to {widest} characters do not fit words of {self.max_characters}; "
+                "set model.max_characters"
+            )
+        if not 0.0 <= self.hidden_dropout < 1.0:
+            raise UserError(f"hidden_dropout {self.hidden_dropout} must be at least 0 and below 1")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"dtype '{self.dtype}' is unknown; use float32 or bfloat16")
+
+    @property
+    def hidden_size(self) -> int:
+        """D: both directions side by side."""
+        return 2 * self.projection_size
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    # The published model of 93.6 million parameters.
+    "original": {},
+    # The published "small" and "medium", of the same character layers.
+    "medium": {"lstm_size": 2048, "projection_size": 256},
+    "small": {"lstm_size": 1024, "projection_size": 128},
+    # For a laptop.
+    "mini": {
+        "lstm_size": 512,
+        "projection_size": 128,
+        "filters": ((1, 32), (2, 32), (3, 64), (4, 128)),
+        "highway_layers": 1,
+        "max_characters": 20,
+    },
+    "tiny": {
+        "lstm_size": 128,
+        "projection_size": 32,
+        "filters": ((1, 8), (2, 8), (3, 16)),
+        "character_size": 8,
+        "highway_layers": 1,
+        "max_characters": 12,
+    },
+}
+
+
+class WordVectors(nn.Module):
+    """Ids [B, T] -> vectors [B, T, P] that know nothing of their context."""
+
+    config: ElmoConfig
+    words: Any
+
+    @nn.compact
+    def __call__(self, input_ids: Array) -> Array:
+        config = self.config
+        if config.words == "table":
+            table = nn.Embed(config.vocab_size, config.projection_size, name="token")
+            return table(input_ids)
+        cnn = characters.CharacterCnn(
+            config.filters,
+            config.character_size,
+            config.highway_layers,
+            config.projection_size,
+            config.dtype,
+            name="characters",
+        )
+        spelled = jnp.asarray(characters.table(self.words, config.max_characters))
+        # Of a small vocabulary every entry is worked out once, of a large one the batch's tokens.
+        if len(spelled) <= input_ids.size:
+            return cnn(spelled)[input_ids].astype(jnp.float32)
+        return cnn(spelled[input_ids]).astype(jnp.float32)
+
+
+class Elmo(nn.Module):
+    """The encoder; pooled is what each direction knows at its end.
+
+    Attributes:
+      words: the tokenizer, whose entries are read letter by letter.
+    """
+
+    config: ElmoConfig
+    words: Any = None
+
+    def setup(self) -> None:
+        config = self.config
+        limits = Limits(config.cell_limit, config.projection_limit)
+        self.embeddings = WordVectors(config, self.words)
+        self.layer = [
+            LstmLayer(config.lstm_size, config.projection_size, limits, config.dtype)
+            for _ in range(config.num_layers)
+        ]
+        self.dropout = Dropout(config.hidden_dropout)
+
+    def __call__(
+        self,
+        input_ids: Array,
+        input_mask: Array,
+        segment_ids: Array,
+        *,
+        packing: Packing | None = None,
+        deterministic: bool = True,
+    ) -> EncoderOutput:
+        """Encodes a batch; arguments as Bert's. Segments make no difference."""
+        keep = _same_sequence(input_mask)
+        # [B, T, P] -> [T, 2, B, P]; the second direction reads from the end.
+        x = _directions(self.embeddings(input_ids))
+        layers = [x]
+        for number, layer in enumerate(self.layer):
+            above = layer(self.dropout(x, deterministic), keep)
+            # As in the published model, the words themselves are not added to the first layer.
+            x = above + x if number else above
+            layers.append(x)
+        # [L + 1, T, 2, B, P] -> [L + 1, B, T, 2 P]
+        both = jnp.stack([_side_by_side(layer) for layer in layers])
+        return EncoderOutput(both[-1], both, _ends(both[-1], input_mask, packing))
+
+
+def _directions(x: Array) -> Array:
+    """[B, T, ...] -> [T, 2, B, ...], forwards and backwards."""
+    forward = x.swapaxes(0, 1)
+    return jnp.stack([forward, forward[::-1]], axis=1)
+
+
+def _side_by_side(x: Array) -> Array:
+    """[T, 2, B, P] -> [B, T, 2 P], both in the order of the text."""
+    return jnp.concatenate([x[:, 0], x[::-1, 1]], axis=-1).swapaxes(0, 1)
+
+
+def _same_sequence(input_mask: Array) -> Array:
+    """[T, 2, B, 1] float32: 1 where a token continues the sequence of the one read before.
+
+    So states are empty where a sequence begins, also behind padding and in packed rows.
+    """
+    numbers = _directions(input_mask)
+    same = jnp.concatenate([jnp.zeros_like(numbers[:1]), numbers[1:] == numbers[:-1]])
+    return same[..., None].astype(jnp.float32)
+
+
+def _ends(sequence: Array, input_mask: Array, packing: Packing | None) -> Array:
+    """[B, 2 P], of packed rows [B, S, 2 P]: forwards of the last token, backwards of the first."""
+    starts = jnp.zeros((len(sequence), 1), jnp.int32) if packing is None else packing.starts
+    last = last_places(input_mask, starts)
+    half = sequence.shape[-1] // 2
+    # [B, T, P] -> [B, S, P]
+    forward = jnp.take_along_axis(sequence[..., :half], last[..., None], axis=1)
+    backward = jnp.take_along_axis(sequence[..., half:], starts[..., None], axis=1)
+    pooled = jnp.concatenate([forward, backward], axis=-1)
+    return pooled[:, 0] if packing is None else pooled

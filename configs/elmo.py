@@ -1,0 +1,30 @@
+"""ELMo as in Peters et al. 2018; the argument is a size of bertjax.models.elmo.SIZES.
+
+    python -m bertjax.prepare --input books/*.txt.xz --output records/words --vocab_kind=words \\
+        --vocab_size=30000 --masking=dynamic --segments=doc_sentences --max_seq_length=64
+    python -m bertjax.pretrain --config=configs/elmo.py:mini --workdir=runs/elmo \\
+        data.records=records/words train.steps=5000 train.batch_size=32
+"""
+
+from ml_collections import ConfigDict
+
+from bertjax import settings
+
+
+def get_config(size: str = "original") -> ConfigDict:
+    config = settings.beside(__file__, "bert.py")
+    config.encoder = "elmo"
+    config.model = {
+        "size": size,
+        # "table": a vector for every entry of the vocabulary, for pieces of words.
+        "words": "characters",
+        # In training the softmax runs over so many words that are drawn; sampler "": over all.
+        "sampler": "log_uniform",
+        "num_sampled": 8192,
+        "hidden_dropout": 0.1,
+        "initializer_range": 0.02,
+        "dtype": "float32",
+    }
+    config.train.learning_rate = 1e-3
+    config.train.warmup_steps = 1000
+    return config
