@@ -19,6 +19,7 @@ from bertjax.tokenizer import Tokenizer
 _TABLES = (
     "encoder/embeddings/token/embedding",
     "masked_lm/bias",
+    "next_token/bias",
     "softmax/embedding",
     "softmax/bias",
 )

@@ -63,6 +63,12 @@ def bert_config(folder: Path, run: dict[str, Any]) -> BertConfig:
             f"{folder}: its encoder is {config.encoder}; --format=hf and tf1 are layouts of BERT "
             "alone. The run itself serves bertjax.finetune --init and --mode=predict"
         )
+    other = model_folder.own_settings(config)
+    if other:
+        raise UserError(
+            f"{folder}: {', '.join(other)}: neither layout knows such a model. The run "
+            "itself serves bertjax.finetune --init and --mode=predict"
+        )
     return dataclasses.replace(config, dtype="float32")
 
 

@@ -54,6 +54,16 @@ def config_json(config: BertConfig) -> dict[str, Any]:
     return {key: getattr(config, ours) for ours, key in CONFIG_KEYS.items()}
 
 
+def own_settings(config: BertConfig) -> list[str]:
+    """What makes an encoder another than the paper's, which is all that the layouts know."""
+    return [
+        f"{field.name}={getattr(config, field.name)}"
+        for field in dataclasses.fields(config)
+        if field.name not in (*CONFIG_KEYS, "dtype", "attention_window")
+        and getattr(config, field.name) != field.default
+    ]
+
+
 def read_config(path: Path, settings: dict[str, Any], only: dict[str, Any]) -> BertConfig:
     """The config in a file's settings.
 

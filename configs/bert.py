@@ -32,6 +32,12 @@ def get_config(size: str = "base") -> ConfigDict:
                 "hidden_dropout": 0.1,
                 "attention_dropout": 0.1,
                 "initializer_range": 0.02,
+                # "causal" trains a model of the next word; "local_global", as ModernBERT attends.
+                "attention": "full",
+                "attention_window": 128,
+                "residual": "post_norm",  # or pre_norm
+                "positions": "learned",  # or rope
+                "feed_forward": "gelu",  # or geglu, swiglu
                 "dtype": "float32",
             },
             "data": {
@@ -50,6 +56,7 @@ def get_config(size: str = "base") -> ConfigDict:
             "train": {
                 "batch_size": 256,
                 "steps": 1_000_000,
+                "next_sentence": True,  # if the records have labels of pairs
                 "learning_rate": 1e-4,
                 "warmup_steps": 10_000,
                 "weight_decay": 0.01,

@@ -17,15 +17,21 @@ from jax.sharding import Mesh, PartitionSpec
 from bertjax import optimizer as optimizers
 from bertjax import partition, schedules, state, train_step
 from bertjax.errors import UserError
-from bertjax.models import masked_lm, objectives
+from bertjax.models import language_models, masked_lm, objectives
 from bertjax.models.config import BertConfig
+from bertjax.models.elmo import ElmoConfig
 from bertjax.models.heads import TaskModel
+from bertjax.models.language_models import BidirectionalModel
 from bertjax.models.masked_lm import PretrainingModel
+from bertjax.models.objectives import Objective
 
 Batch = dict[str, np.ndarray]
 MODELS: dict[str, Callable[[BertConfig], Any]] = {
     "pretraining": PretrainingModel,
     "classifier": lambda config: TaskModel(config, "classification", 3),
+}
+LANGUAGE_MODELS: dict[str, Callable[[BertConfig], Any]] = {
+    "elmo": lambda config: BidirectionalModel(_elmo(config), _Words()),
 }
 # What a task can put on the encoder beside one linear layer.
 HEADS: dict[str, Callable[[BertConfig], Any]] = {
@@ -34,6 +40,29 @@ HEADS: dict[str, Callable[[BertConfig], Any]] = {
     ),
 }
 MESHES = {"data=8": (8, 1, 1), "data=2 fsdp=2 tensor=2": (2, 2, 2)}
+
+
+class _Words:
+    """What an encoder that reads letters asks of a tokenizer."""
+
+    vocab_size, pad_id, cls_id, sep_id = 160, 0, 2, 3
+
+    def pieces(self, ids: Any) -> list[str]:
+        return [f"w{number}" for number in ids]
+
+
+def _elmo(config: BertConfig) -> ElmoConfig:
+    size: dict[str, Any] = {"lstm_size": 16, "projection_size": 8, "num_layers": 1}
+    size |= {"filters": ((1, 4), (3, 4)), "character_size": 4, "max_characters": 6}
+    return ElmoConfig(config.vocab_size, highway_layers=1, hidden_dropout=0.0, **size)
+
+
+def _objective(model: Any) -> Objective:
+    if isinstance(model, PretrainingModel):
+        return masked_lm.objective(model)
+    if isinstance(model, TaskModel):
+        return objectives.task(model, model.head)
+    return language_models.objective(model, ("forward_lm", "backward_lm"))
 
 
 def _one_device() -> Mesh:
@@ -53,13 +82,12 @@ def _optimizer(name: str = "adam2018") -> optax.GradientTransformation:
 # --- Rows and meshes ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*MODELS, *HEADS])
+@pytest.mark.parametrize("name", [*MODELS, *LANGUAGE_MODELS, *HEADS])
 def test_every_parameter_and_moment_matches_exactly_one_row(
     name: str, tiny_config: BertConfig
 ) -> None:
-    abstract = state.abstract_state(
-        _init((MODELS | HEADS)[name](tiny_config)), _optimizer(), partition.make_mesh()
-    )
+    model = (MODELS | LANGUAGE_MODELS | HEADS)[name](tiny_config)
+    abstract = state.abstract_state(_init(model), _optimizer(), partition.make_mesh())
     leaves = jax.tree_util.tree_leaves_with_path(abstract)
     named = {partition.path_name(path): leaf for path, leaf in leaves if leaf.shape}
     # Parameters and Adam's two moments; scalars are on every device.
@@ -88,7 +116,7 @@ def test_the_state_of_every_optimizer_lies_where_its_parameters_do(
 
 def test_every_row_is_needed(tiny_config: BertConfig) -> None:
     names = {"ns_coeffs"}
-    for make in (MODELS | HEADS).values():
+    for make in (MODELS | LANGUAGE_MODELS | HEADS).values():
         shapes = jax.eval_shape(_init(make(tiny_config)), jax.random.key(0))
         leaves = jax.tree_util.tree_leaves_with_path(shapes)
         names |= {partition.path_name(path) for path, _ in leaves}
@@ -204,8 +232,7 @@ def _step(
     model: Any, params: Any, batch: Batch, mesh: Mesh, microbatches: int = 1
 ) -> tuple[dict[str, float], Any]:
     """Metrics and gradients of one train step: plain descent at rate 1 moves by the gradient."""
-    pretraining = isinstance(model, PretrainingModel)
-    objective = masked_lm.objective(model) if pretraining else objectives.task(model, model.head)
+    objective = _objective(model)
     descent = optax.sgd(1.0)
     begin = state.with_params(state.abstract_state(_init(model), descent, mesh), params)
     begin = begin.replace(step=jnp.int32(0), seed=jnp.int32(0), skipped=jnp.int32(0))
@@ -221,7 +248,7 @@ def _largest_difference(first: Any, second: Any) -> float:
     return max(jax.tree.leaves(pairs))
 
 
-@pytest.fixture(scope="module", params=list(MODELS))
+@pytest.fixture(scope="module", params=[*MODELS, *LANGUAGE_MODELS])
 def case(
     request: pytest.FixtureRequest,
     tiny_config: BertConfig,
@@ -233,7 +260,7 @@ def case(
     config = dataclasses.replace(
         tiny_config, num_layers=1, hidden_dropout=0.0, attention_dropout=0.0
     )
-    model = MODELS[request.param](config)
+    model = (MODELS | LANGUAGE_MODELS)[request.param](config)
     batch = tiny_batch
     if request.param == "classifier":
         rows = len(tiny_batch["input_ids"])
@@ -269,6 +296,7 @@ def test_microbatches_add_up_to_the_large_batch(
     assert _largest_difference(found_gradients, gradients) < 1e-6
 
 
+@pytest.mark.parametrize("case", MODELS, indirect=True)
 def test_the_loss_divides_one_sum_by_one_count(case: Any) -> None:
     """A step's loss is the mean over masked positions of the batch, not a mean of rows' means."""
     model, params, batch, (metrics, _) = case

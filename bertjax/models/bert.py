@@ -1,4 +1,4 @@
-"""BERT: embeddings, a stack of post-norm transformer layers, a pooler (Devlin et al. 2018)."""
+"""BERT: embeddings, a stack of transformer layers, a pooler (Devlin et al. 2018)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from flax import linen as nn
 from jax import Array
 
 from bertjax.models.config import BertConfig
-from bertjax.models.encoder_output import EncoderOutput, Packing
+from bertjax.models.encoder_output import EncoderOutput, Packing, last_places
 from bertjax.models.layers import (
+    SPANS,
     Dropout,
     EncoderLayer,
     LayerNorm,
@@ -28,7 +29,8 @@ class Embeddings(nn.Module):
             return nn.Embed(rows, self.config.hidden_size, embedding_init=kernel_init(self.config))
 
         self.token = table(self.config.vocab_size)
-        self.position = table(self.config.max_positions)
+        if self.config.positions == "learned":
+            self.position = table(self.config.max_positions)
         self.segment = table(self.config.num_segments)
         self.norm = LayerNorm(self.config)
         self.dropout = Dropout(self.config.hidden_dropout)
@@ -40,10 +42,12 @@ class Embeddings(nn.Module):
         position_ids: Array | None,
         deterministic: bool,
     ) -> Array:
-        table = self.position.embedding
-        positions = table[: input_ids.shape[1]] if position_ids is None else table[position_ids]
         # [B, T] -> [B, T, D]
-        summed = self.token(input_ids) + positions
+        summed = self.token(input_ids)
+        if self.config.positions == "learned":
+            table = self.position.embedding
+            length = input_ids.shape[1]
+            summed = summed + (table[:length] if position_ids is None else table[position_ids])
         # A product with the one-hot segments has a cheap gradient, unlike a gather of two rows.
         one_hot = jnp.eye(self.config.num_segments, dtype=summed.dtype)[segment_ids]
         summed = summed + one_hot @ self.segment.embedding
@@ -51,13 +55,19 @@ class Embeddings(nn.Module):
 
 
 class Bert(nn.Module):
-    """The encoder; pooled is tanh of a linear map of a sequence's first position."""
+    """The encoder; pooled is tanh of a linear map of one position of a sequence.
+
+    It is the first, as in the paper. Under causal attention that position sees nothing but itself,
+    so it is the last.
+    """
 
     config: BertConfig
 
     def setup(self) -> None:
         self.embeddings = Embeddings(self.config)
         self.layer = [EncoderLayer(self.config) for _ in range(self.config.num_layers)]
+        if self.config.residual == "pre_norm":
+            self.final_norm = LayerNorm(self.config)
         self.pooler = dense(self.config.hidden_size, self.config, "pooler")
 
     def __call__(
@@ -78,24 +88,30 @@ class Bert(nn.Module):
           packing: for rows of several sequences; input_mask then numbers these from 1.
           deterministic: False turns dropout on; the "dropout" random stream is then needed.
         """
-        bias = attention_bias(input_mask, packing is not None)
+        spans = [SPANS[self.config.attention](self.config, i) for i in range(len(self.layer))]
+        biases = {span: attention_bias(input_mask, packing is not None, span) for span in spans}
         positions = packing and packing.position_ids
         embedded = self.embeddings(input_ids, segment_ids, positions, deterministic)
         # [B, T, D] -> [B T, D], and back at the end
         x = embedded.reshape(-1, embedded.shape[-1])
         layers = [embedded]
-        for layer in self.layer:
-            x = layer(x, bias, deterministic)
+        for layer, span in zip(self.layer, spans, strict=True):
+            x = layer(x, biases[span], deterministic)
             layers.append(x.reshape(embedded.shape))
-        sequence = layers[-1]
-        if packing is None:
-            # [B, T, D] -> [B, D]
-            first = sequence[:, 0]
-        else:
-            # [B, T, D] -> [B, S, D]
-            first = jnp.take_along_axis(sequence, packing.starts[..., None], axis=1)
-        pooled = jnp.tanh(self.pooler(first))
-        return EncoderOutput(sequence=sequence, layers=jnp.stack(layers), pooled=pooled)
+        if self.config.residual == "pre_norm":
+            layers[-1] = self.final_norm(layers[-1])
+        pooled = jnp.tanh(self.pooler(self._summary(layers[-1], input_mask, packing)))
+        return EncoderOutput(sequence=layers[-1], layers=jnp.stack(layers), pooled=pooled)
+
+    def _summary(self, sequence: Array, input_mask: Array, packing: Packing | None) -> Array:
+        """[B, T, D] -> [B, D], or [B, S, D] of packed rows."""
+        causal = self.config.attention == "causal"
+        if packing is None and not causal:
+            return sequence[:, 0]
+        starts = jnp.zeros((len(sequence), 1), jnp.int32) if packing is None else packing.starts
+        places = last_places(input_mask, starts) if causal else starts
+        chosen = jnp.take_along_axis(sequence, places[..., None], axis=1)
+        return chosen[:, 0] if packing is None else chosen
 
     def token_table(self) -> Array:
         """[V, D], which the masked-LM head shares with the input (paper, appendix A.2)."""

@@ -41,6 +41,15 @@ class EncoderConfig(Protocol):
     def to_dict(self) -> dict[str, Any]: ...
 
 
+# The interchangeable parts of a transformer; layers.py has a table for each.
+PARTS = {
+    "attention": ("full", "causal", "local_global"),
+    "residual": ("post_norm", "pre_norm"),
+    "positions": ("learned", "rope"),
+    "feed_forward": ("gelu", "geglu", "swiglu"),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
     """Everything that fixes the shape and arithmetic of an encoder (Devlin et al. 2018, section 3).
@@ -56,6 +65,9 @@ class BertConfig:
       hidden_dropout, attention_dropout: probabilities of dropping a value.
       norm_epsilon: added to the variance in layer normalisation.
       initializer_range: deviation of the truncated normal that kernels start from.
+      attention: who attends to whom, a key of layers.SPANS; "causal" makes it a model of the next
+        word. attention_window: tokens that local attention reaches over, half of them to each side.
+      residual, positions, feed_forward: keys of the tables of these names in layers.py.
       dtype: of the matrix products, "float32" or "bfloat16"; parameters, softmax, layer
         normalisation and loss are float32 in both.
     """
@@ -73,9 +85,23 @@ class BertConfig:
     attention_dropout: float = 0.1
     norm_epsilon: float = 1e-12
     initializer_range: float = 0.02
+    attention: str = "full"
+    attention_window: int = 128
+    residual: str = "post_norm"
+    positions: str = "learned"
+    feed_forward: str = "gelu"
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        for name, known in PARTS.items():
+            if getattr(self, name) not in known:
+                raise UserError(
+                    f"{name} '{getattr(self, name)}' is unknown; choose one of {', '.join(known)}"
+                )
+        if self.attention_window < 2:
+            raise UserError(f"attention_window {self.attention_window} must be at least 2")
+        if self.positions == "rope" and self.hidden_size // self.num_heads % 2:
+            raise UserError("positions 'rope' turns pairs of numbers; heads need an even width")
         if self.hidden_size % self.num_heads:
             raise UserError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}"

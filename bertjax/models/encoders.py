@@ -90,12 +90,20 @@ BIDIRECTIONAL = Pretraining(
     losses={"forward_lm": "forward", "backward_lm": "backward"},
 )
 
+LEFT_TO_RIGHT = Pretraining(
+    model=lambda config, words: language_models.LeftToRightModel(config),
+    inputs=("input_ids", "input_mask", "segment_ids"),
+    objective=lambda model, text: language_models.objective(model, ("forward_lm",)),
+    masks=False,
+    losses={"forward_lm": "next-word"},
+)
+
 ENCODERS: dict[str, Encoder] = {
     "bert": Encoder(
         config=BertConfig,
         sizes=SIZES,
         module=lambda config, words, name: Bert(config, name=name),
-        pretraining=lambda config: MASKED_LM,
+        pretraining=lambda config: LEFT_TO_RIGHT if config.attention == "causal" else MASKED_LM,
     ),
     "elmo": Encoder(
         config=elmo.ElmoConfig,

@@ -11,9 +11,12 @@ from flax import linen as nn
 from jax import Array
 
 from bertjax.models import softmax
+from bertjax.models.bert import Bert
+from bertjax.models.config import BertConfig
 from bertjax.models.elmo import Elmo, ElmoConfig
 from bertjax.models.encoder_output import Packing
 from bertjax.models.layers import kernel_init
+from bertjax.models.masked_lm import MaskedLM
 from bertjax.models.objectives import Batch, Objective, Sums, dropout, packing
 
 
@@ -45,6 +48,34 @@ class Softmax(nn.Module):
         rows, width = self.config.vocab_size, self.config.projection_size
         table = self.param("embedding", kernel_init(self.config), (rows, width))
         return table, self.param("bias", nn.initializers.zeros, (rows,))
+
+
+class LeftToRightModel(nn.Module):
+    """BERT under causal attention, with the masked LM's head on every position.
+
+    The paper's ablation "LTR & no NSP" (section 5.1), which trains as GPT does.
+    """
+
+    config: BertConfig
+
+    def setup(self) -> None:
+        self.encoder = Bert(self.config)
+        self.next_token = MaskedLM(self.config)
+
+    def __call__(
+        self,
+        input_ids: Array,
+        input_mask: Array,
+        segment_ids: Array,
+        *,
+        packing: Packing | None = None,
+        deterministic: bool = True,
+    ) -> Prediction:
+        encoded = self.encoder(
+            input_ids, input_mask, segment_ids, packing=packing, deterministic=deterministic
+        )
+        states = {"forward_lm": self.next_token.states(encoded.sequence)}
+        return Prediction(states, self.encoder.token_table(), self.next_token.bias)
 
 
 class BidirectionalModel(nn.Module):

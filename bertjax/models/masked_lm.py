@@ -37,20 +37,25 @@ class MaskedLM(nn.Module):
 
     config: BertConfig
 
-    @nn.compact
+    def setup(self) -> None:
+        self.transform = dense(self.config.hidden_size, self.config, "transform")
+        self.norm = LayerNorm(self.config)
+        self.bias = self.param("bias", nn.initializers.zeros, (self.config.vocab_size,))
+
+    def states(self, x: Array) -> Array:
+        """[..., D] -> [..., D], what the token table is multiplied with."""
+        return self.norm(nn.gelu(self.transform(x), approximate=False))
+
     def __call__(self, sequence: Array, positions: Array, token_table: Array) -> Array:
         # [B, T, D] -> [B, P, D]: only masked positions are worth a product with the vocabulary.
         chosen = jnp.take_along_axis(sequence, positions[..., None], axis=1)
         # [B, P, D] -> [B P, D]
-        x = chosen.reshape(-1, chosen.shape[-1])
-        x = dense(self.config.hidden_size, self.config, "transform")(x)
-        x = LayerNorm(self.config, name="norm")(nn.gelu(x, approximate=False))
-        bias = self.param("bias", nn.initializers.zeros, (self.config.vocab_size,))
+        x = self.states(chosen.reshape(-1, chosen.shape[-1]))
         # [B P, D] x [V, D] -> [B P, V] -> [B, P, V]
         logits = jnp.einsum(
             "nd,vd->nv", x, token_table.astype(x.dtype), preferred_element_type=jnp.float32
         )
-        return (logits + bias).reshape(*positions.shape, -1)
+        return (logits + self.bias).reshape(*positions.shape, -1)
 
 
 class PretrainingModel(nn.Module):
