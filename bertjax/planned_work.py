@@ -82,7 +82,7 @@ def imagined(config: ConfigDict, lengths: list[int], vocab_size: int) -> Work:
             config,
             encoder,
             schedule,
-            labels=True,
+            text=encoders.Text(True, lambda: np.ones(encoder.vocab_size)),
             words=None,
             expand=lambda batch: batch,
             platform=platform,

@@ -50,8 +50,14 @@ def read_pretraining(run: Path) -> Pretraining:
     config = run_folder.load_config(run)
     if config.get("kind") != "pretrain":
         raise UserError(f"{run}: not a pretraining run; give --pretrain a run of bertjax.pretrain")
+    lines = _log_lines(run)
+    if not any("masked_lm_loss" in line for line in lines):
+        raise UserError(
+            f"{run}: was not pretrained on masked words, which is what this report tells of; its "
+            "curves are in TensorBoard's events and in metrics.jsonl"
+        )
     manifest = manifests.load(Path(config["settings"]["data"]["records"]))
-    return Pretraining(run, config, _log_lines(run), manifest)
+    return Pretraining(run, config, lines, manifest)
 
 
 def _read(path: Path, mend: str) -> str:

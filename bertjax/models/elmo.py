@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
 
@@ -139,11 +140,19 @@ class WordVectors(nn.Module):
             config.dtype,
             name="characters",
         )
-        spelled = jnp.asarray(characters.table(self.words, config.max_characters))
+        spelled = jnp.asarray(self._spelled())
         # Of a small vocabulary every entry is worked out once, of a large one the batch's tokens.
         if len(spelled) <= input_ids.size:
             return cnn(spelled)[input_ids].astype(jnp.float32)
         return cnn(spelled[input_ids]).astype(jnp.float32)
+
+
+    def _spelled(self) -> np.ndarray:
+        """[V, C]; without a tokenizer, where shapes alone are wanted, there is nothing in it."""
+        longest = self.config.max_characters
+        if self.words is None:
+            return np.zeros((self.config.vocab_size, longest), np.int16)
+        return characters.table(self.words, longest)
 
 
 class Elmo(nn.Module):
