@@ -282,6 +282,18 @@ def test_masked_records_pass_as_they_are(tiny_tokenizer: WordPieceTokenizer) -> 
     assert dynamic.expander(static, tiny_tokenizer, MaskingSettings(), 0)(batch) is batch
 
 
+def test_a_model_that_sees_every_token_gets_hidden_ones_back() -> None:
+    """Of masked records, and of nothing that is only a place without a prediction."""
+    batch = {
+        "input_ids": jnp.array([[2, 4, 7, 4, 3], [2, 8, 4, 3, 0]]),
+        "masked_lm_positions": jnp.array([[1, 3, 0], [2, 0, 0]]),
+        "masked_lm_ids": jnp.array([[11, 12, 0], [13, 0, 0]]),
+        "masked_lm_weights": jnp.array([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]),
+    }
+    found = dynamic.unmask(batch)["input_ids"]
+    assert found.tolist() == [[2, 11, 7, 12, 3], [2, 8, 13, 3, 0]]
+
+
 # --- Packed sequences are encoded as if each were alone -------------------------------------
 
 
