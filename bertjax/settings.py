@@ -56,16 +56,6 @@ def choose(table: Mapping[str, T], name: str, setting: str) -> T:
     return table[name]
 
 
-def beside(file: str, name: str, *argument: str) -> ConfigDict:
-    """The config of another file in the folder of a config file, to be changed by it.
-
-    Args:
-      file: __file__ of the one.
-      name: of the other, "bert.py".
-    """
-    return runpy.run_path(str(Path(file).with_name(name)))["get_config"](*argument)
-
-
 def _apply(config: ConfigDict, override: str) -> None:
     name, equals, value = override.partition("=")
     known = _names(config)

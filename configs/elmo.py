@@ -6,13 +6,12 @@
         data.records=records/words train.steps=5000 train.batch_size=32
 """
 
+from bert import get_config as bert
 from ml_collections import ConfigDict
-
-from bertjax import settings
 
 
 def get_config(size: str = "original") -> ConfigDict:
-    config = settings.beside(__file__, "bert.py")
+    config = bert()
     config.encoder = "elmo"
     config.model = {
         "size": size,

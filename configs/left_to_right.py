@@ -10,12 +10,11 @@ token, for the first sees nothing but itself.
         data.records=records/sentences train.steps=20000 train.batch_size=32
 """
 
+from bert import get_config as bert
 from ml_collections import ConfigDict
-
-from bertjax import settings
 
 
 def get_config(size: str = "base") -> ConfigDict:
-    config = settings.beside(__file__, "bert.py", size)
+    config = bert(size)
     config.model.attention = "causal"
     return config

@@ -11,13 +11,12 @@ tenth of the steps. Each part is one setting; leave some out with name=value.
         data.records=records/sentences train.steps=20000 train.batch_size=32
 """
 
+from bert import get_config as bert
 from ml_collections import ConfigDict
-
-from bertjax import settings
 
 
 def get_config(size: str = "base") -> ConfigDict:
-    config = settings.beside(__file__, "bert.py", size)
+    config = bert(size)
     config.model.residual = "pre_norm"
     config.model.positions = "rope"
     config.model.feed_forward = "geglu"

@@ -19,11 +19,11 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 # As configs/elmo.py and its like, on the tiny settings.
 _SETTINGS = """
-from bertjax import settings
+from nano import get_config as nano
 
 
 def get_config(name):
-    config = settings.beside(__file__, "nano.py")
+    config = nano()
     config.train.steps = 6
     if name == "elmo":
         config.encoder = "elmo"

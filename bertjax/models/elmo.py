@@ -146,7 +146,6 @@ class WordVectors(nn.Module):
             return cnn(spelled)[input_ids].astype(jnp.float32)
         return cnn(spelled[input_ids]).astype(jnp.float32)
 
-
     def _spelled(self) -> np.ndarray:
         """[V, C]; without a tokenizer, where shapes alone are wanted, there is nothing in it."""
         longest = self.config.max_characters
