@@ -17,8 +17,8 @@ def get_config(size: str = "original") -> ConfigDict:
         "size": size,
         # "table": a vector for every entry of the vocabulary, for pieces of words.
         "words": "characters",
-        # In training the softmax runs over so many words that are drawn; sampler "": over all, which
-        # learns more from a step, but takes too long with vocabularies of hundreds of thousands.
+        # "": the softmax is over all words. Else, in training, over so many that are drawn: a step
+        # teaches less, but is the only one with vocabularies of hundreds of thousands.
         "sampler": "log_uniform" if size == "original" else "",
         "num_sampled": 8192,
         "hidden_dropout": 0.1,
