@@ -11,7 +11,7 @@ import pytest
 
 from bertjax import phases, settings
 from bertjax.errors import UserError
-from bertjax.models import config as model_config
+from bertjax.models import encoders
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -123,5 +123,5 @@ def test_lamb_is_the_recipe_of_76_minutes() -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_config_loads_and_names_a_known_size(path: Path) -> None:
     config = settings.load(str(path), [])
-    assert config.model.size in model_config.SIZES
+    assert config.model.size in encoders.entry(config.encoder).sizes
     assert (path.read_text().split('"""')[1]).count("python -m bertjax.") >= 1

@@ -130,15 +130,14 @@ def test_its_losses_are_logged_and_evaluated(system: tuple[str, Path, list[str]]
             assert f"{part}_perplexity" in first
 
 
-@pytest.mark.parametrize("how", [["--encoder=frozen", "--layers=mix"], []], ids=["mix", "tuned"])
 def test_it_is_fine_tuned_and_predicts(
-    how: list[str],
     system: tuple[str, Path, list[str]],
     command: Command,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    _, run, _ = system
+    name, run, _ = system
+    how = [] if name == "modern" else ["--encoder=frozen", "--layers=mix"]
     rows = ["the old farmer watched\tyes", "a green river found\tno"]
     table = tmp_path / "train.tsv"
     table.write_text("sentence\tlabel\n" + "\n".join(rows * 8) + "\n")
