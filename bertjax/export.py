@@ -5,6 +5,8 @@ example:
   then, with transformers: AutoModelForPreTraining.from_pretrained("exports/books")
   python -m bertjax.export --format=tf1 --run=runs/books --output=exports/books-tf1
   then, with google-research/bert: --init_checkpoint=exports/books-tf1/bert_model.ckpt
+  python -m bertjax.export --format=word2vec --run=runs/word2vec --output=exports/books.txt
+  then, with gensim: KeyedVectors.load_word2vec_format("exports/books.txt")
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from bertjax import (
     pretrained,
     run_folder,
     tokenizer,
+    word_vectors,
 )
 from bertjax.command_line import new_parser
 from bertjax.errors import UserError
@@ -35,7 +38,10 @@ from bertjax.models import encoders
 from bertjax.models.config import BertConfig
 from bertjax.models.heads import TaskModel
 from bertjax.models.masked_lm import PretrainingModel
+from bertjax.word_layer import WordLayer
+from bertjax.word_vectors import WordVectors
 
+VECTORS = {"word2vec": word_vectors.write_text, "word2vec-bin": word_vectors.write_binary}
 # Our own parameters read back must give what they gave: float32 is written as it is.
 _TOLERANCE = 1e-6
 
@@ -43,12 +49,32 @@ _TOLERANCE = 1e-6
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("export", __doc__)
     add = parser.add_argument
-    formats = "hf: Hugging Face transformers; tf1: Google's code of 2018 (%(default)s)"
-    add("--format", choices=["hf", "tf1"], default="hf", help=formats)
+    formats = (
+        "hf: Hugging Face transformers; tf1: Google's code of 2018; word2vec, word2vec-bin: a file "
+        "of the vectors of all words, text or binary (%(default)s)"
+    )
+    add("--format", choices=["hf", "tf1", *VECTORS], default="hf", help=formats)
     add("--run", type=Path, required=True, help="folder of a pretraining or fine-tuning run")
-    add("--output", type=Path, required=True, help="folder to write; must be new or empty")
+    add("--output", type=Path, required=True, help="to write; a folder must be new or empty")
     add("--step", type=int, help="of the checkpoint; default: the best, or the newest if unscored")
     return parser.parse_args(argv)
+
+
+def write_vectors(flags: argparse.Namespace) -> None:
+    """The layer of embeddings of every whole word of the vocabulary; read back and compared."""
+    if flags.output.exists():
+        raise UserError(f"{flags.output}: exists already; choose another file or delete it")
+    start = pretrained.load(flags.run)
+    if flags.step is not None:
+        start = start._replace(params=checkpoint.load_params(flags.run, flags.step))
+    known = WordLayer(start).known()
+    words = sorted(known.ids, key=known.ids.__getitem__)
+    found = WordVectors(words, known.vectors[[known.ids[word] for word in words]])
+    VECTORS[flags.format](flags.output, found)
+    again = word_vectors.read(flags.output)
+    if again.words != words or not np.array_equal(again.vectors, found.vectors):
+        raise UserError(f"{flags.output}: differs from the run; report this as a bug")
+    print(f"{flags.output}: {len(words):,} words, {found.vectors.shape[1]} numbers each")
 
 
 def bert_config(folder: Path, run: dict[str, Any]) -> BertConfig:
@@ -127,6 +153,9 @@ def largest_difference(first: tuple[Any, ...], second: tuple[Any, ...]) -> float
 
 def main() -> None:
     flags = parse_arguments()
+    if flags.format in VECTORS:
+        write_vectors(flags)
+        return
     model_folder.check_target(flags.output)
     run = run_folder.load_config(flags.run)
     config = bert_config(flags.run, run)

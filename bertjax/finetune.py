@@ -26,6 +26,7 @@ from bertjax import (
     results,
     sweep,
     tuning,
+    word_tests,
 )
 from bertjax.command_line import new_parser
 from bertjax.errors import UserError
@@ -34,18 +35,20 @@ from bertjax.models.heads import TASK_HEADS, TaskModel
 from bertjax.tasks import own, sources, submission
 from bertjax.tasks.base import Context, Options, Recipe, Task
 from bertjax.tasks.table import TASKS
+from bertjax.tasks.word_lists import WORD_TASKS, find
 from bertjax.tuning import Data, Method, Point, Tuner
 
 # For --layers: all of them, one after the other (paper, table 7).
 EVERY = "all"
-INITS = "a run, Hugging Face or TF1 folder, scratch[:FOLDER]"
+INITS = "a run, Hugging Face or TF1 folder, word vectors, scratch[:FOLDER]"
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("finetune", __doc__)
     parser.usage = "python -m bertjax.finetune --task=TASK [options]"
     add = parser.add_argument
-    add("--task", choices=sorted(TASKS), metavar="TASK", help=", ".join(TASKS))
+    tasks = [*TASKS, *WORD_TASKS]
+    add("--task", choices=sorted(tasks), metavar="TASK", help=", ".join(tasks))
     add("--mode", choices=["train", "predict"], default="train", help="(%(default)s)")
     add("--workdir", type=Path, metavar="RUN", help="continued if there is one (runs/TASK)")
     add("--data_dir", type=Path, metavar="DIR", help="official files (tensorflow-datasets)")
@@ -241,6 +244,14 @@ def train(flags: argparse.Namespace, task: Task) -> None:
         submission.write_submission(flags.submission, answers)
 
 
+def evaluate_words(flags: argparse.Namespace) -> None:
+    """Tests of word vectors, for which nothing is trained."""
+    if flags.test is None and flags.data_dir is None:
+        raise UserError(f"--task={flags.task}: give its files, --data_dir=DIR or --test=FILE")
+    files = {flags.test.stem: flags.test} if flags.test else find(flags.task, flags.data_dir)
+    word_tests.run(flags.task, pretrained.find(flags.init), files, flags.workdir)
+
+
 # --- Predicting -----------------------------------------------------------------------------
 
 
@@ -271,8 +282,11 @@ def main() -> None:
         return
     if flags.task is None:
         raise UserError(f"--task is missing; choose one of {', '.join(TASKS)}")
-    task = own.with_columns(TASKS[flags.task], flags.columns)
     flags.workdir = flags.workdir or Path("runs", flags.task)
+    if flags.task in WORD_TASKS:
+        evaluate_words(flags)
+        return
+    task = own.with_columns(TASKS[flags.task], flags.columns)
     train(flags, task)
 
 

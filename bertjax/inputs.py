@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from bertjax import continuation, phases, pretrained, program, tokenizer
@@ -59,6 +60,7 @@ def open_inputs(config: ConfigDict) -> Inputs:
     """
     data = config.data
     records = phases.open_records(data.records, "data.records", data.skip_damaged)
+    config.train.steps = phases.count_steps(config, records)
     opened: list[Records | None] = [None, None]
     for place, name in enumerate(("long_records", "eval_records")):
         if data[name]:
@@ -77,8 +79,10 @@ def open_inputs(config: ConfigDict) -> Inputs:
     return inputs
 
 
-def build_program(config: ConfigDict, inputs: Inputs, platform: str) -> program.Program:
-    """The functions of a run on these inputs; `platform` as for program.build."""
+def build_program(
+    config: ConfigDict, inputs: Inputs, platform: str, mesh: Mesh | None = None
+) -> program.Program:
+    """The functions of a run on these inputs; `platform` and `mesh` as for program.build."""
     opened = [phase.records for phase in inputs.phases]
     masks = inputs.pretraining.masks
     manifest = inputs.records.manifest
@@ -91,4 +95,5 @@ def build_program(config: ConfigDict, inputs: Inputs, platform: str) -> program.
         words=tokenizer.load(inputs.records.folder),
         expand=phases.expander(config, opened, config.train.seed, masks),
         platform=platform,
+        mesh=mesh,
     )

@@ -24,6 +24,8 @@ AXES = ("data", "fsdp", "tensor")
 # misspelt name is an error and not a replicated table.
 ROWS: tuple[tuple[str, PartitionSpec], ...] = (
     (r"embeddings/token/embedding", PartitionSpec("tensor", "fsdp")),
+    # The words as word2vec foretells them.
+    (r"output/embedding", PartitionSpec("tensor", "fsdp")),
     (r"embeddings/(position|segment)/embedding", PartitionSpec(None, "fsdp")),
     (r"attention/(query|key|value)/kernel", PartitionSpec("fsdp", "tensor")),
     (r"attention/(query|key|value)/bias", PartitionSpec("tensor")),
@@ -160,6 +162,11 @@ def check_batch_size(batch_size: int, mesh: Mesh, microbatches: int = 1) -> None
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch over the data and fsdp axes."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def on_all_devices(batch: dict[str, jax.Array], mesh: Mesh) -> dict[str, jax.Array]:
+    """Within a program: every device gets the rows of all."""
+    return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec()))
 
 
 def global_batch(local: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import islice, pairwise
 from pathlib import Path
@@ -127,6 +128,20 @@ def _growing(phase: Phase, config: ConfigDict) -> list[Phase]:
         found.append(Phase(phase.records, rows, step, after - step, phase.shapes, first_row))
         first_row += rows * (after - step)
     return found
+
+
+def count_steps(config: ConfigDict, records: Records) -> int:
+    """train.steps; where that is 0, as many as make train.epochs of the records.
+
+    Raises:
+      UserError: both are 0, or one is negative.
+    """
+    train = config.train
+    epochs = train.get("epochs", 0.0)
+    steps = train.steps or math.ceil(epochs * len(records) / train.batch_size)
+    if steps < 1:
+        raise UserError(f"train.steps={train.steps} train.epochs={epochs:g}: give at least one")
+    return steps
 
 
 def schedule(config: ConfigDict, plan: list[Phase]) -> Schedule:

@@ -181,7 +181,7 @@ def main() -> None:
         config.max_skipped,
         config.stuck_after,
     )
-    made = build_program(config, inputs, partition.platform(mesh))
+    made = build_program(config, inputs, partition.platform(mesh), mesh)
     run_folder.save_config(flags.workdir, resolved(config, inputs.encoder, inputs.records))
     tokenizer.load(inputs.records.folder).save(flags.workdir)
     train(config, flags.workdir, inputs, made, mesh, timetable)

@@ -9,19 +9,23 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
-from bertjax import checkpoint, google, huggingface, run_folder, tokenizer
+from bertjax import checkpoint, google, huggingface, run_folder, tokenizer, word_vectors
+from bertjax.chunk_tokenizer import SPECIALS
 from bertjax.convert import part_of
 from bertjax.errors import UserError
 from bertjax.model_folder import FolderInfo
 from bertjax.models import encoders
 from bertjax.models.config import EncoderConfig
 from bertjax.models.heads import TASK_HEADS
+from bertjax.models.word2vec import Word2VecConfig
 
 FOLDERS = (
     "a run of bertjax, a Hugging Face folder (config.json, model.safetensors) or a folder of "
-    f"Google's 2018 layout ({google.CONFIG}, {google.CHECKPOINT}.index)"
+    f"Google's 2018 layout ({google.CONFIG}, {google.CHECKPOINT}.index); or a file of word vectors "
+    "in word2vec's text or binary format"
 )
 
 
@@ -75,6 +79,8 @@ def load(folder: Path) -> Pretrained:
     Raises:
       UserError: none of FOLDERS, or one whose vocabulary or config does not fit its parameters.
     """
+    if folder.is_file():
+        return _read_vectors(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give {FOLDERS}")
     config: EncoderConfig
@@ -95,6 +101,20 @@ def load(folder: Path) -> Pretrained:
             f"{config.vocab_size}; use the vocabulary the model was trained with"
         )
     return Pretrained(str(folder), config, params, words, info.head, info.labels, info.skipped)
+
+
+def _read_vectors(path: Path) -> Pretrained:
+    """A file of word vectors as a word2vec; special entries have the vector 0."""
+    found = word_vectors.read(path)
+    tokens = [*SPECIALS, *(word for word in found.words if word not in SPECIALS)]
+    tokens += [f"[unused{i}]" for i in range(-len(tokens) % 8)]
+    lowercase = all(word == word.lower() for word in found.words)
+    words = tokenizer.WordTokenizer(tokens, lowercase)
+    table = np.zeros((len(tokens), found.vectors.shape[1]), np.float32)
+    table[[words.ids[word] for word in found.words]] = found.vectors
+    params = {"encoder": {"embeddings": {"token": {"embedding": table}}}}
+    config = Word2VecConfig(len(tokens), table.shape[1])
+    return Pretrained(str(path), config, params, words, "", [], 0)
 
 
 def _read_run(folder: Path) -> tuple[EncoderConfig, Any, FolderInfo]:

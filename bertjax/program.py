@@ -9,14 +9,16 @@ import numpy as np
 import optax
 from flax import linen as nn
 from jax import Array
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from bertjax import optimizer
+from bertjax.errors import UserError
 from bertjax.models import encoders
 from bertjax.models.config import EncoderConfig
 from bertjax.models.objectives import Batch, Objective
-from bertjax.schedules import Schedule
-from bertjax.train_step import TrainStep, make_train_step
+from bertjax.schedules import Schedule, scale_by_schedule
+from bertjax.train_step import TrainStep, make_row_step, make_train_step
 
 
 class Program(NamedTuple):
@@ -44,6 +46,7 @@ def build(
     words: Any,
     expand: Callable[[Batch], Batch],
     platform: str,
+    mesh: Mesh | None = None,
 ) -> Program:
     """Builds everything from a config's train settings; nothing is computed yet.
 
@@ -52,11 +55,21 @@ def build(
       words: the tokenizer, for encoders that read the letters of its entries.
       expand: from batches as they are read to those the objective takes.
       platform: of the devices that it will run on, "tpu" for one.
+      mesh: the devices, where they are known; see make_row_step.
 
     Raises:
-      UserError: settings that no optimizer or schedule knows.
+      UserError: settings that no optimizer or schedule knows; no words for one who needs them.
     """
     pretraining = encoders.pretraining(encoder)
+    model = pretraining.model(encoder, words)
+    init = init_function(model, pretraining.inputs)
+    if pretraining.updates is not None:
+        if words is None:
+            raise UserError(f"{encoder.encoder} needs the words of records; set data.records")
+        updates = pretraining.updates(encoder, text.counts(), words)
+        tx = scale_by_schedule(schedule)
+        step = make_row_step(updates, tx, expand=expand, platform=platform, mesh=mesh)
+        return Program(init, tx, updates.objective, step)
     train = config.train
     tx = optimizer.make_optimizer(
         train.optimizer,
@@ -65,7 +78,6 @@ def build(
         clip_norm=train.clip_norm,
         moment_dtype=train.moment_dtype,
     )
-    model = pretraining.model(encoder, words)
     objective = pretraining.objective(model, text)
     step = make_train_step(
         objective,
@@ -75,7 +87,7 @@ def build(
         platform=platform,
         norms_every=config.log_every,
     )
-    return Program(init_function(model, pretraining.inputs), tx, objective, step)
+    return Program(init, tx, objective, step)
 
 
 def init_function(model: nn.Module, inputs: tuple[str, ...]) -> Callable[[Array], Any]:

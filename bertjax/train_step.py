@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
-from bertjax import norms
+from bertjax import norms, partition
 from bertjax.models import objectives
+from bertjax.models.negative_sampling import WordUpdates
 from bertjax.models.objectives import Batch, Objective
 from bertjax.state import TrainState
 
@@ -118,6 +120,41 @@ def make_train_step(
         }
         state = state.replace(step=state.step + 1, skipped=skipped)
         return state.replace(params=kept[0], opt_state=kept[1]), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def make_row_step(
+    updates: WordUpdates,
+    schedule: optax.GradientTransformation,
+    *,
+    expand: Callable[[Batch], Batch] = lambda batch: batch,
+    platform: str = "",
+    mesh: Mesh | None = None,
+) -> TrainStep:
+    """A jitted step that changes rows of tables instead of following a gradient of all of them.
+
+    Args:
+      schedule: schedules.scale_by_schedule; the run's only optimizer.
+      mesh: every device of it then sees the whole batch, which is but ids; what they share out are
+        the tables.
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        batch = expand(batch if mesh is None else partition.on_all_devices(batch, mesh))
+        down, opt_state = schedule.update(jnp.ones(()), state.opt_state)
+        key = dropout_key(state.seed, state.step, platform)
+        params, sums, counts = updates.update(state.params, batch, key, -down)
+        loss = objectives.total_loss(sums, counts)
+        # It cannot be taken back, for that would need a second copy of the tables; but it is told.
+        skipped = state.skipped + ~jnp.isfinite(loss)
+        metrics = {
+            "loss": loss,
+            "skipped_updates": skipped,
+            **objectives.averages(sums, counts),
+        }
+        state = state.replace(step=state.step + 1, skipped=skipped)
+        return state.replace(params=params, opt_state=opt_state), metrics
 
     return jax.jit(step, donate_argnums=0)
 

@@ -19,14 +19,14 @@ ROOT = Path(bertjax.__file__).parent
 FLOORS = (
     "errors command_line whole_file json_file settings memory data_sets corpus text_files "
     "word_counts workers duplicate_lines basic_words word_table chunk_tokenizer wordpiece words "
-    "sentence_pieces vocabulary_files tokenizer vocab prose documentation library_task metrics "
-    "entity_scores answer_scores tables chips hlo_cost",
+    "sentence_pieces word_vectors vocabulary_files tokenizer vocab prose documentation "
+    "library_task metrics entity_scores answer_scores tables chips hlo_cost",
     "data models partition moments schedules optimizer charts compile_cache topology checksums "
     "distributed pulse",
     "state train_step checkpoint convert huggingface huggingface_tokenizer loop run_log "
     "pretrained predictor results tasks google model_folder tuning sweep mixing finished "
     "build_need phases continuation program inputs estimate planned_work planning plan_report "
-    "norms rates run_folder skipped_updates",
+    "norms rates run_folder skipped_updates word_layer word_tests",
     "prepare pretrain finetune export fill collect report reproduce plan",
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}

@@ -13,10 +13,12 @@ import numpy as np
 from flax import linen as nn
 
 from bertjax.errors import UserError
-from bertjax.models import elmo, language_models, masked_lm, softmax
+from bertjax.models import elmo, language_models, masked_lm, softmax, word2vec
 from bertjax.models.bert import Bert
 from bertjax.models.config import SIZES, BertConfig, EncoderConfig, size
+from bertjax.models.negative_sampling import WordUpdates, word_updates
 from bertjax.models.objectives import Objective
+from bertjax.models.word2vec import Word2Vec, Word2VecConfig, Word2VecTables
 
 
 class Text(NamedTuple):
@@ -40,6 +42,8 @@ class Pretraining(NamedTuple):
       objective: (module, what the records say of their text) -> what is minimised.
       masks: tokens are hidden from the model, as masked LM asks for.
       losses: {part of the objective: its name}; each must fall below the unigram entropy.
+      updates: (config, counts of the vocabulary's entries, words) -> what changes the rows that
+        occur, where there is no gradient of all parameters and no optimizer; has an objective, too.
     """
 
     model: Callable[[Any, Any], nn.Module]
@@ -47,6 +51,7 @@ class Pretraining(NamedTuple):
     objective: Callable[[Any, Text], Objective]
     masks: bool
     losses: Mapping[str, str]
+    updates: Callable[[Any, np.ndarray, Any], WordUpdates] | None = None
 
 
 class Encoder(NamedTuple):
@@ -98,6 +103,20 @@ LEFT_TO_RIGHT = Pretraining(
     losses={"forward_lm": "next-word"},
 )
 
+
+def _no_gradient(model: nn.Module, text: Text) -> Objective:
+    raise ValueError("negative sampling is learnt by its updates")
+
+
+NEGATIVE_SAMPLING = Pretraining(
+    model=Word2VecTables,
+    inputs=("input_ids", "input_mask", "segment_ids"),
+    objective=_no_gradient,
+    masks=False,
+    losses={},
+    updates=word_updates,
+)
+
 ENCODERS: dict[str, Encoder] = {
     "bert": Encoder(
         config=BertConfig,
@@ -110,6 +129,12 @@ ENCODERS: dict[str, Encoder] = {
         sizes=elmo.SIZES,
         module=lambda config, words, name: elmo.Elmo(config, words, name=name),
         pretraining=lambda config: BIDIRECTIONAL,
+    ),
+    "word2vec": Encoder(
+        config=Word2VecConfig,
+        sizes=word2vec.SIZES,
+        module=lambda config, words, name: Word2Vec(config, words, name=name),
+        pretraining=lambda config: NEGATIVE_SAMPLING,
     ),
 }
 

@@ -1,0 +1,267 @@
+"""Skip-gram and CBOW with negative sampling (Mikolov et al. 2013), in products of matrices.
+
+The loss of a word i and a word o in its window is, with k words of noise,
+
+    -log sigma(v'_o . v_i) - k E_n[log sigma(-v'_n . v_i)]
+
+Words are worked on in blocks of 32 in a row: one product of a block's vectors with those of the
+words around it, and one with vectors of noise that the block shares. A shared word of noise counts
+k / (number of them) for every pair, so that the sum is the same on average. Only rows that occur
+are changed.
+
+Some blocks are changed together, by one sum for each row. Where a word is so frequent that its sum
+would overshoot, it is made smaller: see `learn`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from bertjax.models.objectives import Batch, Objective, Sums
+from bertjax.models.word2vec import Word2VecConfig
+from bertjax.models.word_stream import Stream, draw_noise, num_pairs, stream, tables
+
+BLOCK = 32
+# Words of noise that a block shares.
+NOISE = 64
+PART = "negative_sampling"
+
+
+# --- One group of blocks --------------------------------------------------------------------
+
+
+class Group(NamedTuple):
+    """G blocks of words.
+
+    Attributes:
+      centre: [G, 32] ids; around: [G, 32 + 2 W] ids of the block and what is beside it.
+      noise: [G, K] ids.
+      sees: [G, 32, 32 + 2 W] 1 where a word sees another.
+    """
+
+    centre: Array
+    around: Array
+    noise: Array
+    sees: Array
+
+
+def group(words: Stream, at: Array, noise: Array, config: Word2VecConfig) -> Group:
+    """The blocks that begin at word `at` of a stream."""
+    size, window = config.update_tokens, config.window
+    # [G, 32 + 2 W] places in the words from `at` on
+    places = np.arange(0, size, BLOCK)[:, None] + np.arange(BLOCK + 2 * window)
+    offset = np.abs(np.arange(BLOCK + 2 * window) - window - np.arange(BLOCK)[:, None])
+    cut = [jax.lax.dynamic_slice(x, (at,), (size + 2 * window,)) for x in words[:3]]
+    ids, document, reach = cut
+
+    def inner(values: Array) -> Array:
+        return values[window : window + size].reshape(-1, BLOCK)
+
+    own = inner(document)[:, :, None]
+    sees = (own == document[places][:, None, :]) & (own >= 0)
+    sees &= (offset > 0) & (offset <= inner(reach)[:, :, None])
+    return Group(inner(ids), ids[places], noise, sees.astype(jnp.float32))
+
+
+class Rows(NamedTuple):
+    """What is to be added to the rows of a table.
+
+    Attributes:
+      ids: [R], a row may occur several times; change: [R, D] minus the gradient.
+      curvature: [R] above the second derivative of the loss along any direction of the row.
+    """
+
+    ids: Array
+    change: Array
+    curvature: Array
+
+
+class Change(NamedTuple):
+    """What a group changes; loss is the sum over its pairs (of CBOW: over its words)."""
+
+    inputs: Rows
+    outputs: Rows
+    loss: Array
+
+
+class Pull(NamedTuple):
+    """Of scores of true words and noise: minus the gradient of the loss by them, and more.
+
+    Attributes:
+      curvature: of the parabola that touches the loss and is nowhere below it (Jaakkola and Jordan
+        2000): (sigma(x) - 1 / 2) / x.
+    """
+
+    change: Array
+    curvature: Array
+    loss: Array
+
+
+def _pull(scores: Array, positive: Array | float, negative: Array | float) -> Pull:
+    # One exponential serves sigma and both logarithms: -log sigma(x) = max(-x, 0) + log(1 + e).
+    e = jnp.exp(-jnp.abs(scores))
+    right = jnp.where(scores > 0, 1.0, e) / (1 + e)
+    wrong = positive * jnp.maximum(-scores, 0) + negative * jnp.maximum(scores, 0)
+    loss = (wrong + (positive + negative) * jnp.log(1 + e)).sum()
+    flat = jnp.abs(scores) < 1e-2
+    bound = jnp.where(flat, 0.25, (right - 0.5) / jnp.where(flat, 1.0, scores))
+    change = positive * (1 - right) - negative * right
+    return Pull(change, (positive + negative) * bound, loss)
+
+
+def _square(vectors: Array) -> Array:
+    return jnp.square(vectors).sum(axis=-1)
+
+
+def _rows(*parts: tuple[Array, Array, Array]) -> Rows:
+    """Ids, changes and curvatures of any leading shape as one list."""
+    width = parts[0][1].shape[-1]
+    return Rows(
+        jnp.concatenate([part[0].reshape(-1) for part in parts]),
+        jnp.concatenate([part[1].reshape(-1, width) for part in parts]),
+        jnp.concatenate([part[2].reshape(-1) for part in parts]),
+    )
+
+
+def skip_gram(inputs: Array, outputs: Array, some: Group, config: Word2VecConfig) -> Change:
+    """Every word foretells each word that it sees."""
+    targets = jnp.concatenate([some.around, some.noise], axis=1)
+    vectors, others = inputs[some.centre], outputs[targets]
+    # [G, 32, D] x [G, C, D] -> [G, 32, C]; C: the words around, then the noise
+    scores = jnp.einsum("gbd,gcd->gbc", vectors, others)
+    positive = jnp.pad(some.sees, ((0, 0), (0, 0), (0, some.noise.shape[1])))
+    share = config.negatives / some.noise.shape[1] * some.sees.sum(axis=2, keepdims=True)
+    is_noise = np.arange(targets.shape[1]) >= some.around.shape[1]
+    pull = _pull(scores, positive, share * is_noise)
+    to_vectors = jnp.einsum("gbc,gcd->gbd", pull.change, others)
+    to_others = jnp.einsum("gbc,gbd->gcd", pull.change, vectors)
+    steep = jnp.einsum("gbc,gc->gb", pull.curvature, _square(others))
+    steep_others = jnp.einsum("gbc,gb->gc", pull.curvature, _square(vectors))
+    return Change(
+        _rows((some.centre, to_vectors, steep)),
+        _rows((targets, to_others, steep_others)),
+        pull.loss,
+    )
+
+
+def cbow(inputs: Array, outputs: Array, some: Group, config: Word2VecConfig) -> Change:
+    """The mean of the words that a word sees foretells it; the exact gradient of that mean."""
+    number = some.sees.sum(axis=2, keepdims=True)
+    share = some.sees / jnp.maximum(number, 1)
+    vectors, own, others = inputs[some.around], outputs[some.centre], outputs[some.noise]
+    # [G, 32, 32 + 2 W] x [G, 32 + 2 W, D] -> [G, 32, D]
+    mean = jnp.einsum("gbc,gcd->gbd", share, vectors)
+    foretells = (number > 0).astype(mean.dtype)
+    true = _pull((mean * own).sum(axis=2, keepdims=True), foretells, 0.0)
+    weight = config.negatives / some.noise.shape[1] * foretells
+    false = _pull(jnp.einsum("gbd,gkd->gbk", mean, others), 0.0, weight)
+    to_mean = true.change * own + jnp.einsum("gbk,gkd->gbd", false.change, others)
+    steep = true.curvature[..., 0] * _square(own)
+    steep += jnp.einsum("gbk,gk->gb", false.curvature, _square(others))
+    to_noise = jnp.einsum("gbk,gbd->gkd", false.change, mean)
+    steep_noise = jnp.einsum("gbk,gb->gk", false.curvature, _square(mean))
+    # Were all words of a mean the same one, its share would be 1 and not 1 / n.
+    steep_vectors = jnp.einsum("gbc,gb->gc", share, steep)
+    return Change(
+        _rows((some.around, jnp.einsum("gbc,gbd->gcd", share, to_mean), steep_vectors)),
+        _rows(
+            (some.centre, true.change * mean, true.curvature[..., 0] * _square(mean)),
+            (some.noise, to_noise, steep_noise),
+        ),
+        true.loss + false.loss,
+    )
+
+
+_CHANGES = {"skip_gram": skip_gram, "cbow": cbow}
+
+
+class Table(NamedTuple):
+    """A table that is learnt, and [V] zeros to add up what meets in a row."""
+
+    rows: Array
+    total: Array
+
+
+def learn(table: Table, some: Rows, rate: Array) -> Table:
+    """Adds rate times the sum of the changes to every row.
+
+    Many small steps one after the other never overshoot, but one step of their sum may. So where
+    the rate times the sum of the curvatures is above 1, the row's step is divided by it: that is
+    the lowest point of a parabola that is nowhere below the loss.
+    """
+    total = table.total.at[some.ids].add(some.curvature)
+    step = rate / jnp.maximum(1.0, rate * total[some.ids])
+    rows = table.rows.at[some.ids].add(step[:, None] * some.change)
+    return Table(rows, total.at[some.ids].set(0.0))
+
+
+# --- A batch --------------------------------------------------------------------------------
+
+
+class WordUpdates(NamedTuple):
+    """Learning and evaluating with negative sampling.
+
+    Attributes:
+      update: (params, batch, key, rate) -> (params, sums, counts).
+      objective: the same loss of a batch that nothing is learnt from.
+    """
+
+    update: Callable[[Any, Batch, Array, Array], tuple[Any, Sums, dict[str, Array]]]
+    objective: Objective
+
+
+def word_updates(config: Word2VecConfig, counts: np.ndarray, words: Any) -> WordUpdates:
+    """Args are those of `tables`."""
+    table = tables(config, counts, words)
+    change = _CHANGES[config.method]
+
+    def count(found: Stream) -> dict[str, Array]:
+        each = {"skip_gram": num_pairs(found, config.window), "cbow": found.size}
+        return {PART: each[config.method].astype(jnp.float32)}
+
+    def walk(params: Any, found: Stream, key: Array, rate: Array | None) -> tuple[Any, Array]:
+        size = config.update_tokens
+        blocks = (len(found.ids) - 2 * config.window) // size
+        noise = draw_noise(key, (blocks, size // BLOCK, NOISE), table)
+
+        def one(number: Array, carry: tuple[Table, Table, Array]) -> tuple[Table, Table, Array]:
+            inputs, outputs, loss = carry
+            some = group(found, number * size, noise[number], config)
+            made = change(inputs.rows, outputs.rows, some, config)
+            if rate is not None:
+                inputs = learn(inputs, made.inputs, rate)
+                outputs = learn(outputs, made.outputs, rate)
+            return inputs, outputs, loss + made.loss
+
+        both = params["encoder"]["embeddings"]["token"]["embedding"], params["output"]["embedding"]
+        first, second = (Table(rows, jnp.zeros(config.vocab_size)) for rows in both)
+        groups = -(-found.size // size)
+        inputs, outputs, loss = jax.lax.fori_loop(0, groups, one, (first, second, jnp.zeros(())))
+        encoder = {"embeddings": {"token": {"embedding": inputs.rows}}}
+        return {"encoder": encoder, "output": {"embedding": outputs.rows}}, loss
+
+    def update(
+        params: Any, batch: Batch, key: Array, rate: Array
+    ) -> tuple[Any, Sums, dict[str, Array]]:
+        first, second = jax.random.split(key)
+        found = stream(batch, first, config, table)
+        params, loss = walk(params, found, second, rate)
+        return params, {PART: {"loss": loss}}, count(found)
+
+    # Evaluation draws the same for every batch.
+    first, second = jax.random.split(jax.random.key(0))
+
+    def sums(params: Any, batch: Batch, key: Array | None) -> Sums:
+        del key
+        _, loss = walk(params, stream(batch, first, config, table), second, None)
+        return {PART: {"loss": loss}}
+
+    return WordUpdates(
+        update, Objective(lambda batch: count(stream(batch, first, config, table)), sums)
+    )

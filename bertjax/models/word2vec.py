@@ -1,0 +1,152 @@
+"""word2vec (Mikolov et al. 2013): one vector for each word, whatever stands around it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+from bertjax.errors import UserError
+from bertjax.models.encoder_output import EncoderOutput, Packing
+
+METHODS = ("skip_gram", "cbow")
+
+
+@dataclasses.dataclass(frozen=True)
+class Word2VecConfig:
+    """What fixes the vectors and how they are learnt; names and defaults are the field's.
+
+    Attributes:
+      vocab_size: V.
+      hidden_size: D.
+      method: "skip_gram": a word foretells each word around it; "cbow": their mean foretells it.
+      window: the most words to either side; how many counts is drawn from 1 to it for every word.
+      negatives: words of noise for each pair.
+      subsample: words of a larger share of the text are left out at random; 0: none.
+      noise_power: noise is drawn by counts to this power.
+      update_tokens: words whose vectors are changed together; a multiple of 32. Many at once are
+        faster on accelerators, and too many make the sums of frequent words overshoot.
+      hidden_dropout, initializer_range, dtype: of the heads; see BertConfig.
+    """
+
+    encoder: ClassVar[str] = "word2vec"
+    # No layer above the vectors, and no position is special.
+    num_layers: ClassVar[int] = 0
+    max_positions: ClassVar[int] = 1 << 20
+
+    vocab_size: int
+    hidden_size: int = 100
+    method: str = "skip_gram"
+    window: int = 5
+    negatives: int = 5
+    subsample: float = 1e-3
+    noise_power: float = 0.75
+    update_tokens: int = 128
+    hidden_dropout: float = 0.0
+    initializer_range: float = 0.02
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UserError(f"model.method={self.method}: choose one of {', '.join(METHODS)}")
+        for name in ("hidden_size", "window", "negatives"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name}={getattr(self, name)}: give at least 1")
+        if self.update_tokens < 32 or self.update_tokens % 32:
+            raise UserError(f"model.update_tokens={self.update_tokens}: give a multiple of 32")
+        if not 0 <= self.subsample <= 1:
+            raise UserError(f"model.subsample={self.subsample}: give a share from 0 to 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+SIZES: dict[str, dict[str, int]] = {str(width): {"hidden_size": width} for width in (100, 200, 300)}
+
+
+def _small(width: int) -> nn.initializers.Initializer:
+    """Uniform from -1 / 2 D to 1 / 2 D, as in the C code."""
+
+    def init(key: Array, shape: Any, dtype: Any = jnp.float32) -> Array:
+        return nn.initializers.uniform(1.0 / width)(key, shape, dtype) - 0.5 / width
+
+    return init
+
+
+class Embeddings(nn.Module):
+    """The table of the words."""
+
+    config: Word2VecConfig
+
+    def setup(self) -> None:
+        width = self.config.hidden_size
+        self.token = nn.Embed(self.config.vocab_size, width, embedding_init=_small(width))
+
+    def __call__(self, input_ids: Array) -> Array:
+        return self.token(input_ids)
+
+
+class Word2Vec(nn.Module):
+    """The encoder: the words' vectors, and their mean.
+
+    Attributes:
+      words: the tokenizer; its special entries have no part in the mean.
+    """
+
+    config: Word2VecConfig
+    words: Any = None
+
+    def setup(self) -> None:
+        self.embeddings = Embeddings(self.config)
+
+    def __call__(
+        self,
+        input_ids: Array,
+        input_mask: Array,
+        segment_ids: Array,
+        *,
+        packing: Packing | None = None,
+        deterministic: bool = True,
+    ) -> EncoderOutput:
+        """As Bert; layers has one entry, and pooled is the mean of the words known."""
+        del segment_ids, deterministic
+        # [B, T] -> [B, T, D]
+        sequence = self.embeddings(input_ids).astype(self.config.dtype)
+        # [B, T, S]: which sequence a word belongs to
+        number = jnp.arange(1 if packing is None else packing.starts.shape[1]) + 1
+        member = (input_mask[..., None] == number) & ~self._special()[input_ids][..., None]
+        total = jnp.einsum("bts,btd->bsd", member.astype(sequence.dtype), sequence)
+        mean = total / jnp.maximum(member.sum(axis=1), 1)[..., None].astype(sequence.dtype)
+        pooled = mean[:, 0] if packing is None else mean
+        return EncoderOutput(sequence=sequence, layers=sequence[None], pooled=pooled)
+
+    def _special(self) -> Array:
+        """[V] bool."""
+        special = np.zeros(self.config.vocab_size, bool)
+        if self.words is not None:
+            special[self.words.never_random] = True
+        return jnp.asarray(special)
+
+
+class Word2VecTables(nn.Module):
+    """The encoder with the second table, of the words as they are foretold."""
+
+    config: Word2VecConfig
+    words: Any = None
+
+    def setup(self) -> None:
+        self.encoder = Word2Vec(self.config, self.words)
+        self.output = nn.Embed(
+            self.config.vocab_size,
+            self.config.hidden_size,
+            embedding_init=nn.initializers.zeros,
+        )
+
+    def __call__(self, input_ids: Array, input_mask: Array, segment_ids: Array) -> Array:
+        """Scores [B, T, T] of every word of a row to foretell every other one."""
+        found = self.encoder(input_ids, input_mask, segment_ids).sequence
+        return jnp.einsum("btd,bsd->bts", found, self.output(input_ids))

@@ -1,0 +1,65 @@
+"""word2vec as in Mikolov et al. 2013; the argument is the vectors' width: 100, 200 or 300.
+
+    python -m bertjax.prepare --input books/*.txt.xz --output records/words --vocab_kind=words \\
+        --masking=dynamic --packed --segments=doc_sentences --max_seq_length=512
+    python -m bertjax.pretrain --config=configs/word2vec.py:100 --workdir=runs/word2vec \\
+        data.records=records/words train.epochs=5
+
+A window ends at a special token of the records, so it never reaches into another document; with
+--packed and doc_sentences a sequence is what fits into a row of a document's sentences.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(size: str = "100") -> ConfigDict:
+    return ConfigDict(
+        {
+            "encoder": "word2vec",
+            # A run or a file of vectors to go on from.
+            "init": "",
+            "model": {
+                "size": size,
+                "method": "skip_gram",  # or cbow
+                "window": 5,
+                "negatives": 5,
+                "subsample": 1e-3,
+                "noise_power": 0.75,
+                "update_tokens": 128,
+            },
+            "data": {
+                "records": "records",
+                "eval_records": "",
+                "long_records": "",
+                "shapes": (),
+                "skip_damaged": False,
+                "mask_unit": "",
+                "masked_lm_prob": 0.0,
+                "mask_shares": (),
+            },
+            "train": {
+                "batch_size": 128,
+                "epochs": 5.0,
+                "steps": 0,  # 0: those of the epochs
+                "learning_rate": 0.025,
+                "warmup_steps": 0,
+                "microbatches": 1,
+                "long_share": 0.1,
+                "long_batch_size": 0,
+                "long_learning_rate": 0.0,
+                "long_warmup_steps": 0,
+                "schedule": "linear",
+                "decay_share": 0.1,
+                "batch_growth": (),
+                "seed": 0,
+            },
+            # Columns of the tables over all devices.
+            "mesh": {"data": 1, "fsdp": -1, "tensor": 1},
+            "log_every": 100,
+            "save_every": 1000,
+            "eval_every": 5000,
+            "keep_last": 2,
+            "max_skipped": 1,  # a loss that is not finite ends the run
+            "stuck_after": 1800.0,
+        }
+    )
