@@ -14,6 +14,7 @@ import pytest
 from bertjax import estimate, hlo_cost, partition, program, schedules, settings
 from bertjax.chips import CHIPS, GIB
 from bertjax.estimate import Estimate, Shapes
+from bertjax.models import encoders
 from bertjax.models.config import BertConfig
 from bertjax.state import init_state
 
@@ -25,7 +26,7 @@ def made(tiny_settings: Path, tiny_config: BertConfig) -> program.Program:
         settings.load(str(tiny_settings), []),
         small,
         schedules.linear(1e-3, 2, 12),
-        labels=True,
+        text=encoders.Text(True, lambda: np.ones(small.vocab_size)),
         words=None,
         expand=lambda batch: batch,
         platform="cpu",
