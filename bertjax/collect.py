@@ -46,6 +46,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--text_field", default="text", help="in JSON lines and data sets (%(default)s)")
     add("--language", default="en", help="of --input, for sentence splitting (%(default)s)")
     add("--held_out", type=float, default=0.03, help="share of the text in valid.txt (%(default)s)")
+    add("--no_task", action="store_true", help="only train.txt and valid.txt, of --input")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes (all cores)")
     return parser.parse_args(argv)
 
@@ -113,6 +114,7 @@ def source_of(flags: argparse.Namespace) -> dict[str, Any]:
         "text_field": flags.text_field,
         "language": flags.language,
         "held_out": flags.held_out,
+        **({"task": False} if flags.no_task else {}),
     }
 
 
@@ -122,7 +124,7 @@ def already_done(output: Path, source: dict[str, Any]) -> bool:
         return False
     saved = output / SOURCE
     if saved.is_file() and read_json(saved) == source:
-        print(f"reusing {output}: train.txt, valid.txt, task")
+        print(f"reusing {output}")
         return True
     raise UserError(f"{output}: holds other text or files; choose another --output or delete it")
 
@@ -131,18 +133,23 @@ def main() -> None:
     flags = parse_arguments()
     if not 0 < flags.held_out < 1:
         raise UserError(f"--held_out={flags.held_out}: give a share between 0 and 1, like 0.03")
+    if flags.no_task and not flags.input:
+        raise UserError("--no_task: give --input; the documentation is collected with its task")
     source = source_of(flags)
     if already_done(flags.output, source):
         return
     # All is written beside the folder, which then appears at once.
     partial = flags.output.with_name(flags.output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    (partial / "task").mkdir(parents=True)
-    own = list(own_text(flags.input, flags.text_field, flags.language)) if flags.input else []
-    found = read_documentation(flags.workers)
-    task = library_task.write_task(partial / "task", found)
-    told = list(write_text(partial, own or found, flags.held_out, task.dev_modules))
-    told.append(f"task: which of these libraries is it? {', '.join(task.labels)}")
+    partial.mkdir(parents=True)
+    found = list(own_text(flags.input, flags.text_field, flags.language)) if flags.input else []
+    told, kept_out = [], set()
+    if not flags.no_task:
+        documents = read_documentation(flags.workers)
+        task = library_task.write_task(partial / "task", documents)
+        told.append(f"task: which of these libraries is it? {', '.join(task.labels)}")
+        found, kept_out = found or documents, task.dev_modules
+    told += write_text(partial, found, flags.held_out, kept_out)
     write_json(partial / SOURCE, source)
     os.replace(partial, flags.output)
     print(f"wrote {flags.output}", *told, sep="\n  ")

@@ -10,14 +10,12 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from bertjax import charts, errors, results
+from bertjax import charts, errors, page, results
 from bertjax.charts import Line
 from bertjax.command_line import new_parser
 from bertjax.data import manifest as manifests
@@ -332,11 +330,8 @@ def render(flags: argparse.Namespace) -> str:
     """
     run = results.read_pretraining(flags.pretrain)
     runs = [results.read_finetuning(folder) for folder in flags.finetune]
-    template = resources.files("bertjax").joinpath("report.html.j2").read_text(encoding="utf-8")
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
-        template
-    )
     return page.render(
+        "report.html.j2",
         title=flags.title,
         subtitle=f"{run.run} · bertjax {run.manifest.bertjax_version}",
         story=pretraining_story(run) + finetuning_story(runs),
@@ -355,10 +350,10 @@ def render(flags: argparse.Namespace) -> str:
 
 def main() -> None:
     flags = parse_arguments()
-    page = render(flags)
+    drawn = render(flags)
     flags.output.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(flags.output, page.encode())
-    print(f"wrote {flags.output} ({len(page) / 1000:.0f} kB): open it in a browser")
+    write_whole(flags.output, drawn.encode())
+    print(f"wrote {flags.output} ({len(drawn) / 1000:.0f} kB): open it in a browser")
 
 
 if __name__ == "__main__":

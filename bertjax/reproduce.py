@@ -8,14 +8,12 @@ DIR holds glue/<task's folder>, squad, squad2, conll2003, swag; what is not ther
 from __future__ import annotations
 
 import argparse
-import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertjax import errors
+from bertjax import errors, own_command
 from bertjax.command_line import new_parser
 from bertjax.errors import UserError
 from bertjax.json_file import read_json
@@ -67,8 +65,8 @@ def find_data(task: Task, data_dir: Path) -> Path | None:
 
 
 def command(flags: argparse.Namespace, task: Task, data: Path) -> list[str]:
-    """What a user would type; the row of the table shows it."""
-    made = ["python", "-m", "bertjax.finetune", f"--task={task.name}", f"--data_dir={data}"]
+    """Arguments of bertjax.finetune; the row of the table shows them."""
+    made = [f"--task={task.name}", f"--data_dir={data}"]
     made += [f"--init={flags.init}", f"--workdir={flags.workdir / task.name}"]
     return [*made, f"--seeds={flags.seeds}", *["--sweep"] * flags.sweep]
 
@@ -81,9 +79,7 @@ def run_tasks(flags: argparse.Namespace, found: list[tuple[Task, Path]]) -> Iter
     """
     for task, data in found:
         made = command(flags, task, data)
-        print(f"\n$ {shlex.join(made)}", flush=True)
-        if subprocess.run([sys.executable, *made[1:]], check=False).returncode:
-            raise UserError(f"{task.name} failed; mend what it says above, and run this again")
+        own_command.call("finetune", made)
         yield Row(task, made, read_json(flags.workdir / task.name / RESULT))
 
 
@@ -99,7 +95,7 @@ def line(row: Row) -> str:
     return (
         f"| {task.name} | {task.primary} | {best['median']:.4f} | {deviation} | {best['best']:.4f} "
         f"| {best['seeds']} | {others or '-'} | {task.paper.get('BERT-base', '-')} "
-        f"| `{shlex.join(row.command)}` |"
+        f"| `{own_command.shown('finetune', row.command)}` |"
     )
 
 

@@ -17,7 +17,8 @@ ROOT = Path(bertjax.__file__).parent
 
 # A file imports from floors below it and from its own; no two files import each other.
 FLOORS = (
-    "errors command_line whole_file json_file settings memory data_sets corpus text_files "
+    "errors own_command command_line whole_file json_file settings memory data_sets corpus page "
+    "text_files "
     "word_counts workers duplicate_lines basic_words word_table chunk_tokenizer wordpiece words "
     "sentence_pieces word_vectors vocabulary_files tokenizer vocab prose documentation "
     "library_task metrics entity_scores answer_scores tables chips hlo_cost",
@@ -26,8 +27,8 @@ FLOORS = (
     "state train_step checkpoint convert huggingface huggingface_tokenizer loop run_log "
     "pretrained predictor results tasks google model_folder tuning sweep mixing finished "
     "build_need phases continuation program inputs estimate planned_work planning plan_report "
-    "norms rates run_folder skipped_updates word_layer word_tests",
-    "prepare pretrain finetune export fill collect report reproduce plan",
+    "comparison norms rates run_folder skipped_updates word_layer word_tests",
+    "prepare pretrain finetune export fill collect report reproduce plan compare",
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 ENTRY_POINTS = FLOORS[-1].split()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bertjax import finetune, reproduce, sweep
+from bertjax import finetune, own_command, reproduce, sweep
 from bertjax.tuning import Point
 
 Command = Callable[..., int]
@@ -159,7 +159,7 @@ def test_reproduce_sets_our_scores_beside_the_paper_s(
         status = command(finetune, "--task=rte", workdir, *rest)
         return type("Finished", (), {"returncode": status})
 
-    monkeypatch.setattr(reproduce.subprocess, "run", run)
+    monkeypatch.setattr(own_command.subprocess, "run", run)
     flags = [f"--data_dir={rte}", f"--init={tiny_run}", f"--workdir={tmp_path}", "--seeds=2"]
     assert command(reproduce, *flags) == 0
     ((_, *rest),) = ran

@@ -1,0 +1,111 @@
+"""Trains the systems that BERT is explained against on one text, each with the same time; compares.
+
+example:
+  python -m bertjax.compare --input books/*.txt.xz --data_dir=data --workdir=runs/compare
+DIR holds glue/<task's folder>, squad, ner, wordsim; tasks whose files are not there are named and
+left out. Killed and started again, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from bertjax import errors, settings
+from bertjax.command_line import new_parser
+from bertjax.comparison import budget, contexts, pages, systems
+from bertjax.comparison.systems import Comparison, System
+from bertjax.errors import UserError
+from bertjax.own_command import call
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = new_parser("compare", __doc__)
+    add = parser.add_argument
+    add("--input", nargs="+", required=True, metavar="PATH", help="text, as for bertjax.prepare")
+    add("--data_dir", type=Path, required=True, metavar="DIR", help="of all tasks' files")
+    add("--workdir", type=Path, required=True, metavar="RUNS", help="continued if it has runs")
+    add("--config", default="configs/compare.py", help="what is compared (%(default)s)")
+    add("--budget", default="2h", metavar="TIME", help="for all together, about (%(default)s)")
+    add("--held_out", type=float, default=0.03, metavar="P", help="share of the text (%(default)s)")
+    add("--seeds", type=int, default=3, metavar="N", help="runs of each task (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def prepare_text(flags: argparse.Namespace, wanted: Comparison) -> None:
+    """Text to train on and text held out; records of both for every kind."""
+    text = flags.workdir / "text"
+    split = f"--held_out={flags.held_out}"
+    call("collect", [f"--output={text}", "--no_task", split, "--input", *flags.input])
+    for kind, options in wanted.records.items():
+        if any(system.records == kind for system in wanted.systems):
+            train = flags.workdir / "records" / kind
+            held_out = flags.workdir / "records" / f"{kind}-held-out"
+            made = [option for option in options if not option.startswith("--vocab")]
+            call("prepare", [f"--input={text}/train.txt", f"--output={train}", *options])
+            call(
+                "prepare",
+                [f"--input={text}/valid.txt", f"--output={held_out}", f"--vocab={train}", *made],
+            )
+
+
+def pretraining(system: System, workdir: Path) -> list[str]:
+    """What pretrain is told of a system, but for its folder and its steps."""
+    records = workdir / "records" / system.records
+    return [
+        f"--config={system.config}",
+        f"data.records={records}",
+        f"data.eval_records={records}-held-out",
+        *system.settings,
+    ]
+
+
+def pretrain(flags: argparse.Namespace, wanted: Comparison) -> None:
+    """Each system as long as any other."""
+    share = budget.seconds(flags.budget) / 2 / len(wanted.systems)
+    for system in wanted.systems:
+        arguments = pretraining(system, flags.workdir)
+        steps = budget.steps(system, arguments, share, flags.workdir)
+        often = [f"log_every={max(1, steps // 100)}", f"save_every={max(1, steps // 10)}"]
+        often += [f"eval_every={max(1, steps // 8)}", f"train.warmup_steps={steps // 20}"]
+        run = run_folder(flags.workdir, system)
+        call("pretrain", [f"--workdir={run}", *arguments, f"train.steps={steps}", *often])
+
+
+def run_folder(workdir: Path, system: System) -> Path:
+    return workdir / "pretrained" / system.name
+
+
+def run_tasks(flags: argparse.Namespace, wanted: Comparison) -> None:
+    for trial in wanted.trials:
+        start = f"--init={run_folder(flags.workdir, trial.system)}"
+        folder = f"--workdir={trial.folder(flags.workdir)}"
+        seeds = [] if trial.reading == "vectors" else [f"--seeds={flags.seeds}"]
+        call("finetune", [*trial.options, start, folder, *seeds])
+
+
+def main() -> None:
+    flags = parse_arguments()
+    if flags.seeds < 2:
+        raise UserError(f"--seeds={flags.seeds}: a score alone says little; give at least 2")
+    budget.seconds(flags.budget)
+    wanted = systems.read(settings.load(flags.config, []), flags.data_dir)
+    for name, path in wanted.left_out.items():
+        print(f"{name} is left out: {path} is not there")
+    prepare_text(flags, wanted)
+    pretrain(flags, wanted)
+    run_tasks(flags, wanted)
+    runs = {
+        system.name: run_folder(flags.workdir, system)
+        for system in wanted.systems
+        if system.group == systems.SYSTEMS
+    }
+    held_out = flags.workdir / "text" / "valid.txt"
+    contexts.write(runs, wanted.contexts, held_out, flags.workdir / contexts.FILE)
+    for path in pages.write(wanted, flags.workdir):
+        print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main))

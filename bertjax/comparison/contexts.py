@@ -1,0 +1,131 @@
+"""The nearest neighbours of a word in two sentences: the same, or as its meaning is there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import compress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bertjax import pretrained
+from bertjax.data.rows import Row, Shape, eval_batches
+from bertjax.errors import UserError
+from bertjax.json_file import write_json
+from bertjax.models import encoders
+from bertjax.pretrained import Pretrained
+
+FILE = "contexts.json"
+_WORD = re.compile(r"[^\W\d_]+")
+# Sentences that neighbours are looked for in, how long they are, and how many are run at once.
+_SENTENCES, _LENGTHS, _BATCH = 4000, (6, 40), 64
+_NEIGHBOURS = 6
+
+
+class Occurrences(NamedTuple):
+    """Words in their sentences: N of them, vectors [N, D] of length 1 around their mean."""
+
+    words: list[str]
+    texts: list[str]
+    vectors: np.ndarray
+
+
+def write(
+    runs: Mapping[str, Path], contexts: Mapping[str, Sequence[str]], held_out: Path, path: Path
+) -> None:
+    """{word: {system: {"similarity": of its two occurrences, "neighbours": a list for each}}}.
+
+    Raises:
+      UserError: a sentence that does not hold its word.
+    """
+    for word, texts in contexts.items():
+        for text in texts:
+            if word not in _WORD.findall(text.lower()):
+                raise UserError(f"contexts.{word}: '{text}' does not hold the word")
+    around = sentences(held_out)
+    found: dict[str, dict[str, Any]] = {word: {} for word in contexts}
+    for name, run in runs.items():
+        start = pretrained.load(run)
+        for word, texts in contexts.items():
+            found[word][name] = neighbours(start, word, texts, around)
+    write_json(path, found)
+
+
+def sentences(held_out: Path) -> list[str]:
+    """Lines of a text that are neither short nor long, drawn at random but always the same."""
+    lines = [line.strip() for line in held_out.read_text(encoding="utf-8").splitlines()]
+    fewest, most = _LENGTHS
+    fit = list(dict.fromkeys(line for line in lines if fewest <= len(line.split()) <= most))
+    chosen = np.sort(np.random.default_rng(0).permutation(len(fit))[:_SENTENCES])
+    return [fit[i] for i in chosen.tolist()]
+
+
+def neighbours(
+    start: Pretrained, word: str, texts: Sequence[str], around: Sequence[str]
+) -> dict[str, Any]:
+    """Of each of the word's occurrences in `texts`: the words nearest to it, no word twice."""
+    found = occurrences(start, [*texts, *around])
+    own = [
+        next(i for i, t in enumerate(found.texts) if t == text and found.words[i] == word)
+        for text in texts
+    ]
+    lists = []
+    for place in own:
+        nearest = np.argsort(-(found.vectors @ found.vectors[place]), kind="stable")
+        rows = {}
+        for i in nearest.tolist():
+            if found.texts[i] not in texts and found.words[i] not in rows:
+                rows[found.words[i]] = {
+                    "word": found.words[i],
+                    "text": found.texts[i],
+                    "similarity": round(float(found.vectors[i] @ found.vectors[place]), 3),
+                }
+            if len(rows) == _NEIGHBOURS:
+                break
+        lists.append(list(rows.values()))
+    similarity = float(found.vectors[own[0]] @ found.vectors[own[-1]])
+    return {"texts": list(texts), "similarity": round(similarity, 3), "neighbours": lists}
+
+
+def occurrences(start: Pretrained, texts: Sequence[str]) -> Occurrences:
+    """The last layer's vectors of all words; of a word in pieces, their mean."""
+    words: list[str] = []
+    places: list[str] = []
+    vectors: list[np.ndarray] = []
+    pieces = [start.tokenizer.encode_with_offsets(text) for text in texts]
+    # The longest sentences are left out where the encoder has no positions for them.
+    fit = [len(ids) + 2 <= start.config.max_positions for ids, _ in pieces]
+    texts, pieces = list(compress(texts, fit)), list(compress(pieces, fit))
+    layers = _last_layer(start, [ids for ids, _ in pieces])
+    for text, (_, offsets), layer in zip(texts, pieces, layers, strict=True):
+        for match in _WORD.finditer(text):
+            inside = [i for i, (a, _) in enumerate(offsets) if match.start() <= a < match.end()]
+            if inside:
+                words.append(match.group().lower())
+                places.append(text)
+                vectors.append(layer[inside].mean(axis=0))
+    stacked = np.stack(vectors)
+    # What all vectors share says nothing of a word (Ethayarajh 2019).
+    centred = stacked - stacked.mean(axis=0)
+    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
+    return Occurrences(words, places, centred / np.maximum(lengths, 1e-9))
+
+
+def _last_layer(start: Pretrained, texts: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """[T, D] for each text of T pieces."""
+    words = start.tokenizer
+    model = encoders.build(start.config, words)
+    encode = jax.jit(lambda *inputs: model.apply({"params": start.params["encoder"]}, *inputs))
+    rows = [Row([words.cls_id, *ids, words.sep_id], len(ids) + 2) for ids in texts]
+    longest = max(len(row.ids) for row in rows)
+    found: list[np.ndarray] = [np.empty(0)] * len(rows)
+    for numbers, batch in eval_batches(rows, Shape("tagging", _BATCH, longest, words.pad_id)):
+        inputs = (batch["input_ids"], batch["input_mask"], batch["segment_ids"])
+        output: Any = encode(*inputs)
+        sequence = np.asarray(output.sequence, np.float32)
+        for number, vectors in zip(numbers.tolist(), sequence, strict=False):
+            found[number] = vectors[1 : len(texts[number]) + 1]
+    return found

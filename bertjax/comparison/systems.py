@@ -1,0 +1,123 @@
+"""What a comparison runs: systems, their records, their tasks, and the commands of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from bertjax.errors import UserError
+
+SYSTEMS, ABLATIONS = "systems", "ablations"
+# How a task reads a system: {name: options of bertjax.finetune}.
+READINGS: Mapping[str, Sequence[str]] = {
+    "tuned": (),
+    "frozen, mix": ("--encoder=frozen", "--layers=mix"),
+    "frozen, last": ("--encoder=frozen", "--layers=last"),
+}
+
+
+class System(NamedTuple):
+    """A way to learn vectors from text.
+
+    Attributes:
+      group: SYSTEMS or ABLATIONS, the name of its table in the config.
+      records: the kind it learns from, a name in the config's records.
+      settings: of its config file, as name=value.
+    """
+
+    name: str
+    group: str
+    config: str
+    records: str
+    settings: Sequence[str]
+
+
+class Trial(NamedTuple):
+    """One task of one system, read in one way, with all its seeds."""
+
+    system: System
+    task: str
+    reading: str
+    options: Sequence[str]
+
+    def folder(self, workdir: Path) -> Path:
+        return workdir / "tasks" / self.system.name / self.task / self.reading.replace(", ", "-")
+
+
+class Comparison(NamedTuple):
+    """All that is compared, in the order of the config.
+
+    Attributes:
+      records: {kind: options of bertjax.prepare}.
+      left_out: {task: the file that is not there}.
+      contexts: {word: the sentences it stands in}.
+      paper: {task: {system: what the papers say}}.
+    """
+
+    systems: Sequence[System]
+    records: Mapping[str, Sequence[str]]
+    trials: Sequence[Trial]
+    left_out: Mapping[str, Path]
+    contexts: Mapping[str, Sequence[str]]
+    paper: Mapping[str, Mapping[str, str]]
+
+
+def read(config: ConfigDict, data: Path) -> Comparison:
+    """Checks a config such as configs/compare.py, and finds the tasks whose files are there.
+
+    Raises:
+      UserError: a name that does not fit another, a folder that holds the files of no task.
+    """
+    systems = [
+        _system(name, group, entry)
+        for group in (SYSTEMS, ABLATIONS)
+        for name, entry in config[group].items()
+    ]
+    for system in systems:
+        if system.records not in config.records:
+            raise UserError(
+                f"{system.group}.{system.name}: records '{system.records}' are none of "
+                f"{', '.join(config.records)}"
+            )
+    needs = {name: data / task["needs"] for name, task in config.tasks.items()}
+    left_out = {name: path for name, path in needs.items() if not path.is_file()}
+    if len(left_out) == len(needs):
+        raise UserError(
+            f"--data_dir={data}: holds the files of no task; give one with "
+            + " or ".join(task["needs"] for task in config.tasks.values())
+        )
+    for name in config.ablation_tasks:
+        if name not in config.tasks:
+            raise UserError(f"ablation_tasks: '{name}' is none of {', '.join(config.tasks)}")
+    trials = [trial for s in systems for trial in _trials(s, config, data) if trial.task in needs]
+    return Comparison(
+        systems=systems,
+        records={name: tuple(options) for name, options in config.records.items()},
+        trials=[trial for trial in trials if trial.task not in left_out],
+        left_out=left_out,
+        contexts={word: tuple(texts) for word, texts in config.contexts.items()},
+        paper={name: dict(task.get("paper", {})) for name, task in config.tasks.items()},
+    )
+
+
+def _system(name: str, group: str, entry: Any) -> System:
+    settings = tuple(entry["settings"])
+    return System(name, group, entry["config"], entry["records"], settings)
+
+
+def _trials(system: System, config: ConfigDict, data: Path) -> Iterator[Trial]:
+    """An ablation is tuned alone, as in the paper."""
+    every = system.group == SYSTEMS
+    for name in config.tasks if every else config.ablation_tasks:
+        task = config.tasks[name]
+        given = [option.format(data=data) for option in task["options"]]
+        # Tasks that only look at vectors have nothing to tune.
+        readings = READINGS if task.get("tuned", True) else {"vectors": ()}
+        for reading, options in readings.items():
+            if every or reading == "tuned":
+                common = config.tuning if task.get("tuned", True) else ()
+                flags = (f"--task={task.get('task', name)}", *given, *options, *common)
+                yield Trial(system, name, reading, flags)

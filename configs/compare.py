@@ -1,0 +1,88 @@
+"""The systems that BERT is explained against, each with the same time to learn from the same text.
+
+    python -m bertjax.compare --config=configs/compare.py --input books/*.txt.xz --data_dir=data \\
+        --workdir=runs/compare --budget=2h
+
+Half of the budget is for pretraining, shared equally by all systems, half for their tasks. The
+models are tiny, so that minutes on two CPU cores teach them something; give larger ones more time.
+A system is a config with settings and a kind of records.
+"""
+
+from ml_collections import ConfigDict
+
+_DYNAMIC = ("--masking=dynamic", "--max_seq_length=128", "--drop_duplicates=documents")
+_TRAINING = (
+    "model.max_positions=128", "model.initializer_range=0.06", "model.hidden_dropout=0.0",
+    "model.attention_dropout=0.0", "train.batch_size=16", "train.learning_rate=1e-3",
+)  # fmt: skip
+_TUNING = ("--batch_size=32", "--learning_rate=3e-4", "--max_seq_length=128", "--dropout=0.1")
+
+
+def _bert(*settings: str, records: str = "pairs", size: str = "tiny") -> dict:
+    """BERT with something changed."""
+    return {
+        "config": f"configs/bert.py:{size}", "records": records,
+        "settings": (*_TRAINING, *settings),
+    }  # fmt: skip
+
+
+def _masks(name: str) -> dict:
+    """Shares of [MASK] and of random pieces among what is to be guessed (paper, table 8)."""
+    return _bert(f"data.mask_shares={name}")
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            # How the text is prepared; options of bertjax.prepare.
+            "records": {
+                "pairs": ("--vocab_size=8192", "--segments=nsp", *_DYNAMIC),
+                "sentences": ("--vocab_size=8192", "--segments=doc_sentences", *_DYNAMIC),
+                "words": ("--vocab_kind=words", "--segments=doc_sentences", *_DYNAMIC),
+            },
+            # Run on all tasks, in all ways of reading them.
+            "systems": {
+                "bert": _bert(),
+            },
+            # Run on ablation_tasks alone, with the encoder tuned (paper, section 5 and appendix C).
+            "ablations": {
+                "bert-no-next-sentence": _bert(records="sentences"),
+                "bert-masks-100-0-0": _masks("1.0,0.0"),
+                "bert-masks-80-0-20": _masks("0.8,0.0"),
+                "bert-masks-80-20-0": _masks("0.8,0.2"),
+                "bert-masks-0-20-80": _masks("0.0,0.2"),
+                "bert-masks-0-100-0": _masks("0.0,1.0"),
+                "bert-4-layers": _bert(size="L4_H128"),
+                "bert-8-layers": _bert(size="L8_H128"),
+            },
+            # Options of bertjax.finetune; {data} is --data_dir. needs: the file without which a
+            # task is left out.
+            "tasks": {
+                "sst2": {
+                    "needs": "glue/SST-2/train.tsv",
+                    "options": ("--data_dir={data}/glue", "--train_examples=6000", "--epochs=3"),
+                },
+                "cola": {
+                    "needs": "glue/CoLA/train.tsv",
+                    "options": ("--data_dir={data}/glue", "--train_examples=6000", "--epochs=3"),
+                },
+            },
+            "tuning": _TUNING,
+            "ablation_tasks": ("sst2",),
+            # A word that means two things, and a sentence for each.
+            "contexts": {
+                "bank": (
+                    "They walked along the bank of the river until they reached the sea.",
+                    "He took all his money to the bank and spoke to the clerk.",
+                ),
+                "spring": (
+                    "The flowers came late that spring, after a long winter.",
+                    "They drank the clear water of the spring under the rock.",
+                ),
+                "cell": (
+                    "The prisoner was locked in a dark cell of the tower.",
+                    "Every living cell of the plant is made of the same matter.",
+                ),
+            },
+        }
+    )

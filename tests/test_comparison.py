@@ -1,0 +1,172 @@
+"""The comparison by its command, small; and what it says of scores, budgets and contexts."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bertjax import compare, own_command, pretrained
+from bertjax.comparison import budget, contexts, findings
+from bertjax.comparison.findings import Ordering, Score
+from bertjax.errors import UserError
+
+Command = Callable[..., int]
+
+CONFIG = """
+from ml_collections import ConfigDict
+
+
+def get_config():
+    bert = {"config": %(settings)r, "records": "pairs",
+            "settings": ("model.hidden_dropout=0.0", "model.attention_dropout=0.0")}
+    return ConfigDict({
+        "records": {"pairs": ("--vocab_size=150", "--max_seq_length=32", "--masking=dynamic",
+                              "--workers=1")},
+        "systems": {"bert": bert, "slow": {**bert, "settings": ("train.learning_rate=1e-6",)}},
+        "ablations": {"wide": bert},
+        "tasks": {
+            "near": {"task": "classify", "needs": "train.tsv", "paper": {"bert": "99"},
+                     "options": ("--train={data}/train.tsv", "--dev={data}/dev.tsv")},
+            "far": {"needs": "nowhere.tsv", "options": ()},
+        },
+        "tuning": ("--epochs=1", "--batch_size=16", "--max_seq_length=32"),
+        "ablation_tasks": ("near",),
+        "contexts": {"river": ("the river crossed the garden", "this old river in the rain")},
+    })
+"""
+
+
+@pytest.fixture(scope="module")
+def compared(
+    tmp_path_factory: pytest.TempPathFactory, command: Command, tiny_corpus: Path,
+    tiny_settings: Path,
+) -> tuple[Path, list[str], list[str]]:  # fmt: skip
+    """A finished comparison; its folder, its flags and the commands that it ran."""
+    folder = tmp_path_factory.mktemp("comparison")
+    for split, rows in (("train", 32), ("dev", 16)):
+        lines = [f"the {'river' if i % 2 else 'garden'} {i}\t{i % 2}" for i in range(rows)]
+        text = "\n".join(["sentence\tlabel", *lines, ""])
+        (folder / f"{split}.tsv").write_text(text, encoding="utf-8")
+    config = folder / "compare.py"
+    config.write_text(CONFIG % {"settings": str(tiny_settings)}, encoding="utf-8")
+    flags = [f"--config={config}", f"--data_dir={folder}", f"--workdir={folder / 'runs'}"]
+    flags += ["--input", str(tiny_corpus), "--budget=3s", "--seeds=2", "--held_out=0.3"]
+    ran: list[str] = []
+
+    def call(module: str, arguments: Sequence[str]) -> None:
+        ran.append(own_command.shown(module, arguments))
+        assert command(importlib.import_module(f"bertjax.{module}"), *arguments) == 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "call", call)
+        patch.setattr(budget, "call", call)
+        assert command(compare, *flags) == 0
+    return folder / "runs", flags, ran
+
+
+def test_every_system_has_records_training_tasks_and_a_place_in_the_report(
+    compared: tuple[Path, list[str], list[str]],
+) -> None:
+    runs, _, ran = compared
+    modules = [line.split()[2].removeprefix("bertjax.") for line in ran]
+    # A measurement and a training of each; three readings of two systems, one of the third.
+    assert modules.count("pretrain") == 6
+    assert modules.count("finetune") == 7
+    page = (runs / "report.md").read_text(encoding="utf-8")
+    for said in ("| bert | tuned |", "| slow | frozen, mix |", "| wide |", "in the paper | 99 |"):
+        assert said in page
+    assert "bert over slow, tuned" in page
+    assert "nearest in: the river crossed the garden" in page
+    assert (runs / "charts" / "mix-near.svg").is_file()
+    html = (runs / "report.html").read_text(encoding="utf-8")
+    assert "<svg" in html and "bert over slow, tuned" in html
+
+
+def test_each_system_has_the_steps_that_fill_its_share(
+    compared: tuple[Path, list[str], list[str]],
+) -> None:
+    runs, _, ran = compared
+    measured = json.loads((runs / "steps.json").read_text())
+    assert measured.keys() == {"bert", "slow", "wide"}
+    for name, found in measured.items():
+        wanted = max(100, round(3 / 2 / 3 / found["seconds_per_step"]))
+        assert found["steps"] == wanted
+        assert any(f"pretrained/{name} " in line and f"steps={wanted}" in line for line in ran)
+
+
+def test_a_finished_comparison_measures_nothing_again(
+    compared: tuple[Path, list[str], list[str]], command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, flags, _ = compared
+    before = (runs / "report.md").read_bytes()
+    ran: list[str] = []
+
+    def call(module: str, arguments: Sequence[str]) -> None:
+        ran.append(module)
+
+    monkeypatch.setattr(compare, "call", call)
+    monkeypatch.setattr(budget, "call", call)
+    assert command(compare, *flags) == 0
+    assert ran.count("pretrain") == 3
+    assert (runs / "report.md").read_bytes() == before
+
+
+def test_a_budget_is_a_time() -> None:
+    assert [budget.seconds(text) for text in ("90m", "2h", "1.5h", "30s")] == [5400, 7200, 5400, 30]
+    for text in ("2", "h", "0m", "2 hours"):
+        with pytest.raises(UserError, match="give a time such as 90m"):
+            budget.seconds(text)
+
+
+def test_an_ordering_holds_only_beyond_the_noise() -> None:
+    one, two = Score("accuracy", (0.80, 0.82, 0.84)), Score("accuracy", (0.70, 0.72, 0.74))
+    near = Score("accuracy", (0.79, 0.81, 0.83))
+    made = [
+        findings._ordering("x", "task", *pair) for pair in ((one, two), (two, one), (one, near))
+    ]
+    assert [o.verdict for o in made] == ["holds", "does not hold", "within noise"]
+    # The deviation of a difference of two independent scores.
+    assert made[0].noise == pytest.approx(np.hypot(0.02, 0.02))
+    assert Ordering("x", "task", 0.0, 0.0).verdict == "within noise"
+
+
+def test_the_neighbours_of_a_word_hang_on_its_sentence(tiny_run: Path) -> None:
+    start = pretrained.load(tiny_run)
+    texts = ["the river crossed the garden", "again and again a quiet river"]
+    around = ["every old bridge in the rain", "this green letter", "a heavy engine yesterday"]
+    found = contexts.neighbours(start, "river", texts, around)
+    assert found["similarity"] < 0.999
+    for rows in found["neighbours"]:
+        assert len({row["word"] for row in rows}) == len(rows) > 2
+        assert {row["text"] for row in rows} <= set(around)
+        similarities = [row["similarity"] for row in rows]
+        assert similarities == sorted(similarities, reverse=True)
+    same = contexts.neighbours(start, "river", [texts[0], texts[0]], around)
+    assert same["similarity"] == pytest.approx(1.0)
+    assert same["neighbours"][0] == same["neighbours"][1]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (('"records": "pairs"', '"records": "triples"'), "records 'triples' are none of pairs"),
+        (('_tasks": ("near",)', '_tasks": ("sst",)'), "'sst' is none of far, near"),
+        (('"train.tsv", "paper"', '"none.tsv", "paper"'), "holds the files of no task"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused_before_anything_runs(
+    change: tuple[str, str], says: str, tmp_path: Path, command: Command, tiny_settings: Path,
+    tiny_corpus: Path, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "train.tsv").touch()
+    config = tmp_path / "compare.py"
+    config.write_text((CONFIG % {"settings": str(tiny_settings)}).replace(*change))
+    flags = [f"--config={config}", f"--data_dir={tmp_path}", f"--workdir={tmp_path / 'runs'}"]
+    assert command(compare, *flags, f"--input={tiny_corpus}") == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
