@@ -59,7 +59,7 @@ def merge(start: Pretrained, fresh: Any, words: Tokenizer) -> tuple[Any, list[st
 
 
 def resized(start: Pretrained, wanted: EncoderConfig) -> EncoderConfig:
-    """The model's config for the vocabulary that is wanted, with its dropout and type.
+    """The model's config for the vocabulary that is wanted, with its dropout, type and kernel.
 
     Raises:
       UserError: the model is another kind of encoder.
@@ -70,9 +70,10 @@ def resized(start: Pretrained, wanted: EncoderConfig) -> EncoderConfig:
             f"{wanted.encoder}; use a config of that encoder"
         )
     own: Any = start.config
-    kept = [field.name for field in dataclasses.fields(own) if field.name.endswith("dropout")]
-    changed = {name: getattr(wanted, name) for name in (*kept, "vocab_size", "dtype")}
-    return dataclasses.replace(own, **changed)
+    changes = ("vocab_size", "dtype", "attention_kernel")
+    names = [field.name for field in dataclasses.fields(own)]
+    changed = [name for name in names if name.endswith("dropout") or name in changes]
+    return dataclasses.replace(own, **{name: getattr(wanted, name) for name in changed})
 
 
 def check_vocabulary(start: Pretrained, words: Tokenizer) -> None:

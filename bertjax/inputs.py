@@ -79,10 +79,8 @@ def open_inputs(config: ConfigDict) -> Inputs:
     return inputs
 
 
-def build_program(
-    config: ConfigDict, inputs: Inputs, platform: str, mesh: Mesh | None = None
-) -> program.Program:
-    """The functions of a run on these inputs; `platform` and `mesh` as for program.build."""
+def build_program(config: ConfigDict, inputs: Inputs, mesh: Mesh | None) -> program.Program:
+    """The functions of a run on these inputs; `mesh` as for program.build."""
     opened = [phase.records for phase in inputs.phases]
     masks = inputs.pretraining.masks
     manifest = inputs.records.manifest
@@ -94,6 +92,5 @@ def build_program(
         text=encoders.Text(labels, manifest.piece_counts),
         words=tokenizer.load(inputs.records.folder),
         expand=phases.expander(config, opened, config.train.seed, masks),
-        platform=platform,
         mesh=mesh,
     )

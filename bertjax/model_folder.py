@@ -59,7 +59,7 @@ def own_settings(config: BertConfig) -> list[str]:
     return [
         f"{field.name}={getattr(config, field.name)}"
         for field in dataclasses.fields(config)
-        if field.name not in (*CONFIG_KEYS, "dtype", "attention_window")
+        if field.name not in (*CONFIG_KEYS, "dtype", "attention_window", "attention_kernel")
         and getattr(config, field.name) != field.default
     ]
 

@@ -6,10 +6,11 @@ inner widths and the vocabulary. Only this file knows their names.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -18,7 +19,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bertjax.errors import UserError
 
+T = TypeVar("T")
+
 AXES = ("data", "fsdp", "tensor")
+# How arrays of tokens are split: rows of the batch, columns by heads.
+BATCH = ("data", "fsdp")
+WHOLE = PartitionSpec()
+ROWS_OF_BATCH = PartitionSpec(BATCH)
+COLUMNS = PartitionSpec("tensor")
+ROWS_AND_COLUMNS = PartitionSpec(BATCH, None, "tensor")
 
 # Exactly one row matches the end of every parameter's path; there is no catch-all, so that a
 # misspelt name is an error and not a replicated table.
@@ -110,9 +119,59 @@ def _filled(sizes: tuple[int, int, int], devices: int) -> tuple[int, ...]:
     return filled
 
 
-def platform(mesh: Mesh) -> str:
-    """Of its devices: "cpu", "gpu" or "tpu"."""
-    return mesh.devices.flat[0].platform
+def knowing(mesh: Mesh | None, function: Callable[..., T]) -> Callable[..., T]:
+    """The function, which is traced with the mesh known to what follows here."""
+
+    @functools.wraps(function)
+    def traced(*arguments: Any) -> T:
+        if mesh is None:
+            return function(*arguments)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*arguments)
+
+    return traced
+
+
+def traced_platform() -> str:
+    """Of the devices that is traced for: "cpu", "gpu", "tpu". JAX's own if no mesh is known."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
+def splits_width() -> bool:
+    """Whether the mesh that is traced for splits heads and inner widths."""
+    return jax.sharding.get_abstract_mesh().shape.get("tensor", 1) > 1
+
+
+def in_parts(
+    function: Callable[..., Any],
+    inputs: Sequence[PartitionSpec],
+    outputs: Sequence[PartitionSpec],
+    rows: int,
+    columns: int,
+) -> Callable[..., Any]:
+    """A function of arrays, called by every device of the traced mesh on its own parts of them.
+
+    Args:
+      inputs, outputs: WHOLE, ROWS_OF_BATCH, COLUMNS or ROWS_AND_COLUMNS of each.
+      rows, columns: how many there are; what the mesh does not divide stays whole.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size <= 1:
+        return function
+    divided: dict[Any, bool] = {
+        BATCH: rows % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0,
+        "tensor": columns % mesh.shape["tensor"] == 0,
+    }
+
+    def fitted(specs: Sequence[PartitionSpec]) -> tuple[PartitionSpec, ...]:
+        return tuple(
+            PartitionSpec(*(axis if divided.get(axis) else None for axis in spec)) for spec in specs
+        )
+
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=fitted(inputs), out_specs=fitted(outputs), check_vma=False
+    )
 
 
 def matching_rows(name: str) -> list[PartitionSpec]:
@@ -161,7 +220,7 @@ def check_batch_size(batch_size: int, mesh: Mesh, microbatches: int = 1) -> None
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch over the data and fsdp axes."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return NamedSharding(mesh, ROWS_OF_BATCH)
 
 
 def on_all_devices(batch: dict[str, jax.Array], mesh: Mesh) -> dict[str, jax.Array]:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from bertjax import inputs, phases, program
@@ -26,14 +27,14 @@ class Work(NamedTuple):
     """What is to be trained: settings, encoder, and batches in phases.
 
     Attributes:
-      build: platform -> the functions of the run.
+      build: mesh -> the functions of the run.
       shapes: (phase, rows) -> what its batches are, as they are read.
     """
 
     config: ConfigDict
     encoder: EncoderConfig
     phases: list[Phase]
-    build: Callable[[str], Program]
+    build: Callable[[Mesh | None], Program]
     shapes: Callable[[Phase, int], Shapes]
 
 
@@ -49,8 +50,8 @@ def prepared(config: ConfigDict) -> Work:
         one = next(data_input.train_batches(phase.records, batch_size=1, seed=0))
         return {name: ((rows, *value.shape[1:]), value.dtype) for name, value in one.items()}
 
-    def build(platform: str) -> Program:
-        return inputs.build_program(config, given, platform)
+    def build(mesh: Mesh | None) -> Program:
+        return inputs.build_program(config, given, mesh)
 
     return Work(config, given.encoder, given.phases, build, shapes)
 
@@ -77,7 +78,7 @@ def imagined(config: ConfigDict, lengths: list[int], vocab_size: int) -> Work:
     plan = phases.plan(config, opened[0], opened[1] if opened[1:] else None)
     schedule = phases.schedule(config, plan)
 
-    def build(platform: str) -> Program:
+    def build(mesh: Mesh | None) -> Program:
         return program.build(
             config,
             encoder,
@@ -85,7 +86,7 @@ def imagined(config: ConfigDict, lengths: list[int], vocab_size: int) -> Work:
             text=encoders.Text(True, lambda: np.ones(encoder.vocab_size)),
             words=None,
             expand=lambda batch: batch,
-            platform=platform,
+            mesh=mesh,
         )
 
     return Work(config, encoder, plan, build, _padded_rows)

@@ -44,7 +44,7 @@ def site(wanted: Topology, work: Work, chosen_mesh: bool) -> Site:
 
 def suitable_fsdp(work: Work, wanted: Topology, devices: int) -> int:
     """1, unless parameters, gradients and moments would take over a third of a device's memory."""
-    one = work.build("tpu")
+    one = work.build(None)
     state = jax.eval_shape(one.init, jax.random.key(0))
     size = sum(4 * math.prod(leaf.shape) for leaf in jax.tree.leaves(state))
     memory = wanted.chip.usable * wanted.chips / devices
@@ -58,7 +58,7 @@ def rows(site: Site, work: Work, compiles: int, cache: Path | None) -> list[dict
     """One row of facts for each phase; see table for what they are."""
     chip, mesh = site.topology.chip, site.mesh
     share = site.topology.chips / mesh.devices.size
-    made = work.build(partition.platform(mesh))
+    made = work.build(mesh)
     found = []
     for phase in work.phases:
 

@@ -58,7 +58,7 @@ class Predictor:
                 return objectives.choice_scores(scores, batch["choice_mask"])
             return scores
 
-        self._predict, self._mesh = jax.jit(predict), mesh
+        self._predict, self._mesh = jax.jit(partition.knowing(mesh, predict)), mesh
         self._per_token = TASK_HEADS[model.head].per_token
 
     def __call__(

@@ -111,7 +111,7 @@ def make_evaluate(
         return None
     hide = inputs.pretraining.masks
     expand = phases.expander(config, [held_out], config.train.seed, hide)
-    eval_step = make_eval_step(objective, expand)
+    eval_step = make_eval_step(objective, expand, mesh)
 
     def evaluate(state: TrainState, pulse: Pulse) -> tuple[dict[str, float], float | None]:
         batches = data_input.eval_batches(
@@ -181,7 +181,7 @@ def main() -> None:
         config.max_skipped,
         config.stuck_after,
     )
-    made = build_program(config, inputs, partition.platform(mesh), mesh)
+    made = build_program(config, inputs, mesh)
     run_folder.save_config(flags.workdir, resolved(config, inputs.encoder, inputs.records))
     tokenizer.load(inputs.records.folder).save(flags.workdir)
     train(config, flags.workdir, inputs, made, mesh, timetable)

@@ -45,8 +45,7 @@ def build(
     text: encoders.Text,
     words: Any,
     expand: Callable[[Batch], Batch],
-    platform: str,
-    mesh: Mesh | None = None,
+    mesh: Mesh | None,
 ) -> Program:
     """Builds everything from a config's train settings; nothing is computed yet.
 
@@ -54,8 +53,7 @@ def build(
       text: what is known of the text that is trained on.
       words: the tokenizer, for encoders that read the letters of its entries.
       expand: from batches as they are read to those the objective takes.
-      platform: of the devices that it will run on, "tpu" for one.
-      mesh: the devices, where they are known; see make_row_step.
+      mesh: of the devices that it will run on; see make_train_step.
 
     Raises:
       UserError: settings that no optimizer or schedule knows; no words for one who needs them.
@@ -68,7 +66,7 @@ def build(
             raise UserError(f"{encoder.encoder} needs the words of records; set data.records")
         updates = pretraining.updates(encoder, text.counts(), words)
         tx = scale_by_schedule(schedule)
-        step = make_row_step(updates, tx, expand=expand, platform=platform, mesh=mesh)
+        step = make_row_step(updates, tx, expand=expand, mesh=mesh)
         return Program(init, tx, updates.objective, step)
     train = config.train
     tx = optimizer.make_optimizer(
@@ -84,7 +82,7 @@ def build(
         tx,
         microbatches=train.microbatches,
         expand=expand,
-        platform=platform,
+        mesh=mesh,
         norms_every=config.log_every,
     )
     return Program(init, tx, objective, step)

@@ -21,12 +21,11 @@ Metrics = dict[str, Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-def dropout_key(seed: Array, step: Array, platform: str = "") -> Array:
+def dropout_key(seed: Array, step: Array) -> Array:
     """The random key of a step; a function of seed and step alone, so a resumed run repeats it."""
     # Measured: on CPUs threefry vectorises and takes a quarter of rbg's time; accelerators have
     # the generator behind rbg in hardware.
-    cpu = (platform or jax.default_backend()) == "cpu"
-    generator = "threefry2x32" if cpu else "rbg"
+    generator = "threefry2x32" if partition.traced_platform() == "cpu" else "rbg"
     return jax.random.fold_in(jax.random.key(seed, impl=generator), step)
 
 
@@ -75,16 +74,16 @@ def make_train_step(
     *,
     microbatches: int = 1,
     expand: Callable[[Batch], Batch] = lambda batch: batch,
-    platform: str = "",
+    mesh: Mesh | None = None,
     norms_every: int = 50,
 ) -> TrainStep:
     """Builds the jitted step; the state it is given is consumed (its memory is reused).
 
     The loss is one global sum over one global count. `microbatches` > 1 runs the batch in that
     many parts, one after the other, for the gradient of the whole. `expand` makes what the
-    objective takes of what is read. `platform`: of the devices that it will run on; those that
-    JAX sees, if it is left out. An update whose loss or gradient is not finite is left out: the
-    state stays as it is, but for its step and its count of them.
+    objective takes of what is read. `mesh`: of the devices that it will run on; without it they
+    must be of the platform that JAX sees. An update whose loss or gradient is not finite is left
+    out: the state stays as it is, but for its step and its count of them.
 
     Metrics: the objective's averages, "loss" (their minimised sum), "gradient_norm",
     "skipped_updates" (all so far) and, every `norms_every` steps and NaN in between, the norms of
@@ -94,7 +93,7 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         batch = expand(batch)
         counts = objective.counts(batch)
-        key = dropout_key(state.seed, state.step, platform)
+        key = dropout_key(state.seed, state.step)
         if microbatches == 1:
             gradients, sums = _gradients(objective, state.params, batch, counts, key)
         else:
@@ -121,7 +120,7 @@ def make_train_step(
         state = state.replace(step=state.step + 1, skipped=skipped)
         return state.replace(params=kept[0], opt_state=kept[1]), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(partition.knowing(mesh, step), donate_argnums=0)
 
 
 def make_row_step(
@@ -129,7 +128,6 @@ def make_row_step(
     schedule: optax.GradientTransformation,
     *,
     expand: Callable[[Batch], Batch] = lambda batch: batch,
-    platform: str = "",
     mesh: Mesh | None = None,
 ) -> TrainStep:
     """A jitted step that changes rows of tables instead of following a gradient of all of them.
@@ -143,7 +141,7 @@ def make_row_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         batch = expand(batch if mesh is None else partition.on_all_devices(batch, mesh))
         down, opt_state = schedule.update(jnp.ones(()), state.opt_state)
-        key = dropout_key(state.seed, state.step, platform)
+        key = dropout_key(state.seed, state.step)
         params, sums, counts = updates.update(state.params, batch, key, -down)
         loss = objectives.total_loss(sums, counts)
         # It cannot be taken back, for that would need a second copy of the tables; but it is told.
@@ -156,19 +154,21 @@ def make_row_step(
         state = state.replace(step=state.step + 1, skipped=skipped)
         return state.replace(params=params, opt_state=opt_state), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(partition.knowing(mesh, step), donate_argnums=0)
 
 
 EvalStep = Callable[[Any, Batch], tuple[objectives.Sums, dict[str, Array]]]
 
 
 def make_eval_step(
-    objective: Objective, expand: Callable[[Batch], Batch] = lambda batch: batch
+    objective: Objective,
+    expand: Callable[[Batch], Batch] = lambda batch: batch,
+    mesh: Mesh | None = None,
 ) -> EvalStep:
-    """Builds (params, batch) -> (sums, counts), without dropout; `expand` as in make_train_step."""
+    """Builds (params, batch) -> (sums, counts), without dropout; the rest as in make_train_step."""
 
     def step(params: Any, batch: Batch) -> tuple[objectives.Sums, dict[str, Array]]:
         batch = expand(batch)
         return objective.sums(params, batch, None), objective.counts(batch)
 
-    return jax.jit(step)
+    return jax.jit(partition.knowing(mesh, step))

@@ -114,7 +114,9 @@ class Tuner:
         # A head on other features cannot go on from one on the paper's.
         self._paper_head = pretrained.paper_head({"head": model.head, "features": self._features})
         self._train_step = make_train_step(
-            objectives.task(model, model.head), self._optimizer(schedules.linear(0, 0, 0))
+            objectives.task(model, model.head),
+            self._optimizer(schedules.linear(0, 0, 0)),
+            mesh=mesh,
         )
 
     def _optimizer(self, schedule: schedules.Schedule) -> Any:

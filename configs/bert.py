@@ -39,6 +39,7 @@ def get_config(size: str = "base") -> ConfigDict:
                 "positions": "learned",  # or rope
                 "feed_forward": "gelu",  # or geglu, swiglu
                 "dtype": "float32",
+                "attention_kernel": "auto",  # einsum, dot_product, flash: by platform
             },
             "data": {
                 "records": "records",

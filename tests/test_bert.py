@@ -242,10 +242,10 @@ def test_bfloat16_is_for_matrix_products_only(tiny_config: BertConfig, tiny_batc
                 kinds.setdefault(operation.primitive.name, set()).add(str(variable.aval.dtype))
     # Softmax and the loss (exp, log) and layer normalisation (rsqrt) in float32 alone.
     assert kinds["exp"] == kinds["log"] == kinds["rsqrt"] == kinds["reduce_sum"] == {"float32"}
-    # 2 layers of 8 products each, the pooler and three products of the heads, one of segments.
+    # 2 layers of 6 products each, the pooler and three products of the heads, one of segments.
     products = [e for e in operations if e.primitive.name == "dot_general"]
     low = [e for e in products if {str(v.aval.dtype) for v in e.invars} == {"bfloat16"}]
-    assert (len(products), len(low)) == (2 * 8 + 1 + 3 + 1, 2 * 8 + 1 + 3)
+    assert (len(products), len(low)) == (2 * 6 + 1 + 3 + 1, 2 * 6 + 1 + 3)
 
     def loss(params: Any) -> Any:
         sums = objective.sums(params, batch, None)

@@ -29,7 +29,7 @@ def made(tiny_settings: Path, tiny_config: BertConfig) -> program.Program:
         text=encoders.Text(True, lambda: np.ones(small.vocab_size)),
         words=None,
         expand=lambda batch: batch,
-        platform="cpu",
+        mesh=None,
     )
 
 

@@ -13,15 +13,16 @@ import pytest
 from scipy.special import erf
 
 from bertjax.errors import UserError
-from bertjax.models import layers
+from bertjax.models import layers, spans
 from bertjax.models.bert import Bert
 from bertjax.models.config import PARTS, BertConfig
 from bertjax.models.encoder_output import Packing
-from bertjax.models.layers import LayerNorm, Span, attention_bias, rotate
+from bertjax.models.layers import LayerNorm, rotate
+from bertjax.models.spans import Span, attention_bias
 
 Batch = dict[str, np.ndarray]
 TABLES: dict[str, dict[str, Any]] = {
-    "attention": layers.SPANS,
+    "attention": spans.SPANS,
     "residual": layers.RESIDUALS,
     "positions": layers.POSITIONS,
     "feed_forward": layers.FEED_FORWARDS,
@@ -125,7 +126,7 @@ def test_spans(span: Span, expected: list[str]) -> None:
 
 def test_every_third_layer_is_global() -> None:
     config = BertConfig(10, attention="local_global", attention_window=64)
-    windows = [layers.SPANS["local_global"](config, layer).window for layer in range(7)]
+    windows = [spans.SPANS["local_global"](config, layer).window for layer in range(7)]
     assert windows == [0, 64, 64, 0, 64, 64, 0]
 
 
@@ -162,13 +163,14 @@ def test_a_causal_encoder_never_sees_the_future(
 
 def test_a_local_layer_sees_its_window_only(tiny_config: BertConfig) -> None:
     config = dataclasses.replace(tiny_config, attention="local_global", attention_window=2)
-    bias = attention_bias(jnp.ones((1, 8), jnp.int32), span=layers.SPANS["local_global"](config, 1))
+    numbers = jnp.ones((1, 8), jnp.int32)
+    how = spans.How(config.num_heads, span=spans.SPANS["local_global"](config, 1))
     layer = layers.EncoderLayer(config)
     x = np.random.default_rng(0).normal(size=(8, 32)).astype(np.float32)
-    params = layer.init(jax.random.key(0), x, bias, True)
+    params = layer.init(jax.random.key(0), x, numbers, how, None)
     other = x.copy()
     other[4] += 1
-    first, second = (layer.apply(params, each, bias, True) for each in (x, other))
+    first, second = (layer.apply(params, each, numbers, how, None) for each in (x, other))
     change = distance(first, second)
     assert (change.max(1) > 0).tolist() == [False] * 3 + [True] * 3 + [False] * 2
 
@@ -183,8 +185,9 @@ def test_pre_norm_ends_with_a_norm(
     layer: Any = layers.EncoderLayer(config).apply(
         {"params": params["layer_0"]},
         found.layers[0].reshape(-1, 32),
-        attention_bias(jnp.asarray(mask)),
-        True,
+        jnp.asarray(mask),
+        spans.How(config.num_heads),
+        None,
     )
     expected = LayerNorm(config).apply({"params": params["final_norm"]}, layer)
     np.testing.assert_allclose(found.sequence[0], expected, atol=1e-5)

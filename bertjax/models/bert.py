@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
 from bertjax.models.config import BertConfig
+from bertjax.models.dropout import drop
 from bertjax.models.encoder_output import EncoderOutput, Packing, last_places
-from bertjax.models.layers import (
-    SPANS,
-    Dropout,
-    EncoderLayer,
-    LayerNorm,
-    attention_bias,
-    dense,
-    kernel_init,
-)
+from bertjax.models.layers import EncoderLayer, LayerNorm, dense
+from bertjax.models.linear import kernel_init
+from bertjax.models.spans import SPANS, How
 
 
 class Embeddings(nn.Module):
@@ -33,14 +29,13 @@ class Embeddings(nn.Module):
             self.position = table(self.config.max_positions)
         self.segment = table(self.config.num_segments)
         self.norm = LayerNorm(self.config)
-        self.dropout = Dropout(self.config.hidden_dropout)
 
     def __call__(
         self,
         input_ids: Array,
         segment_ids: Array,
         position_ids: Array | None,
-        deterministic: bool,
+        rng: Array | None,
     ) -> Array:
         # [B, T] -> [B, T, D]
         summed = self.token(input_ids)
@@ -49,9 +44,10 @@ class Embeddings(nn.Module):
             length = input_ids.shape[1]
             summed = summed + (table[:length] if position_ids is None else table[position_ids])
         # A product with the one-hot segments has a cheap gradient, unlike a gather of two rows.
-        one_hot = jnp.eye(self.config.num_segments, dtype=summed.dtype)[segment_ids]
+        one_hot = jax.nn.one_hot(segment_ids, self.config.num_segments, dtype=summed.dtype)
         summed = summed + one_hot @ self.segment.embedding
-        return self.dropout(self.norm(summed), deterministic).astype(self.config.dtype)
+        normal = self.norm(summed).astype(self.config.dtype)
+        return drop(normal, self.config.hidden_dropout, rng)
 
 
 class Bert(nn.Module):
@@ -88,15 +84,22 @@ class Bert(nn.Module):
           packing: for rows of several sequences; input_mask then numbers these from 1.
           deterministic: False turns dropout on; the "dropout" random stream is then needed.
         """
-        spans = [SPANS[self.config.attention](self.config, i) for i in range(len(self.layer))]
-        biases = {span: attention_bias(input_mask, packing is not None, span) for span in spans}
+        config, number = self.config, len(self.layer)
+        rngs: list[Array | None] = [None] * (1 + number)
+        if not deterministic:
+            # One key for the embeddings, three for every layer, all split off at once.
+            split = jax.random.split(self.make_rng("dropout"), (1 + number, 3))
+            rngs = [split[0, 0], *split[1:]]
         positions = packing and packing.position_ids
-        embedded = self.embeddings(input_ids, segment_ids, positions, deterministic)
+        embedded = self.embeddings(input_ids, segment_ids, positions, rngs[0])
+        rate = 0.0 if deterministic else config.attention_dropout
         # [B, T, D] -> [B T, D], and back at the end
         x = embedded.reshape(-1, embedded.shape[-1])
         layers = [embedded]
-        for layer, span in zip(self.layer, spans, strict=True):
-            x = layer(x, biases[span], deterministic)
+        for place, (layer, rng) in enumerate(zip(self.layer, rngs[1:], strict=True)):
+            span = SPANS[config.attention](config, place)
+            how = How(config.num_heads, packing is not None, span, rate)
+            x = layer(x, input_mask, how, rng)
             layers.append(x.reshape(embedded.shape))
         if self.config.residual == "pre_norm":
             layers[-1] = self.final_norm(layers[-1])

@@ -48,6 +48,8 @@ PARTS = {
     "positions": ("learned", "rope"),
     "feed_forward": ("gelu", "geglu", "swiglu"),
 }
+# Ways to compute attention, whose results agree; attention.py has their table.
+KERNELS = ("auto", "einsum", "dot_product", "flash")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +67,13 @@ class BertConfig:
       hidden_dropout, attention_dropout: probabilities of dropping a value.
       norm_epsilon: added to the variance in layer normalisation.
       initializer_range: deviation of the truncated normal that kernels start from.
-      attention: who attends to whom, a key of layers.SPANS; "causal" makes it a model of the next
+      attention: who attends to whom, a key of spans.SPANS; "causal" makes it a model of the next
         word. attention_window: tokens that local attention reaches over, half of them to each side.
       residual, positions, feed_forward: keys of the tables of these names in layers.py.
       dtype: of the matrix products, "float32" or "bfloat16"; parameters, softmax, layer
         normalisation and loss are float32 in both.
+      attention_kernel: how attention is computed, a key of attention.ATTENTIONS, or "auto": what
+        suits the platform.
     """
 
     encoder: ClassVar[str] = "bert"
@@ -91,9 +95,10 @@ class BertConfig:
     positions: str = "learned"
     feed_forward: str = "gelu"
     dtype: str = "float32"
+    attention_kernel: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, known in PARTS.items():
+        for name, known in (*PARTS.items(), ("attention_kernel", KERNELS)):
             if getattr(self, name) not in known:
                 raise UserError(
                     f"{name} '{getattr(self, name)}' is unknown; choose one of {', '.join(known)}"

@@ -15,7 +15,7 @@ from bertjax.models.bert import Bert
 from bertjax.models.config import BertConfig
 from bertjax.models.elmo import Elmo, ElmoConfig
 from bertjax.models.encoder_output import Packing
-from bertjax.models.layers import kernel_init
+from bertjax.models.linear import kernel_init
 from bertjax.models.masked_lm import MaskedLM
 from bertjax.models.objectives import Batch, Objective, Sums, dropout, packing
 

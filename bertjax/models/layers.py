@@ -6,28 +6,26 @@ faster on CPUs than products of a matrix with a batch of them, and no slower els
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from bertjax import partition
+from bertjax.models.attention import attend
 from bertjax.models.config import BertConfig, EncoderConfig
+from bertjax.models.dropout import drop
+from bertjax.models.linear import Dense, Weights, linear, side_by_side
+from bertjax.models.spans import How
 
 
-def kernel_init(config: EncoderConfig) -> nn.initializers.Initializer:
-    """Truncated normal at two deviations, not rescaled, as in the 2018 code."""
-    return nn.initializers.truncated_normal(stddev=config.initializer_range)
-
-
-def dense(features: int, config: EncoderConfig, name: str) -> nn.Dense:
+def dense(features: int, config: EncoderConfig, name: str) -> Dense:
     """A linear map with bias: float32 parameters, products in config.dtype."""
-    return nn.Dense(
-        features, dtype=jnp.dtype(config.dtype), kernel_init=kernel_init(config), name=name
-    )
+    return Dense(config, features, name=name)
 
 
 class LayerNorm(nn.Module):
@@ -48,7 +46,7 @@ class LayerNorm(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Zeroes each value with probability `rate` and scales the others by 1 / (1 - rate)."""
+    """Dropout with the module's own random stream; see dropout.drop."""
 
     rate: float
 
@@ -56,71 +54,16 @@ class Dropout(nn.Module):
     def __call__(self, x: Array, deterministic: bool) -> Array:
         if deterministic or self.rate == 0.0:
             return x
-        keep = 1.0 - self.rate
-        # 16 random bits a value halve the generator's work; the rate is exact to 1 / 65536.
-        # [..., (n + 1) / 2] words -> [..., (n + 1) / 2, 2] halves -> [..., n]
-        words = (*x.shape[:-1], (x.shape[-1] + 1) // 2)
-        halves = jax.lax.bitcast_convert_type(
-            jax.random.bits(self.make_rng("dropout"), words, jnp.uint32), jnp.uint16
-        )
-        bits = halves.reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
-        kept = bits < jnp.uint16(round(keep * 65536))
-        return jnp.where(kept, x / keep, jnp.zeros_like(x))
+        return drop(x, self.rate, self.make_rng("dropout"))
 
 
-# --- Who attends to whom --------------------------------------------------------------------
+def gelu(x: Array) -> Array:
+    """x Phi(x), exactly (Hendrycks and Gimpel 2016), in float32 whatever the input's type."""
+    wide = x.astype(jnp.float32)
+    return (0.5 * wide * (1.0 + jax.lax.erf(wide * math.sqrt(0.5)))).astype(x.dtype)
 
 
-class Span(NamedTuple):
-    """What a token may attend to.
-
-    Attributes:
-      causal: itself and what is before it.
-      window: tokens that are at most half as many places away; 0: any.
-    """
-
-    causal: bool = False
-    window: int = 0
-
-
-def _local_global(config: BertConfig, layer: int) -> Span:
-    """Every third layer reaches everywhere (ModernBERT, Warner et al. 2024)."""
-    return Span(window=config.attention_window if layer % 3 else 0)
-
-
-# (config, number of the layer) -> its span.
-SPANS: dict[str, Callable[[BertConfig, int], Span]] = {
-    "full": lambda config, layer: Span(),
-    "causal": lambda config, layer: Span(causal=True),
-    "local_global": _local_global,
-}
-
-
-def attention_bias(input_mask: Array, packed: bool = False, span: Span | None = None) -> Array:
-    """0 where a key may be attended to and a large negative number where it may not.
-
-    Args:
-      input_mask: [B, T], 0 for padding; else 1 or, in packed rows, the number of the sequence,
-        counted from 1.
-      packed: a token attends to its own sequence only.
-      span: and only so far.
-
-    Returns:
-      [B, 1, 1, T], or [B, 1, T, T] if packed or within a span, float32, to be added to scores
-      [B, H, T, T].
-    """
-    allowed = input_mask[:, None, None, :] > 0
-    if packed:
-        # [B, 1, T, 1] = [B, 1, 1, T] -> [B, 1, T, T]
-        allowed = allowed & (input_mask[:, None, :, None] == input_mask[:, None, None, :])
-    place = jnp.arange(input_mask.shape[1])
-    # [T, T], from the query to the key
-    steps = place[None, :] - place[:, None]
-    if span is not None and span.causal:
-        allowed = allowed & (steps <= 0)
-    if span is not None and span.window:
-        allowed = allowed & (jnp.abs(steps) <= span.window // 2)
-    return jnp.where(allowed, 0.0, -1e9).astype(jnp.float32)
+# --- Attention ------------------------------------------------------------------------------
 
 
 def rotate(x: Array) -> Array:
@@ -152,26 +95,23 @@ class SelfAttention(nn.Module):
     config: BertConfig
 
     @nn.compact
-    def __call__(self, x: Array, bias: Array, deterministic: bool) -> Array:
+    def __call__(self, x: Array, sequences: Array, how: How, rng: Array | None) -> Array:
         config = self.config
-        heads, head_width = config.num_heads, config.hidden_size // config.num_heads
-        batch, length = bias.shape[0], bias.shape[-1]
+        width, root = config.hidden_size, math.sqrt(config.hidden_size // config.num_heads)
+        maps = [Weights(config, width, name=name)(width) for name in ("query", "key", "value")]
+        # The division by the root of a head's width costs least on the weights.
+        maps[0] = (maps[0][0] / root, maps[0][1] / root)
+        # One product of three, unless devices share out the heads of each.
+        apart = partition.splits_width()
+        mapped = [linear(x, *each) for each in maps] if apart else side_by_side(x, maps)
+        # [B T, D] -> [B, T, H, K] of each
+        query, key, value = (y.reshape(*sequences.shape, config.num_heads, -1) for y in mapped)
         place = POSITIONS[config.positions]
-
-        def split_heads(y: Array) -> Array:
-            # [B T, D] -> [B, T, H, K]
-            return y.reshape(batch, length, heads, head_width)
-
-        query = place(split_heads(dense(config.hidden_size, config, "query")(x)))
-        key = place(split_heads(dense(config.hidden_size, config, "key")(x)))
-        value = split_heads(dense(config.hidden_size, config, "value")(x))
-        # [B, T, H, K] x [B, S, H, K] -> [B, H, T, S]
-        scores = jnp.einsum("bthk,bshk->bhts", query / jnp.sqrt(head_width).astype(x.dtype), key)
-        weights = jax.nn.softmax(scores.astype(jnp.float32) + bias, axis=-1).astype(x.dtype)
-        weights = Dropout(config.attention_dropout)(weights, deterministic)
-        # [B, H, T, S] x [B, S, H, K] -> [B, T, H, K] -> [B T, D]
-        mixed = jnp.einsum("bhts,bshk->bthk", weights, value).reshape(x.shape)
-        return dense(config.hidden_size, config, "output")(mixed)
+        mixed = attend(
+            config.attention_kernel, place(query), place(key), value, sequences, rng, how
+        )
+        # [B, T, H, K] -> [B T, D]
+        return dense(width, config, "output")(mixed.reshape(x.shape))
 
 
 # --- Feed-forward ---------------------------------------------------------------------------
@@ -186,8 +126,7 @@ class Plain(nn.Module):
     def __call__(self, x: Array) -> Array:
         # [B T, D] -> [B T, 4 D] -> [B T, D]
         inner = dense(self.config.intermediate_size, self.config, "intermediate")(x)
-        inner = nn.gelu(inner, approximate=False)
-        return dense(self.config.hidden_size, self.config, "output")(inner)
+        return dense(self.config.hidden_size, self.config, "output")(gelu(inner))
 
 
 class Gated(nn.Module):
@@ -209,7 +148,7 @@ class Gated(nn.Module):
 
 FEED_FORWARDS: dict[str, Callable[[BertConfig], nn.Module]] = {
     "gelu": lambda config: Plain(config, name="feed_forward"),
-    "geglu": lambda config: Gated(config, partial(nn.gelu, approximate=False), name="feed_forward"),
+    "geglu": lambda config: Gated(config, gelu, name="feed_forward"),
     "swiglu": lambda config: Gated(config, nn.silu, name="feed_forward"),
 }
 
@@ -231,16 +170,22 @@ class EncoderLayer(nn.Module):
     config: BertConfig
 
     @nn.compact
-    def __call__(self, x: Array, bias: Array, deterministic: bool) -> Array:
+    def __call__(self, x: Array, sequences: Array, how: How, rngs: Array | None) -> Array:
+        """[B T, D] -> [B T, D].
+
+        Args:
+          sequences: [B, T] int32, which sequence of its row a token is of; 0 for padding.
+          rngs: three random keys; None: nothing is dropped.
+        """
         config = self.config
-        residual, drop = RESIDUALS[config.residual], Dropout(config.hidden_dropout)
+        of_weights, *of_parts = (None, None, None) if rngs is None else rngs
         attention = SelfAttention(config, name="attention")
-        expansion = FEED_FORWARDS[config.feed_forward](config)
         parts: dict[str, Part] = {
-            "attention": lambda x: attention(x, bias, deterministic),
-            "feed_forward": expansion,
+            "attention": lambda x: attention(x, sequences, how, of_weights),
+            "feed_forward": FEED_FORWARDS[config.feed_forward](config),
         }
-        for name, part in parts.items():
+        for (name, part), rng in zip(parts.items(), of_parts, strict=True):
             norm = LayerNorm(config, name=f"{name}_norm")
-            x = residual(x, part, norm, lambda added: drop(added, deterministic))
+            dropped = functools.partial(drop, rate=config.hidden_dropout, rng=rng)
+            x = RESIDUALS[config.residual](x, part, norm, dropped)
         return x
