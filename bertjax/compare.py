@@ -25,7 +25,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--input", nargs="+", required=True, metavar="PATH", help="text, as for bertjax.prepare")
     add("--data_dir", type=Path, required=True, metavar="DIR", help="of all tasks' files")
-    add("--workdir", type=Path, required=True, metavar="RUNS", help="continued if it has runs")
+    add("--workdir", type=Path, default=Path("runs/compare"), metavar="RUNS",
+        help="continued if it has runs (%(default)s)")  # fmt: skip
     add("--config", default="configs/compare.py", help="what is compared (%(default)s)")
     add("--budget", default="2h", metavar="TIME", help="for all together, about (%(default)s)")
     add("--held_out", type=float, default=0.03, metavar="P", help="share of the text (%(default)s)")
@@ -90,7 +91,8 @@ def main() -> None:
     if flags.seeds < 2:
         raise UserError(f"--seeds={flags.seeds}: a score alone says little; give at least 2")
     budget.seconds(flags.budget)
-    wanted = systems.read(settings.load(flags.config, []), flags.data_dir)
+    config = settings.load(flags.config, [])
+    wanted = systems.read(config, Path(flags.config).parent, flags.data_dir)
     for name, path in wanted.left_out.items():
         print(f"{name} is left out: {path} is not there")
     prepare_text(flags, wanted)

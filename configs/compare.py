@@ -5,7 +5,7 @@
 
 Half of the budget is for pretraining, shared equally by all systems, half for their tasks. The
 models are tiny, so that minutes on two CPU cores teach them something; give larger ones more time.
-A system is a config with settings and a kind of records.
+A system is a config beside this one, with settings, and a kind of records.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +21,7 @@ _TUNING = ("--batch_size=32", "--learning_rate=3e-4", "--max_seq_length=128", "-
 def _bert(*settings: str, records: str = "pairs", size: str = "tiny") -> dict:
     """BERT with something changed."""
     return {
-        "config": f"configs/bert.py:{size}", "records": records,
+        "config": f"bert.py:{size}", "records": records,
         "settings": (*_TRAINING, *settings),
     }  # fmt: skip
 
@@ -31,6 +31,14 @@ def _masks(name: str) -> dict:
     return _bert(f"data.mask_shares={name}")
 
 
+def _glue(folder: str, *options: str, **paper: str) -> dict:
+    """One of GLUE's tasks."""
+    return {
+        "needs": f"glue/{folder}/train.tsv", "paper": paper,
+        "options": ("--data_dir={data}/glue", "--epochs=3", *options),
+    }  # fmt: skip
+
+
 def get_config() -> ConfigDict:
     return ConfigDict(
         {
@@ -38,11 +46,31 @@ def get_config() -> ConfigDict:
             "records": {
                 "pairs": ("--vocab_size=8192", "--segments=nsp", *_DYNAMIC),
                 "sentences": ("--vocab_size=8192", "--segments=doc_sentences", *_DYNAMIC),
-                "words": ("--vocab_kind=words", "--segments=doc_sentences", *_DYNAMIC),
+                "words": (
+                    "--vocab_kind=words",
+                    "--vocab_size=30000",
+                    "--segments=doc_sentences",
+                    *_DYNAMIC,
+                ),
             },
-            # Run on all tasks, in all ways of reading them.
+            # Run on all tasks, in all ways of reading them; the best first, as the paper has it.
             "systems": {
                 "bert": _bert(),
+                "left-to-right": {
+                    "config": "left_to_right.py:tiny",
+                    "records": "sentences",
+                    "settings": _TRAINING,
+                },
+                "elmo": {
+                    "config": "elmo.py:tiny",
+                    "records": "words",
+                    "settings": ("train.batch_size=32", "train.learning_rate=3e-3"),
+                },
+                "word2vec": {
+                    "config": "word2vec.py:100",
+                    "records": "words",
+                    "settings": (),
+                },
             },
             # Run on ablation_tasks alone, with the encoder tuned (paper, section 5 and appendix C).
             "ablations": {
@@ -56,15 +84,47 @@ def get_config() -> ConfigDict:
                 "bert-8-layers": _bert(size="L8_H128"),
             },
             # Options of bertjax.finetune; {data} is --data_dir. needs: the file without which a
-            # task is left out.
+            # task is left out. paper: what the papers' large models reach, on test if not said
+            # otherwise.
             "tasks": {
-                "sst2": {
-                    "needs": "glue/SST-2/train.tsv",
-                    "options": ("--data_dir={data}/glue", "--train_examples=6000", "--epochs=3"),
+                "sst2": _glue(
+                    "SST-2",
+                    "--train_examples=6000",
+                    **{"bert": "93.5", "left-to-right": "92.1 (dev)", "elmo": "90.4"},
+                ),
+                "cola": _glue(
+                    "CoLA", **{"bert": "52.1", "left-to-right": "45.4 (GPT)", "elmo": "36.0"}
+                ),
+                "rte": _glue(
+                    "RTE", **{"bert": "66.4", "left-to-right": "56.0 (GPT)", "elmo": "56.8"}
+                ),
+                "stsb": _glue(
+                    "STS-B", **{"bert": "85.8", "left-to-right": "80.0 (GPT)", "elmo": "73.3"}
+                ),
+                "tag": {
+                    "needs": "ner/wnut17train.conll",
+                    "options": (
+                        "--train={data}/ner/wnut17train.conll",
+                        "--dev={data}/ner/emerging.dev.conll",
+                        "--epochs=3",
+                    ),
+                    "paper": {"bert": "96.4 (CoNLL, dev)", "elmo": "95.7 (CoNLL, dev)"},
                 },
-                "cola": {
-                    "needs": "glue/CoLA/train.tsv",
-                    "options": ("--data_dir={data}/glue", "--train_examples=6000", "--epochs=3"),
+                "squad": {
+                    "needs": "squad/dev-v1.1.json",
+                    "options": ("--data_dir={data}/squad", "--train_examples=4000", "--epochs=1"),
+                    "paper": {"bert": "88.5 (dev)", "left-to-right": "77.8 (dev)", "elmo": "85.8"},
+                },
+                "similarity": {
+                    "needs": "wordsim/EN-WS-353-ALL.txt",
+                    "options": ("--data_dir={data}/wordsim",),
+                    "tuned": False,
+                },
+                "analogy": {
+                    "needs": "wordsim/questions-words.txt",
+                    "options": ("--data_dir={data}/wordsim",),
+                    "tuned": False,
+                    "paper": {"word2vec": "75.4 (gensim, Wikipedia)"},
                 },
             },
             "tuning": _TUNING,

@@ -82,7 +82,10 @@ class Room:
         self.program(name, PROGRAM.format(python=sys.executable, tests=tests, function=name))
 
     def rule(self, words: str, times: int = 1, after: int = 0, **what: Any) -> None:
-        """For calls with all of the words, `after` some: exit, says, hang, preempt, lose."""
+        """For calls with all of the words, `after` some: exit, says, hang, preempt, lose.
+
+        awaits: a file that must have been written to before any of it.
+        """
         rules = _read(self.folder / "rules", [])
         rules.append({"words": words.split(), "times": times, "after": after, **what})
         _write(self.folder / "rules", rules)
@@ -100,7 +103,7 @@ class Room:
     def run(self, script: str, *arguments: object, **variables: object) -> tuple[int, str]:
         """Exit status, and what was printed."""
         process = self.start(script, *arguments, **variables)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=300)
         return process.returncode, output
 
     def _environment(self) -> dict[str, str]:
@@ -191,6 +194,9 @@ def _rule_for(text: str, rules: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _follow(rule: dict[str, Any]) -> int | None:
+    awaited = Path(rule["awaits"]) if "awaits" in rule else None
+    while awaited and not (awaited.exists() and awaited.stat().st_size):
+        time.sleep(0.05)
     if "says" in rule:
         print(rule["says"], file=sys.stderr)
     if "hang" in rule:

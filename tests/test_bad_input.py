@@ -321,7 +321,7 @@ PRETRAIN: dict[str, tuple[Callable[[Place], list[object]], str]] = {
         lambda p: p.pretrain("train.batch_size=12"),
         "batch_size 12 is not a multiple",
     ),
-    "no steps": (lambda p: p.pretrain("train.steps=0"), "total_steps is 0"),
+    "no steps": (lambda p: p.pretrain("train.steps=0"), "train.epochs=0: give at least one"),
     "never a log line": (lambda p: p.pretrain("log_every=0"), "log_every is 0"),
     "impossible mesh": (lambda p: p.pretrain("mesh.tensor=3"), "there are 8"),
     "empty mesh": (lambda p: p.pretrain("mesh.fsdp=0"), "fsdp=0"),

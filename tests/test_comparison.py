@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bertjax import compare, own_command, pretrained
-from bertjax.comparison import budget, contexts, findings
+from bertjax import compare, finetune, own_command, prepare, pretrained, settings
+from bertjax.comparison import budget, contexts, findings, systems
 from bertjax.comparison.findings import Ordering, Score
 from bertjax.errors import UserError
+from bertjax.tasks.table import TASKS
+from bertjax.tasks.word_lists import WORD_TASKS
 
 Command = Callable[..., int]
 
@@ -114,6 +116,25 @@ def test_a_finished_comparison_measures_nothing_again(
     assert command(compare, *flags) == 0
     assert ran.count("pretrain") == 3
     assert (runs / "report.md").read_bytes() == before
+
+
+def test_the_shipped_comparison_names_configs_settings_and_tasks_that_there_are(
+    tmp_path: Path,
+) -> None:
+    folder = Path(__file__).parents[1] / "configs"
+    config = settings.load(str(folder / "compare.py"), [])
+    for task in config.tasks.values():
+        (tmp_path / task["needs"]).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / task["needs"]).touch()
+    wanted = systems.read(config, folder, tmp_path)
+    assert {"bert", "left-to-right", "elmo", "word2vec"} <= {s.name for s in wanted.systems}
+    for system in wanted.systems:
+        settings.load(system.config, list(system.settings))
+    for name, options in wanted.records.items():
+        flags = prepare.parse_arguments(["--input=x", "--output=y", *options])
+        assert flags.masking == "dynamic", name
+    for trial in wanted.trials:
+        assert finetune.parse_arguments(list(trial.options)).task in TASKS | WORD_TASKS
 
 
 def test_a_budget_is_a_time() -> None:

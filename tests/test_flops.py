@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from jax.extend import core
 
-from bertjax.models import flops, objectives
+from bertjax.models import flops, masked_lm, objectives
 from bertjax.models.config import SIZES, BertConfig
-from bertjax.models.heads import PretrainingModel
 
 
 def products(jaxpr: Any) -> Iterator[int]:
@@ -32,9 +31,9 @@ def test_they_are_the_products_of_forward_and_backward(
     tiny_batch: dict[str, np.ndarray],
     random_params: Callable[..., Any],
 ) -> None:
-    model = PretrainingModel(tiny_config)
+    model = masked_lm.PretrainingModel(tiny_config)
     params = random_params(model)
-    objective = objectives.pretraining(model)
+    objective = masked_lm.objective(model)
 
     def loss(params: Any) -> Any:
         sums = objective.sums(params, tiny_batch, None)

@@ -99,7 +99,7 @@ def test_lost_connection_is_no_crash(room: Room) -> None:
     while len(room.calls()) < 24:
         assert process.poll() is None
     go.touch()
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert log_of(room, 1).count("== 2") == 1
 
@@ -117,7 +117,7 @@ def test_asked_to_stop_it_stops_all(room: Room) -> None:
     for name, number in (("one", 0), ("two", 1), ("three", 2)):
         room.wait_for(room.folder / f"machines/{name}/bertjax/runs/launched/run-{number}/log")
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 143, output
     for name, number in (("one", 0), ("two", 1), ("three", 2)):
         status = room.folder / f"machines/{name}/bertjax/runs/launched/run-{number}/status"
@@ -224,7 +224,7 @@ def test_time_limit_saves_and_queues_again_but_not_what_is_cancelled(
     while not all(log.exists() and log.read_text().endswith("\n1\n") for log in logs):
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == (state != "RUNNING"), output
     assert room.calls("scancel") == [["scancel", "--signal=TERM", "77"]]
     assert room.calls("scontrol") == [["scontrol", "requeue", "77"]] * (state == "RUNNING")

@@ -136,7 +136,7 @@ def test_signals_reach_the_command_as_a_wish_to_stop(room: Room, number: int) ->
     process = room.start("worker.sh", "run", "python3", "-c", PATIENT)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert (process.returncode, output) == (75, "saved\n")
 
 
@@ -250,7 +250,7 @@ def test_gpu_asked_to_stop_saves(room: Room, number: int) -> None:
     process = room.start("gpu.sh", "--no_setup", "--", "python3", "-c", PATIENT)
     wait_for_text(room, "ready\n")
     process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 128 + number, output
     assert state(room) == "stopped"
     assert starts(room) == 1
@@ -269,7 +269,7 @@ def test_gpu_finds_its_command_again(room: Room) -> None:
     assert second.stdout is not None
     assert any(" running: " in line for line in second.stdout)
     go.touch()
-    output, _ = second.communicate(timeout=60)
+    output, _ = second.communicate(timeout=300)
     assert second.returncode == 0, output
     assert starts(room) == 1
     assert len(room.lines("checks")) == 1

@@ -65,14 +65,18 @@ class Comparison(NamedTuple):
     paper: Mapping[str, Mapping[str, str]]
 
 
-def read(config: ConfigDict, data: Path) -> Comparison:
+def read(config: ConfigDict, folder: Path, data: Path) -> Comparison:
     """Checks a config such as configs/compare.py, and finds the tasks whose files are there.
+
+    Args:
+      folder: where the systems' configs lie, that of the config itself.
+      data: that of the tasks' files.
 
     Raises:
       UserError: a name that does not fit another, a folder that holds the files of no task.
     """
     systems = [
-        _system(name, group, entry)
+        _system(name, group, entry, folder)
         for group in (SYSTEMS, ABLATIONS)
         for name, entry in config[group].items()
     ]
@@ -103,9 +107,9 @@ def read(config: ConfigDict, data: Path) -> Comparison:
     )
 
 
-def _system(name: str, group: str, entry: Any) -> System:
+def _system(name: str, group: str, entry: Any, folder: Path) -> System:
     settings = tuple(entry["settings"])
-    return System(name, group, entry["config"], entry["records"], settings)
+    return System(name, group, str(folder / entry["config"]), entry["records"], settings)
 
 
 def _trials(system: System, config: ConfigDict, data: Path) -> Iterator[Trial]:
