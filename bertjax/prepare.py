@@ -41,6 +41,7 @@ from bertjax.data.masking import UNITS
 from bertjax.data.segments import FORMATS
 from bertjax.data.tokenized import TextSettings
 from bertjax.errors import UserError
+from bertjax.tokenizer import Tokenizer
 from bertjax.workers import Workers
 
 _JOB_BYTES = 1 << 20
@@ -93,7 +94,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--random_share", **share, default=0.1, help="another piece (%(default)s); rest stays")
     add("--max_predictions_per_seq", **number, help="default: that share of the length")
     add("--dupe_factor", **number, help="passes over the text; default: static 5, dynamic 1")
-    add("--num_shards", **number, default=0, help="default: files of about 64 MiB")
+    add("--num_shards", **number, default=0, help="default: files of at most 64 MiB, about")
     add("--seed", **number, default=0)
     add("--workers", **number, default=os.cpu_count() or 1, help="processes (all cores)")
     add("--memory", default="2GB", help="for all processes together (%(default)s)")
@@ -123,14 +124,22 @@ def _lowercase(flags: argparse.Namespace) -> bool | None:
     return False if flags.cased else None
 
 
-def _source(flags: argparse.Namespace, sources: list[str | Path]) -> dict[str, object]:
+def _given(flags: argparse.Namespace) -> Tokenizer | None:
+    """The tokenizer of --vocab."""
+    return tokenizer.load(flags.vocab, _lowercase(flags)) if flags.vocab else None
+
+
+def _source(
+    flags: argparse.Namespace, sources: list[str | Path], given: Tokenizer | None
+) -> dict[str, object]:
     """All that the bytes of the result hang on; two builds with equal sources are the same."""
-    given = flags.vocab and tokenizer.load(flags.vocab, _lowercase(flags)).fingerprint
     rare = [str(flags.min_count)] * (flags.vocab_kind == "words")
     return {
         "files": [_identity(source) for source in sources],
         "text_field": flags.text_field,
-        "vocab": given or " ".join(["learnt", flags.vocab_kind, str(flags.vocab_size), *rare]),
+        "vocab": given.fingerprint
+        if given
+        else " ".join(["learnt", flags.vocab_kind, str(flags.vocab_size), *rare]),
         "extend": flags.extend,
         "cased": flags.cased,
         "split_sentences": not flags.keep_lines,
@@ -180,18 +189,18 @@ def _counter(flags: argparse.Namespace) -> Callable[[list[corpus.Part]], Counter
     return word_counts.of_parts
 
 
-def _vocabulary(flags: argparse.Namespace, work: Path, workers: Workers, total: int) -> Path:
+def _vocabulary(
+    flags: argparse.Namespace, given: Tokenizer | None, work: Path, workers: Workers, total: int
+) -> Path:
     """The folder of the tokenizer to use: given, learnt by a killed run, or learnt now."""
     folder = work / "vocabulary"
     if folder.exists():
         return folder
-    found = tokenizer.load(flags.vocab, _lowercase(flags)) if flags.vocab else None
-    if found is None or flags.extend:
+    found = given
+    if given is None or flags.extend:
         jobs = _jobs(flags, "counting words", total)
         counts, _ = word_counts.merged(workers.map(_counter(flags), jobs))
-        learned = (
-            _learn(flags, counts) if found is None else vocab.extend(counts, found, flags.extend)
-        )
+        learned = vocab.extend(counts, given, flags.extend) if given else _learn(flags, counts)
         if learned.note:
             print(f"note: {learned.note}")
         found = learned.tokenizer
@@ -302,7 +311,8 @@ def main() -> None:
         return
     budget = build_need.parse_memory(flags.memory)
     sources = corpus.resolve(flags.input)
-    source = _source(flags, sources)
+    given = _given(flags)
+    source = _source(flags, sources, given)
     if _already_done(flags.output, source, settings):
         return
     start = time.monotonic()
@@ -312,7 +322,7 @@ def main() -> None:
     work = open_work_folder(flags.output, {"source": source, **dataclasses.asdict(settings)})
     with Workers(number) as workers:
         text = TextSettings(
-            tokenizer=_vocabulary(flags, work, workers, total),
+            tokenizer=_vocabulary(flags, given, work, workers, total),
             dropped_lines=_dropped_lines(flags, work, workers, total),
             language="" if flags.keep_lines else flags.language,
             min_tokens=settings.min_tokens,

@@ -167,8 +167,9 @@ class WordTable:
 
     def _gather(self, start: np.ndarray, slot: np.ndarray) -> Words:
         count = self._count[slot]
-        before = np.cumsum(count) - count
-        place = np.repeat(self._place[slot] - before, count) + np.arange(count.sum())
+        before = np.cumsum(count, dtype=np.int32) - count
+        place = np.repeat(self._place[slot] - before, count)
+        place += np.arange(len(place), dtype=np.int32)
         return Words(start, count, self._ids[place])
 
 
@@ -216,13 +217,17 @@ def _take_out(codes: np.ndarray, spans: _Spans) -> _Spans:
     return spans
 
 
-def _merge(one: Words, two: Words) -> Words:
+def _merge(many: Words, few: Words) -> Words:
     """The words of both in the order of the text."""
-    start = np.concatenate([one.start, two.start])
-    count = np.concatenate([one.counts, two.counts])
-    ids = np.concatenate([one.ids, two.ids])
-    order = np.argsort(start, kind="stable")
-    first = (np.cumsum(count) - count)[order]
-    count = count[order]
-    before = np.cumsum(count) - count
-    return Words(start[order], count, ids[np.repeat(first - before, count) + np.arange(len(ids))])
+    order = np.argsort(few.start, kind="stable")
+    place = np.searchsorted(many.start, few.start[order])
+    # Ids before every one of the many words, and behind the last of them.
+    before = np.concatenate([[0], np.cumsum(many.counts)])[place]
+    counts = few.counts[order]
+    ends = np.cumsum(few.counts)[order]
+    ids = [few.ids[end - count : end] for end, count in zip(ends, counts, strict=True)]
+    return Words(
+        np.insert(many.start, place, few.start[order]),
+        np.insert(many.counts, place, counts),
+        np.insert(many.ids, np.repeat(before, counts), np.concatenate(ids)),
+    )

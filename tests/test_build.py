@@ -375,6 +375,8 @@ def test_a_large_corpus_gets_several_shards_and_a_small_one_one() -> None:
     assert shards(100, parts=3, wanted=5) == 3
     assert shards(100, parts=3, wanted=2) == 2
     assert shards(100, parts=3) == 1
+    assert shards(600_000, parts=10_000) == 3
+    assert shards(10_000_000, parts=10_000) == 16
     # 50 million tokens, five times, in shards of 7 million; never fewer than 8 parts in one.
     assert shards(50_000_000, parts=10_000) == 36
     assert shards(50_000_000, parts=40) == 5

@@ -259,7 +259,7 @@ def test_pairs_of_texts(command: Command, tiny_run: Path, tmp_path: Path) -> Non
     put_rows(folder / "train.tsv", [header, *named])
     put_rows(folder / "dev.tsv", [header, *named[:10]])
     files = [f"--data_dir={folder}", f"--init={tiny_run}", f"--workdir={tmp_path / 'run'}"]
-    assert command(finetune, "--task=pair", *files, *FLAGS, "--epochs=10") == 0
+    assert command(finetune, "--task=pair", *files, *FLAGS, "--epochs=40") == 0
     assert result(tmp_path / "run")["score"] == 1.0
     found = [(row["text_a"], row["text_b"], row["label"]) for row in predictions(tmp_path / "run")]
     assert found == named[:10]

@@ -23,7 +23,7 @@ from tqdm import tqdm
 import bertjax
 from bertjax import corpus
 from bertjax import tokenizer as tokenizers
-from bertjax.data import store
+from bertjax.data import store, tokenized
 from bertjax.data.build_settings import BuildSettings
 from bertjax.data.manifest import Manifest, Shard
 from bertjax.data.shards import ShardJob, num_shards, write_shard
@@ -280,13 +280,13 @@ def build(
       UserError: no tokens; too few documents to draw random segments from.
     """
     runs = Runs(work)
-    tokenized = work / "tokenized"
-    if not tokenized.exists():
+    mark = work / "tokenized"
+    if not mark.exists():
         write_runs(parts, text, runs, workers, run_bytes=run_bytes, total=total)
-        tokenized.touch()
+        mark.touch()
     if not runs.num_parts():
         raise UserError("no tokens in the input, or all documents are shorter than --min_tokens")
-    tokenizer = tokenizers.load(text.tokenizer)
+    tokenizer = tokenized.load(text.tokenizer)
     entries = _write_shards(_shard_jobs(runs, work, output, text.tokenizer, settings), workers)
     read = _Progress(runs.facts())
     read.close()

@@ -20,8 +20,9 @@ from bertjax.data.walk import make_rows
 from bertjax.errors import UserError
 from bertjax.whole_file import whole, write_whole
 
-# Tokens of a shard, about: 64 MiB of masked records, 16 MiB of compact ones.
-_SHARD_TOKENS = 7_000_000
+# Tokens of a shard, about: 64 MiB of masked records, 16 MiB of compact ones. A build that has only
+# a few such shards makes smaller ones, for each is one worker's job.
+_SHARD_TOKENS, _SMALL_SHARD_TOKENS, _FEW = 7_000_000, 1_000_000, 16
 # A shard needs some parts of documents, so that random segments have a choice.
 _SHARD_PARTS = 8
 
@@ -103,9 +104,9 @@ def entry_of(path: Path, lengths: list[int]) -> Shard:
 
 
 def num_shards(tokens: int, parts: int, settings: BuildSettings) -> int:
-    """As asked, or as many as keep a shard near its usual size."""
+    """As asked, or by the size of the build; never so many that a shard has too few parts."""
     if settings.num_shards:
         return max(1, min(settings.num_shards, parts))
-    return max(
-        1, min(math.ceil(tokens * settings.dupe_factor / _SHARD_TOKENS), parts // _SHARD_PARTS)
-    )
+    made = tokens * settings.dupe_factor
+    few = min(math.ceil(made / _SMALL_SHARD_TOKENS), _FEW)
+    return max(1, min(max(few, math.ceil(made / _SHARD_TOKENS)), parts // _SHARD_PARTS))
