@@ -196,16 +196,16 @@ def _vocabulary(
     folder = work / "vocabulary"
     if folder.exists():
         return folder
-    found = given
+    partial = work / "vocabulary.partial"
     if given is None or flags.extend:
         jobs = _jobs(flags, "counting words", total)
         counts, _ = word_counts.merged(workers.map(_counter(flags), jobs))
         learned = vocab.extend(counts, given, flags.extend) if given else _learn(flags, counts)
         if learned.note:
             print(f"note: {learned.note}")
-        found = learned.tokenizer
-    partial = work / "vocabulary.partial"
-    found.save(partial)
+        learned.tokenizer.save(partial)
+    else:
+        given.save(partial)
     os.replace(partial, folder)
     return folder
 
