@@ -95,7 +95,9 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if distributed.lost_another(error):
+            return  # It would be waited for.
         with _writing(self._run), closing(self._manager):
             self._manager.wait_until_finished()
 

@@ -1,14 +1,154 @@
-"""Several processes as one: how they find each other, agree and wait for each other.
+"""Several processes as one: how they find each other, agree, wait for each other and end together.
 
-On Cloud TPUs and under SLURM they find each other by themselves; plain hosts are told by three
-flags or variables. A single process needs nothing of this, and pays nothing for it.
+On Cloud TPUs, under SLURM and Open MPI they find each other by themselves; plain hosts are told by
+three variables. A single process needs nothing of this, and pays nothing for it.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from bertjax import errors
+from bertjax.errors import UserError
+
+COORDINATOR, NUM_PROCESSES, PROCESS_ID = VARIABLES = (
+    "BERTJAX_COORDINATOR",
+    "BERTJAX_NUM_PROCESSES",
+    "BERTJAX_PROCESS_ID",
+)
+# Seconds in which all must have come, and after which one that is silent counts as dead.
+_JOIN_SECONDS, _SILENT_SECONDS = 300, 40
+# Without the first process the others abort, so it goes last.
+_LAST_SECONDS = 5
+_LOST = (
+    "error: a process of this run has ended or cannot be reached, and the others cannot go on; "
+    "start all again with the same command, which goes on from the last checkpoint"
+)
+
+
+def run(main: Callable[[], None]) -> int:
+    """As errors.run, for an entry point that may be one of several processes.
+
+    When one of them fails, the others cannot go on: each ends with one line and exit status 1.
+    """
+
+    def joined() -> None:
+        join()
+        main()
+
+    try:
+        status = errors.run(joined)
+    except Exception as error:
+        if not several():
+            raise
+        status = 1
+        if not lost_another(error):
+            traceback.print_exc()
+        print(_LOST, file=sys.stderr)
+    if status and several():
+        _leave(status)
+    return status
+
+
+def _leave(status: int) -> None:
+    """Ends at once: Python's own end would wait for those who cannot come any more."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if is_first():
+        time.sleep(_LAST_SECONDS)
+    os._exit(status)
+
+
+def several() -> bool:
+    """Whether this is one of several processes; it asks nothing of the devices."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def refuse_several(command: str) -> None:
+    """Raises UserError in every process but one that is alone."""
+    if several():
+        raise UserError(
+            f"bertjax.{command} takes one process with the devices of one machine, and this is one "
+            f"of {jax.process_count()}; start it on one host"
+        )
+
+
+def lost_another(error: object) -> bool:
+    """Whether an error tells that another process cannot be reached any more."""
+    return (
+        several()
+        and isinstance(error, Exception)
+        and any(sign in str(error) for sign in ("Gloo", "NCCL", "CoordinationService", "heartbeat"))
+    )
+
+
+def join() -> None:
+    """Finds the other processes, if there are any; before anything else is asked of JAX.
+
+    Raises:
+      UserError: variables that make no sense; the others do not come.
+    """
+    given = _given()
+    try:
+        jax.distributed.initialize(
+            **given,
+            initialization_timeout=_JOIN_SECONDS,
+            heartbeat_timeout_seconds=_SILENT_SECONDS,
+            shutdown_timeout_seconds=_SILENT_SECONDS,
+        )
+    except ValueError:
+        if given:
+            raise
+        return  # No cluster that JAX knows.
+    if several():
+        _explain_abort()
+    if not is_first():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# JAX aborts from a thread of its own when another process is silent, with many lines. Ours is the
+# last one; Python's own handlers would wait for the main thread, which waits for the other process.
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _aborted(number: int) -> None:
+    os.write(2, f"{_LOST}\n".encode())
+    os._exit(1)
+
+
+def _explain_abort() -> None:
+    ctypes.CDLL(None).signal(signal.SIGABRT, _aborted)
+
+
+def _given() -> dict[str, Any]:
+    """What the three variables say, as initialize takes it; empty without them."""
+    found = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    if not found:
+        return {}
+    missing = [name for name in VARIABLES if name not in found]
+    if missing:
+        raise UserError(f"{missing[0]} is not set, but {next(iter(found))} is; set all three")
+    number, count = found[PROCESS_ID], found[NUM_PROCESSES]
+    if not (count.isdecimal() and number.isdecimal() and int(number) < int(count)):
+        raise UserError(
+            f"{PROCESS_ID}={number} {NUM_PROCESSES}={count}: processes are numbered from 0 on"
+        )
+    if not found[COORDINATOR].rpartition(":")[2].isdecimal():
+        raise UserError(f"{COORDINATOR}={found[COORDINATOR]}: give the first host as NAME:PORT")
+    return {
+        "coordinator_address": found[COORDINATOR],
+        "num_processes": int(count),
+        "process_id": int(number),
+    }
 
 
 def is_first() -> bool:
@@ -27,3 +167,10 @@ def wait(name: str) -> None:
     """Waits until every process has come here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def on_host(tree: Any) -> Any:
+    """The whole arrays of a tree as NumPy arrays, in every process; all of them must ask."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)

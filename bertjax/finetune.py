@@ -18,7 +18,7 @@ from typing import Any
 
 from bertjax import (
     compile_cache,
-    errors,
+    distributed,
     finished,
     memory,
     partition,
@@ -273,6 +273,7 @@ def predict(flags: argparse.Namespace) -> None:
 
 def main() -> None:
     flags = parse_arguments()
+    distributed.refuse_several("finetune")
     memory.keep_freed_memory()
     compile_cache.turn_on()
     if flags.mode == "predict":
@@ -291,4 +292,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(errors.run(main))
+    sys.exit(distributed.run(main))

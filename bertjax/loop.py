@@ -75,7 +75,8 @@ def train(
     """
     step = int(state.step)
     skipped = SkippedUpdates(log.run, timetable.max_skipped, int(state.skipped), log.say)
-    meter = Meter(log.history, flops=flops)
+    parts, num_parts = partition.local_parts(mesh)
+    meter = Meter(log.history, num_parts / len(parts), flops)
     previous: tuple[int, Any, HostBatch] | None = None
     with Pulse(timetable.stuck_after) as pulse:
         settle = functools.partial(_settle, pulse=pulse, log=log, checkpoints=checkpoints)

@@ -206,6 +206,16 @@ def tree_shardings(tree: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
+def by_rows(tree: T, mesh: Mesh | None) -> T:
+    """Within a program: a tree that leaves it laid out as it came in.
+
+    The compiler would choose a layout of its own, and compile the next step once more for that.
+    """
+    if mesh is None:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, tree_shardings(tree, mesh))
+
+
 def check_batch_size(batch_size: int, mesh: Mesh, microbatches: int = 1) -> None:
     """Every device must get as many rows as every other, in every microbatch.
 
@@ -216,6 +226,32 @@ def check_batch_size(batch_size: int, mesh: Mesh, microbatches: int = 1) -> None
     if batch_size < 1 or microbatches < 1 or batch_size % (devices * microbatches):
         parts = f"{devices} device(s)" + f" x {microbatches} microbatches" * (microbatches != 1)
         raise UserError(f"batch_size {batch_size} is not a multiple of {parts}; choose one that is")
+
+
+def local_parts(mesh: Mesh, process: int | None = None) -> tuple[tuple[int, ...], int]:
+    """Which of the equal parts of a batch's rows a process's devices hold, and how many there are.
+
+    Processes whose devices differ along "tensor" only hold the same rows.
+
+    Args:
+      process: this one if not given.
+
+    Raises:
+      UserError: two processes share some of their parts, but not all.
+    """
+    process = jax.process_index() if process is None else process
+    held: dict[int, set[int]] = {}
+    for part, devices in enumerate(mesh.devices.reshape(-1, mesh.shape["tensor"])):
+        for device in devices:
+            held.setdefault(device.process_index, set()).add(part)
+    count = mesh.shape["data"] * mesh.shape["fsdp"]
+    kinds = {frozenset(parts) for parts in held.values()}
+    if len({len(kind) for kind in kinds}) > 1 or sum(map(len, kinds)) != count:
+        raise UserError(
+            f"mesh.tensor={mesh.shape['tensor']}: some processes would share a part of their "
+            "rows; choose a divisor or a multiple of the devices of one process"
+        )
+    return tuple(sorted(held[process])), count
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from ml_collections import ConfigDict
 
 from bertjax import tokenizer
@@ -166,8 +165,14 @@ def schedule(config: ConfigDict, plan: list[Phase]) -> Schedule:
     return Schedule(train.schedule, (begin, rest))
 
 
-def batches(phases: list[Phase], start_step: int, seed: int) -> Iterator[data_input.Batch]:
-    """This process's batches from a step to the last one."""
+def batches(
+    phases: list[Phase],
+    start_step: int,
+    seed: int,
+    parts: tuple[int, ...] = (0,),
+    num_parts: int = 1,
+) -> Generator[data_input.Batch]:
+    """This process's batches, its parts of the global ones, from a step to the last one."""
     for phase in phases:
         done = max(0, start_step - phase.first_step)
         if done < phase.num_steps:
@@ -178,13 +183,10 @@ def batches(phases: list[Phase], start_step: int, seed: int) -> Iterator[data_in
                 start_step=done,
                 shapes=phase.shapes,
                 first_row=phase.first_row,
-                **hosts(),
+                parts=parts,
+                num_parts=num_parts,
             )
             yield from islice(stream, phase.num_steps - done)
-
-
-def hosts() -> dict[str, int]:
-    return {"host": jax.process_index(), "num_hosts": jax.process_count()}
 
 
 def masks(config: ConfigDict, records: Records, hide: bool = True) -> MaskingSettings | None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -20,7 +20,7 @@ from bertjax import (
     checkpoint,
     compile_cache,
     continuation,
-    errors,
+    distributed,
     loop,
     memory,
     partition,
@@ -52,7 +52,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def resolved(config: ConfigDict, model: EncoderConfig, records: Records) -> dict[str, Any]:
-    manifest = records.manifest
+    manifest, settings = records.manifest, config.to_dict()
+    del settings["mesh"]  # A run may go on with other devices.
     return {
         "kind": "pretrain",
         "encoder": model.encoder,
@@ -61,7 +62,7 @@ def resolved(config: ConfigDict, model: EncoderConfig, records: Records) -> dict
         "records": manifest.fingerprint,
         "max_seq_length": manifest.max_seq_length,
         "unigram_entropy": manifest.corpus["unigram_entropy"],
-        "settings": config.to_dict(),
+        "settings": settings,
     }
 
 
@@ -80,7 +81,7 @@ def start_state(
     if inputs.start is None:
         return state
     words = tokenizer.load(inputs.records.folder)
-    merged, lines = continuation.merge(inputs.start, jax.device_get(state.params), words)
+    merged, lines = continuation.merge(inputs.start, distributed.on_host(state.params), words)
     print("\n".join([f"weights from {inputs.start.name}", *lines]))
     return with_params(state, merged)
 
@@ -112,10 +113,11 @@ def make_evaluate(
     hide = inputs.pretraining.masks
     expand = phases.expander(config, [held_out], config.train.seed, hide)
     eval_step = make_eval_step(objective, expand, mesh)
+    parts, num_parts = partition.local_parts(mesh)
 
     def evaluate(state: TrainState, pulse: Pulse) -> tuple[dict[str, float], float | None]:
         batches = data_input.eval_batches(
-            held_out, batch_size=config.train.batch_size, **phases.hosts()
+            held_out, batch_size=config.train.batch_size, parts=parts, num_parts=num_parts
         )
         read = pulse.through(batches)
         found = with_perplexities(loop.evaluate_batches(eval_step, state.params, read, mesh))
@@ -143,8 +145,9 @@ def train(
     with checkpoint.Checkpoints(workdir, keep_last=config.keep_last) as checkpoints:
         state = start_state(made, mesh, seed, checkpoints, inputs)
         start = int(state.step)
-        batches = phases.batches(inputs.phases, start, seed)
-        with RunLog(workdir, "pretraining", steps, start) as log:
+        # What reads ahead is closed before the interpreter ends, which would wait for it.
+        batches = closing(phases.batches(inputs.phases, start, seed, *partition.local_parts(mesh)))
+        with RunLog(workdir, "pretraining", steps, start) as log, batches as stream:
             for name in inputs.pretraining.losses.values():
                 log.say(
                     f"the {name} loss must fall below {inputs.entropy:.3f} (unigram entropy, nats)"
@@ -152,7 +155,7 @@ def train(
             loop.train(
                 state,
                 made.train_step,
-                batches,
+                stream,
                 mesh=mesh,
                 timetable=timetable,
                 log=log,
@@ -183,9 +186,10 @@ def main() -> None:
     )
     made = build_program(config, inputs, mesh)
     run_folder.save_config(flags.workdir, resolved(config, inputs.encoder, inputs.records))
-    tokenizer.load(inputs.records.folder).save(flags.workdir)
+    if distributed.is_first():
+        tokenizer.load(inputs.records.folder).save(flags.workdir)
     train(config, flags.workdir, inputs, made, mesh, timetable)
 
 
 if __name__ == "__main__":
-    sys.exit(errors.run(main))
+    sys.exit(distributed.run(main))

@@ -8,6 +8,7 @@ from typing import Any
 
 from flax import traverse_util
 
+from bertjax import distributed
 from bertjax.errors import UserError
 from bertjax.json_file import read_json, write_json
 
@@ -24,7 +25,8 @@ def save_config(run: Path, config: dict[str, Any]) -> None:
     run.mkdir(parents=True, exist_ok=True)
     if (run / CONFIG).exists():
         _refuse_difference(run, load_config(run), config)
-    write_json(run / CONFIG, config)
+    if distributed.is_first():
+        write_json(run / CONFIG, config)
 
 
 def load_config(run: Path) -> dict[str, Any]:

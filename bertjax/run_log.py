@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from bertjax import distributed
 from bertjax.json_file import read_json, write_json
 from bertjax.whole_file import write_whole
 
@@ -102,19 +104,27 @@ class RunLog:
     """
 
     def __init__(self, run: Path, title: str, total_steps: int, start_step: int):
-        """Continues the log of a run from start_step; later lines of a killed run are dropped."""
+        """Continues the log of a run from start_step; later lines of a killed run are dropped.
+
+        Of several processes all read it, and the first one alone writes and shows.
+        """
         import tensorflow as tf
 
+        self.run, self._summary, first = run, tf.summary, distributed.is_first()
         kept = [line for line in read_metrics(run) if line["step"] <= start_step]
-        write_whole(run / METRICS, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self.run = run
-        # A run that is finished is not started again.
-        started = _record_start(run, start_step) if start_step < total_steps else time.time()
+        distributed.wait("log read")
+        started, path = time.time(), os.devnull
+        if first:
+            path = str(run / METRICS)
+            write_whole(run / METRICS, "".join(json.dumps(line) + "\n" for line in kept).encode())
+            if start_step < total_steps:  # A run that is finished is not started again.
+                started = _record_start(run, start_step)
         self.history = _history(started, kept, start_step)
-        self._summary = tf.summary
-        self._file = open(run / METRICS, "a", encoding="utf-8")  # noqa: SIM115
-        self._events = tf.summary.create_file_writer(str(run))
-        self._total, self._live = total_steps, sys.stderr.isatty()
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        self._events = (
+            tf.summary.create_file_writer(str(run)) if first else tf.summary.create_noop_writer()
+        )
+        self._total, self._live = total_steps, first and sys.stderr.isatty()
         self._bar = tqdm(
             total=total_steps,
             initial=start_step,

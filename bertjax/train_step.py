@@ -118,7 +118,8 @@ def make_train_step(
             **objectives.averages(sums, counts),
         }
         state = state.replace(step=state.step + 1, skipped=skipped)
-        return state.replace(params=kept[0], opt_state=kept[1]), metrics
+        state = state.replace(params=kept[0], opt_state=kept[1])
+        return partition.by_rows(state, mesh), metrics
 
     return jax.jit(partition.knowing(mesh, step), donate_argnums=0)
 
@@ -152,7 +153,8 @@ def make_row_step(
             **objectives.averages(sums, counts),
         }
         state = state.replace(step=state.step + 1, skipped=skipped)
-        return state.replace(params=params, opt_state=opt_state), metrics
+        state = state.replace(params=params, opt_state=opt_state)
+        return partition.by_rows(state, mesh), metrics
 
     return jax.jit(partition.knowing(mesh, step), donate_argnums=0)
 

@@ -104,6 +104,9 @@ def compact(tmp_path_factory: pytest.TempPathFactory) -> Records:
     return write_compact(tmp_path_factory.mktemp("compact"), [*LENGTHS, 32])
 
 
+get = Records.get
+
+
 def stream(
     opened: Records,
     steps: int,
@@ -119,8 +122,8 @@ def stream(
         batch_size=batch_size,
         seed=seed,
         start_step=start_step,
-        host=host,
-        num_hosts=num_hosts,
+        parts=(host,),
+        num_parts=num_hosts,
     )
     return [batch["input_ids"][:, 0].tolist() for batch in islice(batches, steps)]
 
@@ -148,7 +151,7 @@ def test_opening_at_a_step_gives_the_batches_from_there_on(step: int, opened: Re
 def test_opening_at_step_a_million_is_direct_computation(opened: Records) -> None:
     plan = order.Shuffled(NUM, BATCH, LENGTH, seed=0)
     steps = [tf.constant(1_000_000 + i, tf.int64) for i in range(2)]
-    wanted = [plan.share(step, 0, 1).records.numpy().tolist() for step in steps]
+    wanted = [plan.share(step, [0], 1).records.numpy().tolist() for step in steps]
     assert stream(opened, 2, start_step=1_000_000) == wanted
 
 
@@ -173,7 +176,11 @@ def test_evaluation_counts_every_record_once(
     batch_size: int, num_hosts: int, opened: Records
 ) -> None:
     hosts = [
-        list(data_input.eval_batches(opened, batch_size=batch_size, host=host, num_hosts=num_hosts))
+        list(
+            data_input.eval_batches(
+                opened, batch_size=batch_size, parts=(host,), num_parts=num_hosts
+            )
+        )
         for host in range(num_hosts)
     ]
     # Hosts that ran out of step would wait for each other for ever.
@@ -200,9 +207,17 @@ def test_evaluation_keeps_the_order_of_the_shards(opened: Records) -> None:
     assert np.concatenate([b["input_ids"][:, 0] for b in found])[:NUM].tolist() == list(range(NUM))
 
 
-def test_a_batch_that_the_hosts_do_not_divide_is_refused(opened: Records) -> None:
-    with pytest.raises(UserError, match="batch_size 4 is not a multiple of the 3 hosts"):
-        data_input.train_batches(opened, batch_size=4, seed=0, num_hosts=3)
+def test_a_host_reads_its_share_alone(opened: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(Records, "get", lambda self, i: asked.append(i) or get(self, i))
+    found = list(data_input.eval_batches(opened, batch_size=8, parts=(0, 3), num_parts=4))
+    wanted = [8 * batch + row for batch in range(len(found)) for row in (0, 1, 6, 7)]
+    assert sorted(asked) == sorted(row if row < NUM else 0 for row in wanted)
+
+
+def test_a_batch_that_the_parts_do_not_divide_is_refused(opened: Records) -> None:
+    with pytest.raises(UserError, match="batch_size 4 is not a multiple of the 3 parts"):
+        data_input.train_batches(opened, batch_size=4, seed=0, num_parts=3)
 
 
 # --- Records of similar length --------------------------------------------------------------
@@ -236,7 +251,7 @@ def test_grouped_batches_have_few_shapes_and_every_record_once(compact: Records)
 def test_grouped_batches_are_those_from_a_step_on_and_of_all_hosts(compact: Records) -> None:
     whole = grouped(compact, 12)
     assert_same(grouped(compact, 5, start_step=7), whole[7:])
-    shares = [grouped(compact, 12, host=host, num_hosts=2) for host in range(2)]
+    shares = [grouped(compact, 12, parts=(host,), num_parts=2) for host in range(2)]
     joined = [
         {name: np.concatenate([a[name], b[name]]) for name in a}
         for a, b in zip(*shares, strict=True)

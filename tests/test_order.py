@@ -28,8 +28,8 @@ class Rows(NamedTuple):
     length: int
 
 
-def rows(plan: Order, step: int, host: int = 0, num_hosts: int = 1) -> Rows:
-    share = plan.share(tf.constant(step, tf.int64), host, num_hosts)
+def rows(plan: Order, step: int, parts: tuple[int, ...] = (0,), num_parts: int = 1) -> Rows:
+    share = plan.share(tf.constant(step, tf.int64), parts, num_parts)
     records, epochs, weights = (column.numpy().tolist() for column in share[:3])
     return Rows(records, epochs, weights, int(share.length))
 
@@ -185,18 +185,21 @@ def test_shapes_may_be_given_in_any_order_and_twice(bucketed: Bucketed) -> None:
 
 
 @pytest.mark.parametrize("kind", ["shuffled", "bucketed"])
-@pytest.mark.parametrize("num_hosts", [1, 2, 4])
+@pytest.mark.parametrize("hosts", [((0,),), ((0,), (1,)), ((0, 1), (2, 3)), ((0, 3), (1, 2))])
 def test_the_hosts_shares_make_up_the_global_batch(
-    num_hosts: int, kind: str, request: pytest.FixtureRequest
+    hosts: tuple[tuple[int, ...], ...], kind: str, request: pytest.FixtureRequest
 ) -> None:
     plan: Order = request.getfixturevalue(kind)
     for step in (*range(9), 1_000_000):
         whole = rows(plan, step)
-        shares = [rows(plan, step, host, num_hosts) for host in range(num_hosts)]
+        num_parts = sum(map(len, hosts))
+        shares = [rows(plan, step, parts, num_parts) for parts in hosts]
+        size = len(whole.records) // num_parts
         for name in ("records", "epochs", "weights"):
-            joined = [value for share in shares for value in getattr(share, name)]
-            assert joined == getattr(whole, name)
+            for share, parts in zip(shares, hosts, strict=True):
+                wanted = [getattr(whole, name)[i * size : (i + 1) * size] for i in parts]
+                assert getattr(share, name) == sum(wanted, [])
         # All hosts must run the same compiled step.
         assert {(share.length, len(share.records)) for share in shares} == {
-            (whole.length, len(whole.records) // num_hosts)
+            (whole.length, len(whole.records) // len(hosts))
         }

@@ -183,6 +183,31 @@ def test_a_mesh_that_cuts_a_slice_is_refused() -> None:
         partition.make_mesh(1, 8, 1, devices=_slices(2, 4))
 
 
+@pytest.mark.parametrize(
+    ("sizes", "each", "held"),
+    [
+        ((4, 2, 1), 4, [(0, 1, 2, 3), (4, 5, 6, 7)]),
+        ((2, 2, 2), 2, [(0,), (1,), (2,), (3,)]),
+        ((1, 2, 4), 2, [(0,), (0,), (1,), (1,)]),  # the tensor axis spans two processes
+        ((1, 1, 8), 4, [(0,), (0,)]),
+    ],
+)
+def test_a_process_holds_the_rows_of_its_devices(
+    sizes: tuple[int, int, int], each: int, held: list[tuple[int, ...]]
+) -> None:
+    devices: Any = [SliceDevice(i, 0, process_index=i // each) for i in range(8)]
+    mesh = partition.make_mesh(*sizes, devices=devices)
+    found = [partition.local_parts(mesh, process) for process in range(8 // each)]
+    assert found == [(parts, sizes[0] * sizes[1]) for parts in held]
+
+
+def test_processes_that_would_share_a_part_of_their_rows_are_refused() -> None:
+    devices: Any = [SliceDevice(i, 0, process_index=i // 3) for i in range(6)]
+    mesh = partition.make_mesh(3, 1, 2, devices=devices)
+    with pytest.raises(UserError, match="mesh.tensor=2: .* choose a divisor or a multiple"):
+        partition.local_parts(mesh, 0)
+
+
 def test_a_mesh_may_be_of_some_of_the_devices() -> None:
     some = partition.make_mesh(fsdp=2, devices=jax.devices()[2:6])
     assert dict(some.shape) == {"data": 2, "fsdp": 2, "tensor": 1}

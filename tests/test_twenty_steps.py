@@ -44,19 +44,25 @@ def packed(batch: Batch) -> Batch:
     }
 
 
+def assert_lies(leaf: jax.Array, sharding: jax.sharding.NamedSharding) -> None:
+    assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+
+
 def trained(config: BertConfig, batch: Batch, mesh: Mesh) -> tuple[np.ndarray, Any]:
     """[20] losses, and the parameters after them; every step has other rows."""
     model = masked_lm.PretrainingModel(config)
     tx = optimizer.make_optimizer("adam2018", schedules.linear(1e-3, 5, 30))
     init = init_function(model, encoders.MASKED_LM.inputs)
     now = state.init_state(init, tx, mesh, seed=1)
-    step = train_step.make_train_step(masked_lm.objective(model), tx)
+    step = train_step.make_train_step(masked_lm.objective(model), tx, mesh=mesh)
     losses = []
     for number in range(20):
         rows = np.random.default_rng(number).permutation(len(batch["input_ids"]))[:16]
         chosen = {name: value[rows] for name, value in batch.items()}
         now, metrics = step(now, partition.global_batch(chosen, mesh))
         losses.append(metrics["loss"])
+    # Laid out in another way it would be compiled for once more.
+    jax.tree.map(assert_lies, now, partition.tree_shardings(now, mesh))
     return np.array(jax.device_get(losses)), jax.device_get(now.params)
 
 

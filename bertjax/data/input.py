@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,33 +25,33 @@ def train_batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
-    host: int = 0,
-    num_hosts: int = 1,
+    parts: Sequence[int] = (0,),
+    num_parts: int = 1,
     shapes: tuple[int, ...] = (),
     first_row: int = 0,
 ) -> Iterator[Batch]:
     """The endless stream of batches from a step on.
 
     Args:
-      batch_size: rows of the global batch; this host yields its batch_size / num_hosts of them.
+      batch_size: rows of the global batch.
       seed: order of the records.
       start_step: the first batch yielded is that of this step.
-      host, num_hosts: which part of the global batch is this process's.
+      parts, num_parts: which of the equal parts of the global batch are this process's.
       shapes: lengths to group compact records by; batch_size is that of the longest.
       first_row: rows of the stream that were read before step 0, in batches of another size; not
         with `shapes`.
 
     Yields:
-      What records.parse gives, with B = batch_size / num_hosts; of compact records also record and
-      epoch [B] int32, which masks are made of. example_weights [B] float32 where a row may be no
-      example: with `shapes`, and when damaged records are skipped.
+      What records.parse gives, with B = batch_size * len(parts) / num_parts; of compact records
+      also record and epoch [B] int32, which masks are made of. example_weights [B] float32 where a
+      row may be no example: with `shapes`, and when damaged records are skipped.
 
     Raises:
-      UserError: the hosts do not divide the batch; a record is damaged, or holds an id that is not
+      UserError: the parts do not divide the batch; a record is damaged, or holds an id that is not
         in the vocabulary.
     """
-    if batch_size % num_hosts:
-        raise UserError(f"batch_size {batch_size} is not a multiple of the {num_hosts} hosts")
+    if batch_size % num_parts:
+        raise UserError(f"batch_size {batch_size} is not a multiple of the {num_parts} parts")
     length = records.manifest.max_seq_length
     plan: Order = order.Shuffled(len(records), batch_size, length, seed, first_row)
     if shapes:
@@ -59,7 +59,7 @@ def train_batches(
     weighted = bool(shapes) or records.skip_damaged
 
     dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(
-        lambda step: _read(records, plan.share(step, host, num_hosts), weighted),
+        lambda step: _read(records, plan.share(step, parts, num_parts), weighted),
         num_parallel_calls=2,
         deterministic=True,
     )
@@ -67,19 +67,19 @@ def train_batches(
 
 
 def eval_batches(
-    records: Records, *, batch_size: int, host: int = 0, num_hosts: int = 1
+    records: Records, *, batch_size: int, parts: Sequence[int] = (0,), num_parts: int = 1
 ) -> Iterator[Batch]:
     """Every record once, in order; the last batch is filled with copies of weight 0.
 
     Yields what train_batches yields, with example_weights.
     """
-    local = batch_size // num_hosts
+    rows = order.rows_of(parts, num_parts, batch_size)
     length = records.manifest.max_seq_length
 
     def share(number: tf.Tensor) -> order.Share:
-        wanted = number * batch_size + host * local + tf.range(local, dtype=tf.int64)
+        wanted = number * batch_size + rows
         real = wanted < len(records)
-        epochs = tf.fill([local], tf.constant(_NO_EPOCH, tf.int64))
+        epochs = tf.fill(rows.shape, tf.constant(_NO_EPOCH, tf.int64))
         weights = tf.cast(real, tf.float32)
         return order.Share(tf.where(real, wanted, 0), epochs, weights, tf.constant(length))
 

@@ -7,6 +7,7 @@ another one each epoch, tells the record.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -30,9 +31,16 @@ class Share(NamedTuple):
 
 
 class Order(Protocol):
-    """Batches by their step (int64); `host` of `num_hosts` gets its share."""
+    """Batches by their step (int64); who holds `parts` of `num_parts` equal ones gets its share."""
 
-    def share(self, step: tf.Tensor, host: int, num_hosts: int) -> Share: ...
+    def share(self, step: tf.Tensor, parts: Sequence[int], num_parts: int) -> Share: ...
+
+
+def rows_of(parts: Sequence[int], num_parts: int, batch_size: int | tf.Tensor) -> tf.Tensor:
+    """[b] int64 places in a batch of the rows that its parts hold, one part after the other."""
+    size = batch_size // num_parts
+    first = tf.constant(parts, tf.int64)[:, None] * size
+    return tf.reshape(first + tf.range(size, dtype=tf.int64), [-1])
 
 
 def permuted(positions: tf.Tensor, number: tf.Tensor, seed: int, stream: tf.Tensor) -> tf.Tensor:
@@ -63,13 +71,14 @@ class Shuffled:
         self.number, self.batch_size, self.length, self.seed = number, batch_size, length, seed
         self.first_row = first_row
 
-    def share(self, step: tf.Tensor, host: int, num_hosts: int) -> Share:
-        local = self.batch_size // num_hosts
-        first = self.first_row + step * self.batch_size + host * local
-        positions = first + tf.range(local, dtype=tf.int64)
+    def share(self, step: tf.Tensor, parts: Sequence[int], num_parts: int) -> Share:
+        first = self.first_row + step * self.batch_size
+        positions = first + rows_of(parts, num_parts, self.batch_size)
         number = tf.constant(self.number, tf.int64)
         records = permuted(positions, number, self.seed, tf.constant(0))
-        return Share(records, positions // number, tf.ones(local), tf.constant(self.length))
+        return Share(
+            records, positions // number, tf.ones(positions.shape), tf.constant(self.length)
+        )
 
 
 class Bucketed:
@@ -98,15 +107,14 @@ class Bucketed:
         self.ends = tf.constant(np.cumsum(-(-counts // sizes)), tf.int64)
         self.shapes = tf.constant(shapes, tf.int32)
 
-    def share(self, step: tf.Tensor, host: int, num_hosts: int) -> Share:
+    def share(self, step: tf.Tensor, parts: Sequence[int], num_parts: int) -> Share:
         total = self.ends[-1]
         # Stream 0 orders the batches, stream i + 1 the records of bucket i.
         batch = permuted(step[None], total, self.seed, tf.constant(0))
         bucket = tf.searchsorted(self.ends, batch, side="right")[0]
         count, size = self.counts[bucket], self.sizes[bucket]
         first = (batch[0] - tf.concat([[0], self.ends], 0)[bucket]) * size
-        local = size // num_hosts
-        places = first + host * local + tf.range(local, dtype=tf.int64)
+        places = first + rows_of(parts, num_parts, size)
         real = places < count
         positions = step // total * count + tf.where(real, places, 0)
         inner = permuted(positions, count, self.seed, bucket + 1)
