@@ -1,7 +1,7 @@
 """What a compiled train step takes of its chips: memory by kind, time, exchanges, as estimated.
 
 All of it is read off the compiled program; nothing runs. The times are the compiler's estimates of
-each instruction, and for exchanges that nothing runs beside the time that their bytes take.
+each instruction (see hlo_cost), and for exchanges that nothing runs beside the time of their bytes.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def estimate(program: Program, batch: Shapes, mesh: Mesh, cache: Path | None = N
         "optimizer": per_chip_bytes(state.opt_state),
         "batch": per_chip_bytes(inputs),
     }
-    found = _compiled(lowered, memory)
+    found = _compiled(lowered, memory, mesh.devices.flat[0])
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, dataclasses.asdict(found))
@@ -102,7 +102,7 @@ def _fingerprint(lowered: Any, mesh: Mesh) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
 
 
-def _compiled(lowered: Any, memory: dict[str, float]) -> Estimate:
+def _compiled(lowered: Any, memory: dict[str, float], device: Any = None) -> Estimate:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -123,7 +123,10 @@ def _compiled(lowered: Any, memory: dict[str, float]) -> Estimate:
         "temporaries": float(found.temp_size_in_bytes),
         "program": float(found.generated_code_size_in_bytes),
     }
-    return _read(compiled.as_text(), memory, float(used))
+    chip = chips.find(device.device_kind) if device is not None else None
+    rate = chip[1].clock / chip[1].bandwidth if chip is not None else 0.0
+    cores = getattr(device, "num_cores", 1)
+    return read(compiled.as_text(), memory, float(used), rate, cores)
 
 
 def _refused(message: str) -> float | None:
@@ -134,9 +137,16 @@ def _refused(message: str) -> float | None:
     return None
 
 
-def _read(text: str, memory: dict[str, float], used: float) -> Estimate:
+def read(
+    text: str, memory: dict[str, float], used: float, cycles_per_byte: float, cores: int = 1
+) -> Estimate:
+    """Of a compiled program's text; memory and used as in Estimate.
+
+    Args:
+      cycles_per_byte, cores: see hlo_cost.costs.
+    """
     program = hlo_cost.parse(text)
-    costs = hlo_cost.costs(program)
+    costs = hlo_cost.costs(program, cycles_per_byte, cores)
     number, sent = collections.Counter[str](), collections.defaultdict[str, float](float)
     waiting = 0.0
     for exchange in hlo_cost.collectives(program):

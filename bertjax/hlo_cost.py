@@ -1,8 +1,10 @@
 """Reads a TPU program as XLA prints it: the compiler's cycle estimates, and what chips exchange.
 
 In the optimised text of a TPU program (`compiled.as_text()`) most instructions carry the compiler's
-own "estimated_cycles". They are added up here, those of a loop's body as often as it runs. What the
-text has no estimate for is named rather than guessed: `bytes_moved` tells how large it is.
+own "estimated_cycles". They are added up here, those of a loop's body as often as it runs. What it
+has no estimate of (gathers, random bits) is taken for as long as its results need to be written to
+memory and read again, if that is known; kernels for the cycles that they count themselves, or as
+long as their arrays need where that is more.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ _NUMBER = {
     name: re.compile(pattern)
     for name, pattern in {
         "cycles": r'"estimated_cycles":"(\d+)"',
+        # What a kernel tells of itself, see models/kernels.py.
+        "own_cycles": r'op_name="[^"]*_of_(\d+)_cycles[/"]',
         "trips": r'"known_trip_count":\{"n":"(\d+)"\}',
         "channel": r"channel_id=(\d+)",
         "constant": r"^(\d+)\)",
@@ -72,7 +76,7 @@ class Cost(NamedTuple):
     Attributes:
       kind: "product", "elementwise", "layout", ..., a collective's name, or "custom call TARGET".
       source: the operation of the JAX program it comes from, as in "jit(step)/jvp(Model)/...".
-      cycles: the compiler's estimate of one run; None: it gave none.
+      cycles: of one run, as the compiler estimates them; None: it does not, and nothing else does.
       runs: how often it runs in one step.
       bytes: size of its results.
     """
@@ -161,17 +165,44 @@ def _trips(program: Program, loop: Instruction) -> int:
     return max((bound for bound in bounds if bound is not None), default=1)
 
 
-def _scheduled(program: Program) -> Iterator[tuple[Instruction, int]]:
-    """Every instruction that is started by itself (not inside a fusion), and how often it runs."""
+def _scheduled(program: Program) -> Iterator[tuple[Instruction, int, str]]:
+    """Every instruction that is started by itself (not inside a fusion): how often it runs, and in
+    which computation.
+
+    Of a conditional's branches the cheapest counts: the train step's only measures now and then.
+    """
     waiting = [(program.entry, 1)]
     while waiting:
         name, runs = waiting.pop()
         for instruction in program.computations[name]:
-            yield instruction, runs
+            yield instruction, runs, name
             if instruction.opcode == "while":
                 waiting += [(n, runs * _trips(program, instruction)) for n in instruction.called()]
-            elif instruction.opcode in ("call", "conditional"):
+            elif instruction.opcode == "call":
                 waiting += [(n, runs) for n in instruction.called()]
+            elif instruction.opcode == "conditional":
+                branches = [Program(program.computations, n) for n in instruction.called()]
+                cheapest = min(branches, key=lambda branch: total_cycles(costs(branch)))
+                waiting.append((cheapest.entry, runs))
+
+
+def _in_memory(program: Program, computation: str, instruction: Instruction) -> float:
+    """Bytes of its operands and results that lie in the chip's memory, not in the fast one."""
+    named = {other.name: other for other in program.computations[computation]}
+
+    def source(name: str) -> Instruction | None:
+        found = named.get(name)
+        while found is not None and found.opcode == "bitcast":
+            found = named.get(_operands(found)[0])
+        return found
+
+    given = {found for name in _operands(instruction) if (found := source(name)) is not None}
+    shapes = [each.shape for each in (*given, instruction)]
+    return sum(array_bytes(re.sub(r"\w+\[[\d,]*\]\{[^}]*S\(1\)\}", "", shape)) for shape in shapes)
+
+
+def _operands(instruction: Instruction) -> list[str]:
+    return re.findall(r"%([\w.\-]+)", instruction.rest.split("), ", 1)[0])
 
 
 def _inside(program: Program, instruction: Instruction) -> list[Instruction]:
@@ -197,30 +228,33 @@ def _kind(program: Program, instruction: Instruction) -> str:
     return next((kind for kind, holds in kinds if opcodes & {*holds}), "elementwise")
 
 
-def costs(program: Program) -> list[Cost]:
+def costs(program: Program, cycles_per_byte: float = 0.0, cores: int = 1) -> list[Cost]:
     """What the chip spends its time on, in no particular order.
 
     Copies between the chip's memories that run beside the computation have no cycles and are left
     out, as is everything that only names other arrays.
+
+    Args:
+      cycles_per_byte: of the chip's memory; 0: not known.
+      cores: that share out the steps of a kernel, which counts the cycles of one.
     """
     found = []
-    for instruction, runs in _scheduled(program):
+    for instruction, runs, computation in _scheduled(program):
         cycles = instruction.number("cycles")
         asynchronous = instruction.opcode.endswith(("-start", "-done"))
         if cycles is None and (asynchronous or instruction.opcode in _FREE):
             continue
+        size, kind = array_bytes(instruction.shape), _kind(program, instruction)
+        own = instruction.number("own_cycles")
+        if cycles is None and own is not None:
+            wait = _in_memory(program, computation, instruction) * cycles_per_byte
+            cycles = max(own // cores, int(wait))
+        # Exchanges take time by their links; the compiler's own calls only name what was copied.
+        elif cycles is None and instruction.opcode != "custom-call" and kind not in COLLECTIVES:
+            cycles = int(2 * size * cycles_per_byte) or None
         source = re.search(r'op_name="([^"]*)"', instruction.rest)
-        found.append(
-            Cost(
-                instruction.name,
-                instruction.opcode,
-                _kind(program, instruction),
-                source[1] if source else "",
-                cycles,
-                runs,
-                array_bytes(instruction.shape),
-            )
-        )
+        named = source[1] if source else ""
+        found.append(Cost(instruction.name, instruction.opcode, kind, named, cycles, runs, size))
     return found
 
 
@@ -241,7 +275,7 @@ def bytes_copied(program: Program) -> float:
     """What the program copies between HBM and the fast memory beside its computation."""
     return sum(
         runs * array_bytes(instruction.shape)
-        for instruction, runs in _scheduled(program)
+        for instruction, runs, _ in _scheduled(program)
         if instruction.opcode in ("copy-done", "slice-done")
     )
 
@@ -250,7 +284,7 @@ def bytes_between_slices(program: Program) -> float:
     """What a chip sends to other slices, through its host and the network of the data centre."""
     return sum(
         runs * array_bytes(instruction.shape.split("u32[]")[0])
-        for instruction, runs in _scheduled(program)
+        for instruction, runs, _ in _scheduled(program)
         if instruction.opcode == "send" and "xla_megascale" in instruction.rest
     )
 
@@ -290,7 +324,7 @@ def _exchanges(program: Program, outer: Instruction, runs: int) -> Iterator[tupl
 def collectives(program: Program) -> list[Collective]:
     """All exchanges of one run; one that several fusions carry on piece by piece counts once."""
     found: dict[str, Collective] = {}
-    for instruction, runs in _scheduled(program):
+    for instruction, runs, _ in _scheduled(program):
         for key, exchange in _exchanges(program, instruction, runs):
             found.setdefault(key, exchange)
     return list(found.values())

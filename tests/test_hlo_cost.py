@@ -21,12 +21,15 @@ def program():
 
 def test_a_loops_body_counts_as_often_as_it_runs(program):
     found = hlo_cost.costs(program)
-    assert hlo_cost.total_cycles(found) == 6 * (1000 + 10) + 300 + 50
+    assert hlo_cost.total_cycles(found) == 6 * (1000 + 10) + 300 + 50 + 70 + 5
     assert hlo_cost.cycles_by_kind(found) == {
         "product": 6000,
         "layout": 300,
+        "custom call tpu_custom_call": 70,
         "all-gather": 60,
         "reduction": 50,
+        # Of two branches the cheaper.
+        "elementwise": 5,
     }
 
 
@@ -37,6 +40,16 @@ def test_what_has_no_estimate_is_named_with_its_size(program):
     assert unknown["order.1"].bytes == 2 * 256 * 4
     assert unknown["kernel.1"].kind == "custom call tpu_custom_call"
     assert unknown["kernel.1"].source == "jit(step)/attend"
+
+
+def test_what_has_no_estimate_takes_as_long_as_its_bytes(program):
+    found = {c.name: c.cycles for c in hlo_cost.costs(program, cycles_per_byte=0.5)}
+    # Written and read again.
+    assert found["order.1"] == 2 * 2 * 256 * 4 * 0.5
+    # A kernel's operands, and of its results what does not stay in fast memory.
+    assert found["kernel.2"] == (8 * 64 * 4 + 64 * 256 * 2 + 4) * 0.5
+    # Links, not memory, take the time of exchanges; what a kernel does not tell nobody knows.
+    assert found["share.1"] is found["sum.2"] is found["kernel.1"] is None
 
 
 def test_exchanges_their_size_and_whether_computation_goes_on(program):
