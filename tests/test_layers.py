@@ -97,13 +97,21 @@ def test_gated_feed_forward_is_shazeer_s(name: str, function: Callable[..., Any]
     np.testing.assert_allclose(Whole().apply({"params": params}, x), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_the_short_gelu_is_exact_to_bfloat16() -> None:
+    x = jnp.asarray(np.concatenate([np.linspace(-7, 7, 4001), [-300.0, 300.0]]), jnp.float32)
+    wide = np.asarray(x, np.float64)
+    phi = np.exp(-(wide**2) / 2) / np.sqrt(2 * np.pi)
+    found, pull = jax.vjp(layers.short_gelu, x)
+    below = 0.5 * (1 + erf(wide / np.sqrt(2)))
+    np.testing.assert_allclose(found, wide * below, rtol=1e-6, atol=4e-5)
+    np.testing.assert_allclose(pull(jnp.ones_like(x))[0], below + wide * phi, rtol=1e-6, atol=1e-4)
+
+
 def test_where_the_norm_stands() -> None:
+    around = layers.Around(lambda x: x + 1, lambda x: 2 * x, lambda x, added: x + 2 * added + 1)
+
     def run(name: str) -> float:
-        return float(
-            layers.RESIDUALS[name](
-                jnp.float32(3), lambda x: 10 * x, lambda x: x + 1, lambda x: 2 * x
-            )
-        )
+        return float(layers.RESIDUALS[name](jnp.float32(3), lambda x: 10 * x, around))
 
     assert run("post_norm") == 3 + 2 * (10 * 3) + 1
     assert run("pre_norm") == 3 + 2 * (10 * (3 + 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,27 +16,34 @@ from bertjax.models.dropout import drop
 from bertjax.models.spans import How, attention_bias
 from bertjax.settings import choose
 
+QKV = Sequence[Array]
 
-def einsum(
-    query: Array, key: Array, value: Array, sequences: Array, rng: Array | None, how: How
-) -> Array:
+
+def heads(qkv: QKV, how: How) -> list[Array]:
+    """[B, T, H, K] of queries, keys and values, of [B, T, D] of each or [B, T, 3 D] of all."""
+    each = qkv if len(qkv) > 1 else jnp.split(qkv[0], 3, axis=-1)
+    return [x.reshape(*x.shape[:2], how.heads, -1) for x in each]
+
+
+def einsum(qkv: QKV, sequences: Array, rng: Array | None, how: How) -> Array:
     """Scores and weights as arrays; the softmax is float32."""
+    query, key, value = heads(qkv, how)
     # [B, T, H, K] x [B, S, H, K] -> [B, H, T, S]
     scores = jnp.einsum("bthk,bshk->bhts", query, key).astype(jnp.float32)
     bias = attention_bias(sequences, how.packed, how.span)
     weights = jax.nn.softmax(scores + bias, axis=-1).astype(query.dtype)
-    # [B, H, T, S] x [B, S, H, K] -> [B, T, H, K]
-    return jnp.einsum("bhts,bshk->bthk", drop(weights, how.rate, rng), value)
+    # [B, H, T, S] x [B, S, H, K] -> [B, T, H, K] -> [B, T, D]
+    mixed = jnp.einsum("bhts,bshk->bthk", drop(weights, how.rate, rng), value)
+    return mixed.reshape(*sequences.shape, -1)
 
 
-def dot_product(
-    query: Array, key: Array, value: Array, sequences: Array, rng: Array | None, how: How
-) -> Array:
+def dot_product(qkv: QKV, sequences: Array, rng: Array | None, how: How) -> Array:
     """jax.nn's, which is cuDNN's kernel on GPUs in bfloat16; einsum where weights are dropped."""
     if how.rate:
-        return einsum(query, key, value, sequences, rng, how)
+        return einsum(qkv, sequences, rng, how)
+    query, key, value = heads(qkv, how)
     fused = partition.traced_platform() == "gpu" and query.dtype == jnp.bfloat16
-    return jax.nn.dot_product_attention(
+    mixed = jax.nn.dot_product_attention(
         query,
         key,
         value,
@@ -44,20 +51,21 @@ def dot_product(
         scale=1.0,
         implementation="cudnn" if fused else "xla",
     )
+    return mixed.reshape(*sequences.shape, -1)
 
 
 class Implementation(NamedTuple):
     """A way to compute attention.
 
     Attributes:
-      attend: queries that are already divided by the root of the heads' width, keys and values
-        [B, T, H, K]; numbers [B, T] of tokens' sequences, 0 for padding; the random key of dropout
-        or None; How -> [B, T, H, K].
+      attend: queries that are already divided by the root of the heads' width, keys and values,
+        see heads; numbers [B, T] of tokens' sequences, 0 for padding; the random key of dropout or
+        None; How -> [B, T, D].
       platform: where "auto" takes it; "": where it takes no other.
       fits: (T, H, K) -> whether it is made for such shapes.
     """
 
-    attend: Callable[[Array, Array, Array, Array, Array | None, How], Array]
+    attend: Callable[[QKV, Array, Array | None, How], Array]
     platform: str = ""
     fits: Callable[[int, int, int], bool] = lambda length, heads, width: True
 
@@ -70,15 +78,14 @@ ATTENTIONS = {
 AUTO = "auto"
 
 
-def attend(
-    name: str, query: Array, key: Array, value: Array, sequences: Array, rng: Array | None, how: How
-) -> Array:
+def attend(name: str, qkv: QKV, sequences: Array, rng: Array | None, how: How) -> Array:
     """Attention as the entry of that name computes it; "auto" is what suits platform and shapes.
 
     Raises:
       UserError: the entry is not made for such shapes.
     """
-    shape = query.shape[1:]
+    width = sum(x.shape[2] for x in qkv) // 3
+    shape = qkv[0].shape[1], how.heads, width // how.heads
     if name == AUTO:
         here = partition.traced_platform()
         suited = (
@@ -86,12 +93,12 @@ def attend(
             for found in ATTENTIONS.values()
             if found.platform == here and found.fits(*shape)
         )
-        return next(suited, ATTENTIONS["einsum"].attend)(query, key, value, sequences, rng, how)
+        return next(suited, ATTENTIONS["einsum"].attend)(qkv, sequences, rng, how)
     chosen = choose(ATTENTIONS, name, "model.attention_kernel")
     if not chosen.fits(*shape):
-        length, heads, width = shape
+        length, _, width = shape
         raise UserError(
-            f"model.attention_kernel={name} is not made for rows of {length} tokens and {heads} "
-            f"heads of width {width}; set model.attention_kernel={AUTO}"
+            f"model.attention_kernel={name} is not made for rows of {length} tokens and "
+            f"{how.heads} heads of width {width}; set model.attention_kernel={AUTO}"
         )
-    return chosen.attend(query, key, value, sequences, rng, how)
+    return chosen.attend(qkv, sequences, rng, how)

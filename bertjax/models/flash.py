@@ -21,26 +21,23 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from bertjax import partition
+from bertjax.models import kernels
+from bertjax.models.kernels import LANES as _LANES
+from bertjax.models.kernels import kept, on_tpu
 from bertjax.models.spans import How
 
-_LANES = 128
 # Queries whose scores are worked on together.
 _BLOCK = 128
 # Tokens of the rows that a step of the grid works on, and of the groups of heads that are worked
 # on as one piece of code.
 _ROWS, _UNROLLED = 256, 768
-_MEMORY = 64 * 2**20
+_MEMORY = 32 * 2**20
 
 
 def fits(length: int, heads: int, width: int) -> bool:
     """Whether rows of so many tokens and so many heads of a width fill the chip's registers."""
     whole = width % 32 == 0 and (_LANES % width == 0 or width % _LANES == 0)
     return whole and length % _BLOCK == 0 and heads * width % _LANES == 0
-
-
-def _on_tpu() -> bool:
-    """Elsewhere the kernel is interpreted: slow, but right."""
-    return partition.traced_platform() == "tpu"
 
 
 def _dot(x: Array, y: Array, contracted: tuple[int, int]) -> Array:
@@ -65,21 +62,6 @@ def _head(x: Array, number: int, width: int) -> Array:
     lanes = jax.lax.broadcasted_iota(jnp.int32, words.shape, 1)
     ones = jnp.where(lanes // width == number, jnp.uint32(0xFFFFFFFF), jnp.uint32(0))
     return pltpu.bitcast(words & ones, x.dtype)
-
-
-def _kept(shape: tuple[int, ...], rate: float, place: Sequence[Any]) -> Array:
-    """Which values are kept, drawn by the chip; where there is none, hashed from a place."""
-    if _on_tpu():
-        bits = pltpu.bitcast(pltpu.prng_random_bits(shape), jnp.uint32)
-    else:
-        bits = jax.lax.broadcasted_iota(jnp.uint32, shape, 0) * jnp.uint32(shape[1])
-        bits += jax.lax.broadcasted_iota(jnp.uint32, shape, 1)
-        for number in (*place, 0):
-            # The finalizer of MurmurHash3.
-            bits = (bits ^ jnp.uint32(number)) * jnp.uint32(0x85EBCA6B)
-            bits = (bits ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
-            bits ^= bits >> 16
-    return bits < jnp.uint32(round((1.0 - rate) * 2**32))
 
 
 def _bias(sequences: Array, queries: Array, start: Any, how: How) -> Array:
@@ -156,7 +138,7 @@ def _each(
 
     def row(r: Any) -> None:
         own = (seeds[0], first + r)
-        if how.rate and _on_tpu():
+        if how.rate and on_tpu():
             pltpu.prng_seed(*own)
 
         def block(b: Any) -> None:
@@ -186,7 +168,7 @@ def _forward_kernel(
         for number in range(turned.shape[0] // head):
             weights, sums = _weights(_head(k, number, head), q, bias[...])
             if how.rate:
-                weights = jnp.where(_kept(weights.shape, how.rate, place.key(number)), weights, 0.0)
+                weights = jnp.where(kept(weights.shape, how.rate, place.key(number)), weights, 0.0)
             own = turned[number * head : (number + 1) * head].astype(q.dtype)
             # [K, T] x [T, block] -> [K, block]
             part = _dot(own, weights.astype(q.dtype), (1, 0))
@@ -203,14 +185,17 @@ def _backward_kernel(
     key: Any,
     value: Any,
     slope: Any,
-    query_slope: Any,
-    key_slope: Any,
-    value_slope: Any,
-    bias: Any,
-    *sums: Any,
+    *rest: Any,
     how: How,
+    outputs: int,
 ) -> None:
-    """Weights are computed again; key_slope and value_slope add up over blocks of queries."""
+    """Weights are computed again; slopes of keys and values add up over blocks of queries.
+
+    Args:
+      rest: slopes of queries, keys and values, or one of all side by side; then what _call adds.
+    """
+    slopes, (bias, *sums) = _columns(rest[:outputs], query.shape[2]), rest[outputs:]
+    query_slope, *others = slopes
     head = query.shape[2] // how.heads
 
     def work(place: _Place) -> None:
@@ -225,9 +210,9 @@ def _backward_kernel(
             # [T, lanes] x [block, lanes] -> [T, block]
             wanted, used = _dot(_head(v, index, head), s, (1, 1)), weights
             if how.rate:
-                kept = _kept(weights.shape, how.rate, place.key(index))
-                used = jnp.where(kept, weights, 0.0) / (1.0 - how.rate)
-                wanted = jnp.where(kept, wanted, 0.0) / (1.0 - how.rate)
+                stays = kept(weights.shape, how.rate, place.key(index))
+                used = jnp.where(stays, weights, 0.0) / (1.0 - how.rate)
+                wanted = jnp.where(stays, wanted, 0.0) / (1.0 - how.rate)
             pulled = weights * wanted
             pulled -= weights * pulled.sum(axis=0, keepdims=True)
             own = turned[index * head : (index + 1) * head].astype(q.dtype)
@@ -238,7 +223,7 @@ def _backward_kernel(
             mine = jax.lax.broadcasted_iota(jnp.int32, found[0].shape, 1) // head == index
             totals = [jnp.where(mine, new, old) for new, old in zip(found, totals, strict=True)]
         query_slope[row, block, lanes] = jnp.concatenate(parts).T.astype(q.dtype)
-        for which, (out, total) in enumerate(zip((key_slope, value_slope), totals, strict=True)):
+        for which, (out, total) in enumerate(zip(others, totals, strict=True)):
             if sums:
                 total += jnp.where(number == 0, 0.0, sums[which][:, lanes])
                 sums[which][:, lanes] = total
@@ -247,81 +232,100 @@ def _backward_kernel(
     _each(seeds, sequences, query, bias, how, work)
 
 
+def _columns(refs: Sequence[Any], width: int) -> list[Any]:
+    """Views of so many lanes, several of an array that has more."""
+    return [
+        ref.at[:, :, pl.ds(start, width)] for ref in refs for start in range(0, ref.shape[2], width)
+    ]
+
+
+# Cycles of a head's block of queries, forward and backward, and of each block of keys for it, as
+# libtpu 0.0.42 schedules them for v5e (heads of width 64, a tenth dropped). Other generations have
+# as many multipliers to a unit of vectors, or more.
+_CYCLES = ((45, 120), (5, 295))
+
+
+def _cycles(backward: int, rows: int, length: int, heads: int) -> int:
+    block, pair = _CYCLES[backward]
+    blocks = length // _BLOCK
+    return rows * heads * blocks * (block + blocks * pair)
+
+
 def _call(
-    kernel: Any, how: How, outputs: int, seeds: Array, sequences: Array, *arrays: Array
+    kernel: Any, how: How, seeds: Array, sequences: Array, qkv: Sequence[Array], *slope: Array
 ) -> Any:
     """Runs a kernel over all rows, a few in every step of its grid."""
-    batch, length, width = arrays[0].shape
+    batch, length, total = qkv[0].shape
+    width = total if len(qkv) > 1 else total // 3
     rows = math.gcd(batch, max(1, _ROWS // length))
-    block = pl.BlockSpec((rows, length, width), lambda step, *_: (step, 0, 0))
+
+    def block(wide: int, column: int = 0) -> Any:
+        return pl.BlockSpec((rows, length, wide), lambda step, *_: (step, 0, column))
+
+    inputs = [(x, c) for x in (*qkv, *slope) for c in range(x.shape[2] // width)]
+    outputs = qkv if slope else [jax.ShapeDtypeStruct((batch, length, width), qkv[0].dtype)]
     numbers = pl.BlockSpec((rows, 1, length), lambda step, *_: (step, 0, 0))
     scratch = [pltpu.VMEM((length, _BLOCK), jnp.float32)]
-    if outputs > 1 and length > _BLOCK:
+    if slope and length > _BLOCK:
         scratch += [pltpu.VMEM((length, width), jnp.float32)] * 2
     return pl.pallas_call(
-        functools.partial(kernel, how=how),
+        functools.partial(kernel, how=how, **({"outputs": len(outputs)} if slope else {})),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=(batch // rows,),
-            in_specs=[numbers, *[block] * len(arrays)],
-            out_specs=[block] * outputs,
+            in_specs=[numbers, *(block(width, column) for _, column in inputs)],
+            out_specs=[block(out.shape[2]) for out in outputs],
             scratch_shapes=scratch,
         ),
-        out_shape=[jax.ShapeDtypeStruct(arrays[0].shape, arrays[0].dtype)] * outputs,
-        compiler_params=pltpu.CompilerParams(vmem_limit_bytes=_MEMORY),
-        interpret=not _on_tpu(),
-        name=kernel.__name__.strip("_"),
-    )(seeds, sequences[:, None, :], *arrays)
+        out_shape=[jax.ShapeDtypeStruct(out.shape, out.dtype) for out in outputs],
+        compiler_params=kernels.parameters(_MEMORY),
+        interpret=not on_tpu(),
+        name=kernels.named("attention", len(slope), _cycles(len(slope), batch, length, how.heads)),
+    )(seeds, sequences[:, None, :], *(x for x, _ in inputs))
 
 
 def _over_mesh(
-    kernel: Any, how: How, outputs: int, seeds: Array, sequences: Array, *arrays: Array
+    kernel: Any, how: How, seeds: Array, sequences: Array, qkv: Sequence[Array], *slope: Array
 ) -> Any:
     """_call on every device's rows and groups of heads; what is dropped hangs on their numbers."""
-    batch, _, width = arrays[0].shape
+    batch, _, total = qkv[0].shape
+    width = total if len(qkv) > 1 else total // 3
     groups = width // _lanes(width, how)
 
     def part(seeds: Array, rows: Array, columns: Array, sequences: Array, *arrays: Array) -> Any:
         own = seeds + jnp.stack([columns[0], rows[0]])
         heads = how.heads * len(columns) // groups
-        return _call(kernel, how._replace(heads=heads), outputs, own, sequences, *arrays)
+        split = len(qkv)
+        return _call(
+            kernel, how._replace(heads=heads), own, sequences, arrays[:split], *arrays[split:]
+        )
 
     numbers, wide = partition.ROWS_OF_BATCH, partition.ROWS_AND_COLUMNS
-    kinds = [partition.WHOLE, numbers, partition.COLUMNS, numbers, *[wide] * len(arrays)]
+    outputs = len(qkv) if slope else 1
+    kinds = [partition.WHOLE, numbers, partition.COLUMNS, numbers, *[wide] * len((*qkv, *slope))]
     run = partition.in_parts(part, kinds, [wide] * outputs, batch, groups)
-    return run(seeds, _count(batch), _count(groups), sequences, *arrays)
+    return run(seeds, _count(batch), _count(groups), sequences, *qkv, *slope)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _attend(
-    query: Array, key: Array, value: Array, sequences: Array, seeds: Array, how: How
-) -> Array:
-    return _over_mesh(_forward_kernel, how, 1, seeds, sequences, query, key, value)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _attend(qkv: tuple[Array, ...], sequences: Array, seeds: Array, how: How) -> Array:
+    return _over_mesh(_forward_kernel, how, seeds, sequences, qkv)[0]
 
 
 def _forward(
-    query: Array, key: Array, value: Array, sequences: Array, seeds: Array, how: How
-) -> tuple[Array, tuple[Array, ...]]:
-    saved = (query, key, value, sequences, seeds)
-    return _attend(*saved, how), saved
+    qkv: tuple[Array, ...], sequences: Array, seeds: Array, how: How
+) -> tuple[Array, tuple[Any, ...]]:
+    return _attend(qkv, sequences, seeds, how), (qkv, sequences, seeds)
 
 
-def _backward(how: How, saved: tuple[Array, ...], slope: Array) -> tuple[Any, ...]:
-    query, key, value, sequences, seeds = saved
-    found = _over_mesh(_backward_kernel, how, 3, seeds, sequences, query, key, value, slope)
-    return (*found, None, None)
+def _backward(how: How, saved: tuple[Any, ...], slope: Array) -> tuple[Any, ...]:
+    qkv, sequences, seeds = saved
+    return tuple(_over_mesh(_backward_kernel, how, seeds, sequences, qkv, slope)), None, None
 
 
 _attend.defvjp(_forward, _backward)
 
 
-def attend(
-    query: Array, key: Array, value: Array, sequences: Array, rng: Array | None, how: How
-) -> Array:
-    """See attention.Implementation."""
-    seeds = jnp.zeros(2, jnp.int32)
-    if how.rate and rng is not None:
-        seeds = jax.random.key_data(rng)[:2].astype(jnp.int32)
-    # [B, T, H, K] -> [B, T, D]: heads side by side in the lanes
-    flat = [x.reshape(*x.shape[:2], -1) for x in (query, key, value)]
-    return _attend(*flat, sequences, seeds, how).reshape(query.shape)
+def attend(qkv: Sequence[Array], sequences: Array, rng: Array | None, how: How) -> Array:
+    """See attention.Implementation; columns that stand side by side are read where they are."""
+    return _attend(tuple(qkv), sequences, kernels.seeds(rng if how.rate else None), how)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from bertjax import partition
 from bertjax.models.config import EncoderConfig
 
 
@@ -46,11 +46,46 @@ def _backward(saved: tuple[Array, Array], slope: Array) -> tuple[Array, Array, A
         _dot(slope, kernel.astype(x.dtype), (1, 1)).astype(x.dtype),
         # [N, D] x [N, F] -> [D, F]
         _dot(x, slope, (0, 0)),
-        slope.astype(jnp.float32).sum(axis=0),
+        _sum(slope),
     )
 
 
+def _sum(slope: Array) -> Array:
+    """[N, F] -> [F] float32. TPUs add up rows far faster by their matrix units."""
+    if slope.dtype == jnp.float32 or partition.traced_platform() != "tpu":
+        return slope.astype(jnp.float32).sum(axis=0)
+    return _dot(jnp.ones((len(slope), 8), slope.dtype), slope, (0, 0))[0]
+
+
 affine.defvjp(_forward, _backward)
+
+
+@jax.custom_vjp
+def scores(x: Array, table: Array, bias: Array) -> Array:
+    """[N, D] x [V, D] + [V] -> [N, V] float32; table and bias are float32.
+
+    The gradient is as of affine: products in the type of x, sums in float32.
+    """
+    return _dot(x, table.astype(x.dtype), (1, 1)) + bias
+
+
+def _scores_forward(x: Array, table: Array, bias: Array) -> tuple[Array, tuple[Array, Array]]:
+    return scores(x, table, bias), (x, table)
+
+
+def _scores_backward(saved: tuple[Array, Array], slope: Array) -> tuple[Array, Array, Array]:
+    x, table = saved
+    own = slope.astype(x.dtype)
+    return (
+        # [N, V] x [V, D] -> [N, D]
+        _dot(own, table.astype(x.dtype), (1, 0)).astype(x.dtype),
+        # [N, V] x [N, D] -> [V, D]
+        _dot(own, x, (0, 0)),
+        _sum(own),
+    )
+
+
+scores.defvjp(_scores_forward, _scores_backward)
 
 
 def linear(x: Array, kernel: Array, bias: Array) -> Array:
@@ -59,12 +94,10 @@ def linear(x: Array, kernel: Array, bias: Array) -> Array:
     return mapped.reshape(*x.shape[:-1], -1)
 
 
-def side_by_side(x: Array, weights: Sequence[tuple[Array, Array]]) -> list[Array]:
-    """Several maps of the same x in one product: [..., D] -> [..., F] of each."""
+def side_by_side(x: Array, weights: Sequence[tuple[Array, Array]]) -> Array:
+    """Several maps of the same x in one product: [..., D] -> [..., F + F + ...]."""
     kernels, biases = zip(*weights, strict=True)
-    mapped = linear(x, jnp.concatenate(kernels, axis=1), jnp.concatenate(biases))
-    ends = list(accumulate(bias.size for bias in biases))
-    return jnp.split(mapped, ends[:-1], axis=-1)
+    return linear(x, jnp.concatenate(kernels, axis=1), jnp.concatenate(biases))
 
 
 class Weights(nn.Module):

@@ -12,6 +12,7 @@ from bertjax.models.bert import Bert
 from bertjax.models.config import BertConfig
 from bertjax.models.encoder_output import Packing
 from bertjax.models.layers import LayerNorm, dense
+from bertjax.models.linear import scores
 from bertjax.models.objectives import (
     Batch,
     Objective,
@@ -52,10 +53,7 @@ class MaskedLM(nn.Module):
         # [B, P, D] -> [B P, D]
         x = self.states(chosen.reshape(-1, chosen.shape[-1]))
         # [B P, D] x [V, D] -> [B P, V] -> [B, P, V]
-        logits = jnp.einsum(
-            "nd,vd->nv", x, token_table.astype(x.dtype), preferred_element_type=jnp.float32
-        )
-        return (logits + self.bias).reshape(*positions.shape, -1)
+        return scores(x, token_table, self.bias).reshape(*positions.shape, -1)
 
 
 class PretrainingModel(nn.Module):
@@ -124,8 +122,11 @@ def objective(model: nn.Module, *, next_sentence: bool = True) -> Objective:
             **dropout(key),
         )
         found = {
+            # [B, P, V] -> [B P, V], as it was multiplied out: P is no multiple of TPUs' tiles.
             "masked_lm": cross_entropy_sums(
-                output.masked_lm, batch["masked_lm_ids"], batch["masked_lm_weights"]
+                output.masked_lm.reshape(-1, output.masked_lm.shape[-1]),
+                batch["masked_lm_ids"].reshape(-1),
+                batch["masked_lm_weights"].reshape(-1),
             )
         }
         if next_sentence:

@@ -1,0 +1,61 @@
+"""What the TPU kernels share: where they run, and random numbers within them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental.pallas import tpu as pltpu
+
+from bertjax import partition
+
+# Of a register of vectors.
+LANES, SUBLANES = 128, 8
+
+
+def on_tpu() -> bool:
+    """Elsewhere kernels are interpreted: slow, but right."""
+    return partition.traced_platform() == "tpu"
+
+
+def parameters(memory: int) -> Any:
+    """Of a kernel whose steps may run in any order, on all cores; it may use so many bytes."""
+    return pltpu.CompilerParams(dimension_semantics=("parallel",), vmem_limit_bytes=memory)
+
+
+def seeds(rng: Array | None) -> Array:
+    """[2] int32 of a random key; zeros where nothing is drawn."""
+    if rng is None:
+        return jnp.zeros(2, jnp.int32)
+    return jax.random.key_data(rng)[:2].astype(jnp.int32)
+
+
+def kept(shape: tuple[int, ...], rate: float, place: Sequence[Any]) -> Array:
+    """Which values are kept, drawn by the chip; where there is none, hashed from a place.
+
+    The chip's generator is to be seeded before, by the same place or what determines it.
+    """
+    if on_tpu():
+        bits = pltpu.bitcast(pltpu.prng_random_bits(shape), jnp.uint32)
+    else:
+        bits = jax.lax.broadcasted_iota(jnp.uint32, shape, 0) * jnp.uint32(shape[1])
+        bits += jax.lax.broadcasted_iota(jnp.uint32, shape, 1)
+        for number in (*place, 0):
+            # The finalizer of MurmurHash3.
+            bits = (bits ^ jnp.uint32(number)) * jnp.uint32(0x85EBCA6B)
+            bits = (bits ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
+            bits ^= bits >> 16
+    return bits < jnp.uint32(round((1.0 - rate) * 2**32))
+
+
+def named(name: str, backward: int, cycles: int) -> str:
+    """The name of a kernel, which tells its cycles of a run to hlo_cost: the compiler does not.
+
+    Args:
+      backward: 0 forward, 1 backward.
+      cycles: of one core, counted in the schedule that the compiler made of it.
+    """
+    return f"{name}_{('forward', 'backward')[backward]}_of_{cycles}_cycles"
