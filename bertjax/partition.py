@@ -143,6 +143,12 @@ def splits_width() -> bool:
     return jax.sharding.get_abstract_mesh().shape.get("tensor", 1) > 1
 
 
+def own_rows(rows: int) -> int:
+    """Of a batch's rows, those of one device of the mesh that is traced for."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    return rows // math.prod(sizes.get(axis, 1) for axis in BATCH)
+
+
 def in_parts(
     function: Callable[..., Any],
     inputs: Sequence[PartitionSpec],
@@ -217,12 +223,12 @@ def by_rows(tree: T, mesh: Mesh | None) -> T:
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, microbatches: int = 1) -> None:
-    """Every device must get as many rows as every other, in every microbatch.
+    """Every device must get as many rows as every other, in every microbatch (0: as suits).
 
     Raises:
       UserError: the rows cannot be shared out evenly.
     """
-    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    devices, microbatches = mesh.shape["data"] * mesh.shape["fsdp"], microbatches or 1
     if batch_size < 1 or microbatches < 1 or batch_size % (devices * microbatches):
         parts = f"{devices} device(s)" + f" x {microbatches} microbatches" * (microbatches != 1)
         raise UserError(f"batch_size {batch_size} is not a multiple of {parts}; choose one that is")

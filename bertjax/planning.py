@@ -67,7 +67,8 @@ def rows(site: Site, work: Work, compiles: int, cache: Path | None) -> list[dict
 
         step = compiled(phase.batch_size)
         usable = chip.usable * share
-        per_rows = mesh.shape["data"] * mesh.shape["fsdp"] * work.config.train.microbatches
+        per_rows = mesh.shape["data"] * mesh.shape["fsdp"]
+        per_rows *= work.config.train.microbatches or 1
         largest, sure = largest_batch(
             compiled, phase.batch_size, step, usable, per_rows, compiles - 1
         )

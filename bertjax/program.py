@@ -20,6 +20,10 @@ from bertjax.models.objectives import Batch, Objective
 from bertjax.schedules import Schedule, scale_by_schedule
 from bertjax.train_step import TrainStep, make_row_step, make_train_step
 
+# Numbers of a TPU's activations [T, D] that are worked on at once: what is measured to stay in its
+# fast memory (v5e, 128 MiB), with the inner widths and attention of their layer.
+_AT_ONCE = 8192 * 768
+
 
 class Program(NamedTuple):
     """The pure functions of a pretraining run.
@@ -81,6 +85,7 @@ def build(
         objective,
         tx,
         microbatches=train.microbatches,
+        tokens_at_once=_AT_ONCE // encoder.hidden_size,
         expand=expand,
         mesh=mesh,
         norms_every=config.log_every,

@@ -38,6 +38,17 @@ def _microbatches(batch: Batch, count: int) -> Batch:
     return jax.tree.map(split, batch)
 
 
+def _suitable(batch: Batch, tokens_at_once: int) -> int:
+    """The fewest microbatches in which a TPU works on no more tokens at once; elsewhere 1."""
+    if partition.traced_platform() != "tpu":
+        return 1
+    rows, length = batch["input_ids"].shape
+    own, count = partition.own_rows(rows), 1
+    while own // count * length > tokens_at_once and own % (2 * count) == 0:
+        count *= 2
+    return count
+
+
 def _gradients(
     objective: Objective, params: Any, batch: Batch, counts: Metrics, key: Array
 ) -> tuple[Any, objectives.Sums]:
@@ -73,14 +84,16 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     microbatches: int = 1,
+    tokens_at_once: int = 8192,
     expand: Callable[[Batch], Batch] = lambda batch: batch,
     mesh: Mesh | None = None,
     norms_every: int = 50,
 ) -> TrainStep:
     """Builds the jitted step; the state it is given is consumed (its memory is reused).
 
-    The loss is one global sum over one global count. `microbatches` > 1 runs the batch in that
-    many parts, one after the other, for the gradient of the whole. `expand` makes what the
+    The loss is one global sum over one global count. `microbatches` > 1 runs the batch in
+    that many parts, one after the other, for the gradient of the whole; 0 on a TPU in as many that
+    no device works on more than `tokens_at_once`, elsewhere in one. `expand` makes what the
     objective takes of what is read. `mesh`: of the devices that it will run on; without it they
     must be of the platform that JAX sees. An update whose loss or gradient is not finite is left
     out: the state stays as it is, but for its step and its count of them.
@@ -94,12 +107,11 @@ def make_train_step(
         batch = expand(batch)
         counts = objective.counts(batch)
         key = dropout_key(state.seed, state.step)
-        if microbatches == 1:
+        parts = microbatches or _suitable(batch, tokens_at_once)
+        if parts == 1:
             gradients, sums = _gradients(objective, state.params, batch, counts, key)
         else:
-            gradients, sums = _accumulated(
-                objective, state.params, batch, counts, key, microbatches
-            )
+            gradients, sums = _accumulated(objective, state.params, batch, counts, key, parts)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         loss, norm = objectives.total_loss(sums, counts), optax.tree.norm(gradients)

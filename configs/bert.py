@@ -62,7 +62,8 @@ def get_config(size: str = "base") -> ConfigDict:
                 "warmup_steps": 10_000,
                 "weight_decay": 0.01,
                 "clip_norm": 1.0,
-                "microbatches": 1,
+                # Parts that a batch goes through in; 0: 1, on TPUs as many as fill fast memory.
+                "microbatches": 0,
                 "long_share": 0.1,
                 "long_batch_size": 0,  # 0: about as many tokens as in the other batches
                 # Not 0: they have a warm-up and an end of their own, and what is before them, too.
