@@ -89,29 +89,41 @@ def others_cpu() -> Iterator[Result]:
     found["others"] = max(0.0, others / (time.perf_counter() - begin))
 
 
-def environment() -> dict[str, str]:
-    """What every side runs in: bertjax can be imported from this checkout, TensorFlow is quiet."""
+def environment(path: Sequence[Path] = ()) -> dict[str, str]:
+    """What every side runs in: bertjax can be imported from this checkout, TensorFlow is quiet.
+
+    Args:
+      path: folders to import from before this checkout.
+    """
     # tf-models-official wants the Keras that TensorFlow once came with.
     settings = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_USE_LEGACY_KERAS": "1"}
-    return os.environ | settings | {"PYTHONPATH": str(HERE.parent)}
+    folders = [*map(str, (*path, HERE.parent)), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | settings | {"PYTHONPATH": os.pathsep.join(folders)}
 
 
-def run(command: Sequence[str | Path]) -> str:
+def run(command: Sequence[str | Path], path: Sequence[Path] = ()) -> str:
     """Runs a command of this comparison to its end and returns what it printed.
+
+    Args:
+      path: see environment.
 
     Raises:
       RuntimeError: it failed; the end of what it said is in the message.
     """
-    found = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    found = subprocess.run(
+        command, capture_output=True, text=True, env=environment(path), check=False
+    )
     if found.returncode:
         name = " ".join(map(str, command[1:3]))
         raise RuntimeError(f"{name} failed:\n{found.stderr[-2000:]}")
     return found.stdout
 
 
-def run_worker(command: Sequence[str | Path], extra: Sequence[str] = ()) -> Result:
-    """The JSON object on the last line that a worker prints."""
-    return json.loads(run([*command, *extra]).strip().splitlines()[-1])
+def run_worker(
+    command: Sequence[str | Path], extra: Sequence[str] = (), path: Sequence[Path] = ()
+) -> Result:
+    """The JSON object on the last line that a worker prints; see environment for path."""
+    return json.loads(run([*command, *extra], path).strip().splitlines()[-1])
 
 
 def in_turn(
