@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bertjax import norms, optimizer, partition, schedules
+from bertjax import train_step as steps
 from bertjax.models import masked_lm, objectives
 from bertjax.models.config import BertConfig
 from bertjax.models.masked_lm import PretrainingModel
@@ -105,3 +106,15 @@ def test_every_parameter_has_its_group() -> None:
     }
     found = {group: float(norm) ** 2 for group, norm in norms.by_group(tree).items()}
     assert found == pytest.approx({"embeddings": 4, "layers": 8, "heads": 12})
+
+
+def test_a_tpu_takes_its_share_of_a_batch_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def parts(rows: int, length: int) -> int:
+        return steps._suitable({"input_ids": np.zeros((rows, length))}, 8192)
+
+    assert parts(256, 128) == 1
+    monkeypatch.setattr(partition, "traced_platform", lambda: "tpu")
+    # 64 rows at once, as few parts as will do, and parts of equal rows.
+    assert [parts(64, 128), parts(256, 128), parts(24, 512), parts(51, 512)] == [1, 4, 2, 1]
+    mesh = partition.make_mesh(data=2, fsdp=2, tensor=2)
+    assert partition.knowing(mesh, parts)(256, 128) == 1
