@@ -163,7 +163,7 @@ def in_parts(
       rows, columns: how many there are; what the mesh does not divide stays whole.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.size <= 1:
+    if mesh.size <= 1 or mesh.are_all_axes_manual:
         return function
     divided: dict[Any, bool] = {
         BATCH: rows % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0,
@@ -180,12 +180,57 @@ def in_parts(
     )
 
 
+def splits_rows_alone() -> bool:
+    """Whether the mesh that is traced for has several devices, which share out nothing but rows."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.size > 1 and not splits_width()
+
+
+def summed_over_devices(
+    function: Callable[[Any, Any, Any, jax.Array], tuple[Any, Any]],
+    params: Any,
+    batch: Any,
+    rest: Any,
+) -> tuple[Any, Any]:
+    """Sums of what every device of the traced mesh finds for its own rows, exchanged once.
+
+    Every device holds all parameters meanwhile, and a gradient of all.
+
+    Args:
+      function: (params, batch, rest, number of the device) -> (gradient, other sums).
+      batch: arrays of rows, which the devices share out.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    specs = jax.tree.map(lambda sharding: sharding.spec, tree_shardings(params, mesh))
+
+    def summed(gradient: jax.Array, spec: PartitionSpec) -> jax.Array:
+        if "fsdp" in spec:
+            axis = list(spec).index("fsdp")
+            own = jax.lax.psum_scatter(gradient, "fsdp", scatter_dimension=axis, tiled=True)
+        else:
+            own = jax.lax.psum(gradient, "fsdp")
+        return jax.lax.psum(own, "data")
+
+    def part(params: Any, batch: Any, rest: Any) -> tuple[Any, Any]:
+        gradients, sums = function(params, batch, rest, jax.lax.axis_index(BATCH))
+        return jax.tree.map(summed, gradients, specs), jax.lax.psum(sums, BATCH)
+
+    run = jax.shard_map(
+        part,
+        mesh=mesh,
+        in_specs=(WHOLE, ROWS_OF_BATCH, WHOLE),
+        out_specs=(specs, WHOLE),
+        check_vma=False,
+    )
+    return run(params, batch, rest)
+
+
 def matching_rows(name: str) -> list[PartitionSpec]:
     """The specs of all rows that match a parameter's path; exactly one if all is well."""
     return [spec for pattern, spec in ROWS if re.search(rf"(^|/){pattern}$", name)]
 
 
-def _fit(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def _fit(spec: PartitionSpec, shape: tuple[int, ...], mesh: Any) -> PartitionSpec:
     """Leaves an axis unsplit whose size the mesh does not divide (30,522 over 4, say)."""
     return PartitionSpec(
         *(
@@ -195,7 +240,7 @@ def _fit(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSp
     )
 
 
-def tree_shardings(tree: Any, mesh: Mesh) -> Any:
+def tree_shardings(tree: Any, mesh: Any) -> Any:
     """A sharding for every leaf of a tree of parameters, or of state that holds such trees.
 
     Scalars are replicated; every other leaf must match exactly one row.

@@ -79,6 +79,19 @@ def _accumulated(
     return jax.lax.scan(add, empty, (parts, keys))[0]
 
 
+def _accumulated_apart(
+    objective: Objective, params: Any, batch: Batch, counts: Metrics, key: Array, microbatches: int
+) -> tuple[Any, objectives.Sums]:
+    """The same; every device adds up over its own rows, and they exchange but once."""
+
+    def own(params: Any, batch: Batch, rest: Any, place: Array) -> tuple[Any, objectives.Sums]:
+        counts, key = rest
+        key = jax.random.fold_in(key, place)
+        return _accumulated(objective, params, batch, counts, key, microbatches)
+
+    return partition.summed_over_devices(own, params, batch, (counts, key))
+
+
 def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
@@ -111,7 +124,8 @@ def make_train_step(
         if parts == 1:
             gradients, sums = _gradients(objective, state.params, batch, counts, key)
         else:
-            gradients, sums = _accumulated(objective, state.params, batch, counts, key, parts)
+            add_up = _accumulated_apart if partition.splits_rows_alone() else _accumulated
+            gradients, sums = add_up(objective, state.params, batch, counts, key, parts)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         loss, norm = objectives.total_loss(sums, counts), optax.tree.norm(gradients)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from bertjax import partition
+
 
 def drop(x: Array, rate: float, rng: Array | None) -> Array:
     """Zeroes each value with probability `rate` and scales the others by 1 / (1 - rate).
@@ -24,9 +26,22 @@ def drop(x: Array, rate: float, rng: Array | None) -> Array:
 def _halves(rng: Array, shape: tuple[int, ...]) -> Array:
     """Random uint16 of a shape."""
     if "threefry" not in str(jax.random.key_impl(rng)):
-        return jax.random.bits(rng, shape, jnp.uint16)
+        return _own_halves(rng, shape)
     # Threefry makes words of 32 bits; as JAX narrows them, half of each would be lost.
     # [..., (n + 1) / 2] words -> [..., (n + 1) / 2, 2] halves -> [..., n]
     words = jax.random.bits(rng, (*shape[:-1], (shape[-1] + 1) // 2), jnp.uint32)
     halves = jax.lax.bitcast_convert_type(words, jnp.uint16)
     return halves.reshape(*shape[:-1], -1)[..., : shape[-1]]
+
+
+def _own_halves(rng: Array, shape: tuple[int, ...]) -> Array:
+    """Every device draws those of its own rows: a generator in hardware would draw all on each."""
+    kind = jax.random.key_impl(rng)
+
+    def part(data: Array, rows: Array) -> tuple[Array]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(data, impl=kind), rows[0])
+        return (jax.random.bits(key, (len(rows), *shape[1:]), jnp.uint16),)
+
+    kinds = [partition.WHOLE, partition.ROWS_OF_BATCH]
+    run = partition.in_parts(part, kinds, [partition.ROWS_OF_BATCH], shape[0], 1)
+    return run(jax.random.key_data(rng), jnp.arange(shape[0], dtype=jnp.int32))[0]
