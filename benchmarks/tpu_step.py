@@ -3,9 +3,9 @@
     python benchmarks/tpu_step.py --flax_python=PYTHON
 
 For v5e, one chip and 256: forward, backward, clipping and Adam, dropout 0.1, products in bfloat16.
-Nothing is run: the compiler's cycles are added up, see bertjax/hlo_cost.py. A batch of one chip
-goes through it in parts of 8,192 tokens (large: 4,096), whose activations stay in fast memory; of
-256 chips each takes one part. --flax_python needs transformers 4 with its Flax models, jax, flax,
+Nothing is run: the compiler's cycles are added up, see bertjax/hlo_cost.py. The batch of a chip, of
+256 rows of 128 or as many tokens, goes through it in parts of 8,192 tokens (large: 4,096), whose
+activations stay in fast memory. --flax_python needs transformers 4 with its Flax models, jax, flax,
 libtpu and what bertjax needs; its step takes one part at once. --before names an older checkout of
 bertjax, whose step is compiled in the same way, in one part; kernels of its that tell no cycles
 count for nothing. Programs are kept in --folder, and read again from there.
@@ -30,10 +30,11 @@ from bertjax.estimate import Estimate
 
 CHIP = CHIPS["v5e"]
 TOPOLOGIES = {1: "v5e:1x1", 256: "v5e:16x16"}
-# Tokens that a chip works on at once; of 256 chips so many share the parameters.
+# Tokens that a chip works on at once.
 TOKENS = {"base": 8192, "large": 4096}
+# Of 256 chips so many share out the parameters.
 FSDP = 8
-# Rows of 128 of one chip's batch, the paper's.
+# Rows of 128 of a chip's batch: on one the paper's, on 256 that of You et al. 2020.
 ROWS = 256
 _ATTENTION = re.compile(r"attention_(for|back)ward|(for|back)ward_kernel|hqk|bhts|softmax")
 FLAX, OURS, BEFORE, PACKED = "transformers, Flax", "bertjax", "bertjax before", "bertjax, packed"
@@ -50,9 +51,8 @@ class Case(NamedTuple):
     @property
     def rows(self) -> int:
         """Of the whole batch."""
-        if self.chips == 1 and self.side in (OURS, PACKED):
-            return ROWS * 128 // self.length
-        return self.chips * TOKENS[self.size] // self.length
+        tokens = ROWS * 128 if self.side in (OURS, PACKED) else TOKENS[self.size]
+        return self.chips * tokens // self.length
 
     @property
     def parts(self) -> int:

@@ -301,8 +301,14 @@ def _group_size(rest: str) -> int:
     return 2 if "source_target_pairs" in rest else 1
 
 
-def _exchanges(program: Program, outer: Instruction, runs: int) -> Iterator[tuple[str, Collective]]:
-    """(what tells it from others, exchange) of those that an instruction takes part in."""
+def _exchanges(
+    program: Program, outer: Instruction, runs: int, shared: set[int]
+) -> Iterator[tuple[str, Collective]]:
+    """(what tells it from others, exchange) of those that an instruction takes part in.
+
+    Pieces of one exchange have one channel. So have exchanges that a program wrote out itself:
+    those channels are `shared`.
+    """
     members = _inside(program, outer)
     pieces = any("AsyncCollective" in member.rest for member in members)
     for place, member in enumerate(members):
@@ -316,7 +322,7 @@ def _exchanges(program: Program, outer: Instruction, runs: int) -> Iterator[tupl
             opcode = "reduce-scatter"
         channel = member.number("channel")
         yield (
-            f"{member.name if channel is None else channel} {runs}",
+            f"{member.name if channel in (None, *shared) else channel} {runs}",
             Collective(opcode, size, chips, runs, pieces or member.opcode.endswith("-start")),
         )
 
@@ -324,7 +330,13 @@ def _exchanges(program: Program, outer: Instruction, runs: int) -> Iterator[tupl
 def collectives(program: Program) -> list[Collective]:
     """All exchanges of one run; one that several fusions carry on piece by piece counts once."""
     found: dict[str, Collective] = {}
+    alone = collections.Counter(
+        instruction.number("channel")
+        for instruction, *_ in _scheduled(program)
+        if instruction.opcode in COLLECTIVES
+    )
+    shared = {channel for channel, number in alone.items() if channel is not None and number > 1}
     for instruction, runs, _ in _scheduled(program):
-        for key, exchange in _exchanges(program, instruction, runs):
+        for key, exchange in _exchanges(program, instruction, runs, shared):
             found.setdefault(key, exchange)
     return list(found.values())
