@@ -7,8 +7,9 @@ Nothing is run: the compiler's cycles are added up, see bertjax/hlo_cost.py. The
 256 rows of 128 or as many tokens, goes through it in parts of 8,192 tokens (large: 4,096), whose
 activations stay in fast memory. --flax_python needs transformers 4 with its Flax models, jax, flax,
 libtpu and what bertjax needs; its step takes one part at once. --before names an older checkout of
-bertjax, whose step is compiled in the same way, in one part; kernels of its that tell no cycles
-count for nothing. Programs are kept in --folder, and read again from there.
+bertjax, whose step is compiled in the same way, in one part; its kernels of attention, which are
+those of today but tell no cycles, count as these do. Programs are kept in --folder, and read again
+from there.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ import contest
 from bertjax import estimate, hlo_cost
 from bertjax.chips import CHIPS
 from bertjax.estimate import Estimate
+from bertjax.models import flash
+from bertjax.models.config import SIZES
 
 CHIP = CHIPS["v5e"]
 TOPOLOGIES = {1: "v5e:1x1", 256: "v5e:16x16"}
@@ -96,10 +99,14 @@ def worker(case: Case, text: Path, options: argparse.Namespace) -> contest.Resul
     return json.loads(facts.read_text(encoding="utf-8"))
 
 
-def read(text: Path) -> tuple[Estimate, dict[str, int]]:
+def read(case: Case, text: Path) -> tuple[Estimate, dict[str, int]]:
     """A program's estimate, and its cycles by what they are for."""
     with gzip.open(text, "rt", encoding="utf-8") as file:
         program = file.read()
+    heads = SIZES[case.size]["num_heads"]
+    for backward, name in enumerate(("forward_kernel", "backward_kernel")):
+        own = flash.cycles(backward, case.rows, case.length, heads)
+        program = program.replace(f"/{name}/", f"/{name}_of_{own}_cycles/")
     rate = CHIP.clock / CHIP.bandwidth
     shares: collections.Counter[str] = collections.Counter()
     for cost in hlo_cost.costs(hlo_cost.parse(program), rate):
@@ -115,7 +122,7 @@ def row(case: Case, text: Path, operations: float, tokens: float, peer: float) -
       tokens: real ones of the batch.
       peer: tokens a second and chip of transformers; 0: not known.
     """
-    found, shares = read(text)
+    found, shares = read(case, text)
     seconds = estimate.seconds(found, CHIP)
     total = sum(shares.values())
     rate = tokens / case.chips / seconds
@@ -179,7 +186,7 @@ def compare(
     for case, text in texts.items():
         tokens = case.rows * length * (options.filled if case.side == PACKED else 1.0)
         if case.side == FLAX:
-            peer = tokens / estimate.seconds(read(text)[0], CHIP)
+            peer = tokens / estimate.seconds(read(case, text)[0], CHIP)
         lines.append(row(case, text, operations * case.rows, tokens, peer))
     return lines
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +14,12 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
+from bertjax import partition
 from bertjax.errors import UserError
 from bertjax.models import layers, spans
 from bertjax.models.bert import Bert
 from bertjax.models.config import PARTS, BertConfig
+from bertjax.models.dropout import drop
 from bertjax.models.encoder_output import Packing
 from bertjax.models.layers import LayerNorm, rotate
 from bertjax.models.spans import Span, attention_bias
@@ -105,6 +109,22 @@ def test_the_short_gelu_is_exact_to_bfloat16() -> None:
     below = 0.5 * (1 + erf(wide / np.sqrt(2)))
     np.testing.assert_allclose(found, wide * below, rtol=1e-6, atol=4e-5)
     np.testing.assert_allclose(pull(jnp.ones_like(x))[0], below + wide * phi, rtol=1e-6, atol=1e-4)
+
+
+def test_devices_draw_for_their_own_rows() -> None:
+    """A generator in hardware cannot draw a part of what it would draw for all."""
+    mesh = partition.make_mesh(data=8)
+
+    def run(x: jax.Array) -> jax.Array:
+        return drop(x, 0.25, jax.random.key(1, impl="rbg"))
+
+    x = jax.device_put(jnp.ones((16, 512)), partition.batch_sharding(mesh))
+    found = np.asarray(jax.jit(partition.knowing(mesh, run))(x))
+    assert (found > 0).mean() == pytest.approx(0.75, abs=0.02)
+    assert len(np.unique(found, axis=0)) == 16
+    text = jax.jit(partition.knowing(mesh, run)).lower(x).compile().as_text()
+    sizes = [math.prod(map(int, sizes.split(","))) for sizes in re.findall(r"\[([\d,]+)\]", text)]
+    assert max(sizes) <= 2 * x.size // 8
 
 
 def test_where_the_norm_stands() -> None:
