@@ -6,8 +6,8 @@ For v5e, one chip and 256: forward, backward, clipping and Adam, dropout 0.1, pr
 Nothing is run: the compiler's cycles are added up, see bertjax/hlo_cost.py. The batch of a chip, of
 256 rows of 128 or as many tokens, goes through it in parts of 8,192 tokens (large: 4,096), whose
 activations stay in fast memory. --flax_python needs transformers 4 with its Flax models, jax, flax,
-libtpu and what bertjax needs; its step takes one part at once. --before names an older checkout of
-bertjax, whose step is compiled in the same way, in one part; its kernels of attention, which are
+libtpu and what bertjax needs; its step takes 8,192 tokens at once. So does that of an older checkout
+of bertjax, which --before names; its kernels of attention, which are
 those of today but tell no cycles, count as these do. Programs are kept in --folder, and read again
 from there.
 """
@@ -35,6 +35,8 @@ CHIP = CHIPS["v5e"]
 TOPOLOGIES = {1: "v5e:1x1", 256: "v5e:16x16"}
 # Tokens that a chip works on at once.
 TOKENS = {"base": 8192, "large": 4096}
+# Of a batch of the others, who take it at once. More were seen to be slower (base) or not to fit.
+PEER_TOKENS = 8192
 # Of 256 chips so many share out the parameters.
 FSDP = 8
 # Rows of 128 of a chip's batch: on one the paper's, on 256 that of You et al. 2020.
@@ -54,12 +56,17 @@ class Case(NamedTuple):
     @property
     def rows(self) -> int:
         """Of the whole batch."""
-        tokens = ROWS * 128 if self.side in (OURS, PACKED) else TOKENS[self.size]
+        tokens = ROWS * 128 if self.whole else PEER_TOKENS
         return self.chips * tokens // self.length
 
     @property
+    def whole(self) -> bool:
+        """Whether it is the whole batch, in parts."""
+        return self.side in (OURS, PACKED)
+
+    @property
     def parts(self) -> int:
-        return self.rows * self.length // self.chips // TOKENS[self.size]
+        return self.rows * self.length // self.chips // TOKENS[self.size] if self.whole else 1
 
     @property
     def name(self) -> str:
