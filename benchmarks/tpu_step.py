@@ -6,10 +6,9 @@ For v5e, one chip and 256: forward, backward, clipping and Adam, dropout 0.1, pr
 Nothing is run: the compiler's cycles are added up, see bertjax/hlo_cost.py. The batch of a chip, of
 256 rows of 128 or as many tokens, goes through it in parts of 8,192 tokens (large: 4,096), whose
 activations stay in fast memory. --flax_python needs transformers 4 with its Flax models, jax, flax,
-libtpu and what bertjax needs; its step takes 8,192 tokens at once. So does that of an older checkout
-of bertjax, which --before names; its kernels of attention, which are
-those of today but tell no cycles, count as these do. Programs are kept in --folder, and read again
-from there.
+libtpu and what bertjax needs; its step takes 8,192 tokens at once. So does that of an older
+checkout of bertjax, which --before names; its kernels of attention, which are those of today but
+tell no cycles, count as these do. Programs are kept in --folder, and read again from there.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ CHIP = CHIPS["v5e"]
 TOPOLOGIES = {1: "v5e:1x1", 256: "v5e:16x16"}
 # Tokens that a chip works on at once.
 TOKENS = {"base": 8192, "large": 4096}
-# Of a batch of the others, who take it at once. More were seen to be slower (base) or not to fit.
+# Of a batch of the others, who take it at once.
 PEER_TOKENS = 8192
 # Of 256 chips so many share out the parameters.
 FSDP = 8
