@@ -158,7 +158,7 @@ def main() -> None:
     flags.add_argument("--lengths", nargs="+", type=int, choices=(128, 512), default=[128, 512])
     flags.add_argument("--chips", nargs="+", type=int, choices=TOPOLOGIES, default=[1, 256])
     flags.add_argument("--sequences", type=int, default=8, help="of a packed row of 512")
-    flags.add_argument("--filled", type=float, default=0.98, help="share of a packed row")
+    flags.add_argument("--filled", type=float, default=0.999, help="of a packed row")
     options = flags.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     print("command: python " + " ".join(sys.argv))
