@@ -1,0 +1,149 @@
+"""Words a second of word2vec and what its vectors are worth, beside gensim.
+
+    BERTJAX_DATA=<folder> python benchmarks/word2vec.py --gensim_python=PYTHON
+
+The folder holds corpus/*.txt.xz and wordsim/. Skip-gram with 5 negatives, window 5, words of a
+count of 5 or more, subsampled at 1e-3, rate 0.025 to 0; both sides see the same words, cut where
+bertjax's records end. All in turn. Only training is timed, counting words and compilation are not;
+"words" are those of the text, before subsampling. Both sides' vectors are scored by the same
+commands of bertjax.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import contest
+from builder import cut
+
+from bertjax import run_log, tokenizer
+from bertjax.data import manifest
+from bertjax.json_file import read_json
+
+HERE = contest.HERE.parent
+ROW = 512
+SCORES = {
+    "similarity": {"WordSim-353": "EN-WS-353-ALL", "SimLex-999": "EN-SIMLEX-999"},
+    "analogy": {"analogies": "questions-words"},
+}
+
+
+def prepare(text: Path, records: Path) -> None:
+    """Compact records of whole words."""
+    contest.run([
+        sys.executable, "-m", "bertjax.prepare", f"--input={text}", f"--output={records}",
+        "--keep_lines", "--vocab_kind=words", "--vocab_size=100000", "--min_count=5",
+        "--masking=dynamic", "--packed", "--segments=doc_sentences", f"--max_seq_length={ROW}",
+    ])  # fmt: skip
+
+
+def write_lines(text: Path, records: Path, target: Path) -> None:
+    """The known words of each document, as many in a line as a record holds."""
+    words = tokenizer.load(records)
+    documents = text.read_text(encoding="utf-8").split("\n\n")
+    with target.open("w", encoding="utf-8") as file:
+        for document in documents:
+            known = [i for i in words.encode(document) if i != words.unk_id]
+            for first in range(0, len(known), ROW - 2):
+                file.write(" ".join(words.pieces(known[first : first + ROW - 2])) + "\n")
+
+
+def ours(records: Path, run: Path, width: int, options: argparse.Namespace) -> contest.Result:
+    """Trains by the command that users give; the run is what is scored."""
+    contest.run([
+        sys.executable, "-m", "bertjax.pretrain", f"--config={HERE}/configs/word2vec.py:{width}",
+        f"--workdir={run}", f"data.records={records}", f"train.epochs={options.epochs}",
+        "log_every=5",
+    ])  # fmt: skip
+    rows = [row for row in run_log.read_metrics(run) if "seconds_per_step" in row]
+    seconds = statistics.mean(row["seconds_per_step"] for row in rows[1:]) * rows[-1]["step"]
+    corpus = manifest.load(records).corpus
+    words = corpus["tokens"] * (1 - corpus["unknown_share"]) * options.epochs
+    return {"words": words, "seconds": seconds}
+
+
+def scores(init: Path, data: Path, scratch: Path) -> dict[str, float]:
+    """{list: score} of vectors or of a run, in percent."""
+    found = {}
+    for task, lists in SCORES.items():
+        for name, file in lists.items():
+            folder = scratch / f"scores-{name}"
+            source = next((data / "wordsim").glob(f"{file}.*"))
+            contest.run([
+                sys.executable, "-m", "bertjax.finetune", f"--task={task}", f"--test={source}",
+                f"--init={init}", f"--workdir={folder}",
+            ])  # fmt: skip
+            found[name] = 100 * read_json(folder / "metrics.json")["score"]
+    return found
+
+
+def measure(options: argparse.Namespace, data: Path, scratch: Path, width: int) -> None:
+    """One table: both sides with vectors of a width."""
+    records, lines = scratch / "records", scratch / "lines.txt"
+    peer = contest.peer(
+        "gensim", options.gensim_python, "--gensim_python", "gensim", "word2vec_gensim.py"
+    )
+    cores = len(os.sched_getaffinity(0))
+    names = ["bertjax", *(f"gensim, {n} worker(s)" for n in sorted({1, cores}))]
+    results: dict[str, list[contest.Result]] = {name: [] for name in names}
+    for turn in range(options.rounds):
+        for name in names:
+            folder = Path(tempfile.mkdtemp(dir=scratch))
+            init = folder / ("run" if name == "bertjax" else "vectors.bin")
+            with contest.others_cpu() as others:
+                if name == "bertjax":
+                    found = ours(records, init, width, options)
+                elif peer.why_not is None:
+                    found = contest.run_worker(peer.command, [
+                        f"--lines={lines}", f"--output={init}", f"--width={width}",
+                        f"--epochs={options.epochs}", f"--workers={name.split()[1]}",
+                        f"--seed={turn}",
+                    ])  # fmt: skip
+                else:
+                    continue
+            results[name].append(found | others | {"scores": scores(init, data, folder)})
+    print(f"{width} dimensions:")
+    contest.print_table([row(name, found) for name, found in results.items() if found])
+
+
+def row(name: str, found: list[contest.Result]) -> dict[str, str]:
+    lists = found[0]["scores"]
+    return {
+        "side": name,
+        "words/s": contest.spread([r["words"] / r["seconds"] for r in found]),
+        **{name: contest.spread([r["scores"][name] for r in found], 1) for name in lists},
+        "CPU of others": f"{max(r['others'] for r in found):.2f} cores",
+    }
+
+
+def main() -> None:
+    flags = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument("--gensim_python", type=Path, help="interpreter with gensim")
+    flags.add_argument("--megabytes", type=float, default=20, help="of text (%(default)s)")
+    flags.add_argument("--epochs", type=int, default=3)
+    flags.add_argument("--widths", type=int, nargs="+", default=[100, 300])
+    flags.add_argument("--rounds", type=int, default=3, help="runs of each, in turn")
+    options = flags.parse_args()
+    data = os.environ.get("BERTJAX_DATA")
+    if not data:
+        print("skipped: BERTJAX_DATA is not set")
+        return
+    print("command: python " + " ".join(sys.argv) + "\n" + contest.machine())
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        cut(Path(data) / "corpus", options.megabytes, folder / "text.txt")
+        prepare(folder / "text.txt", folder / "records")
+        write_lines(folder / "text.txt", folder / "records", folder / "lines.txt")
+        for width in options.widths:
+            measure(options, Path(data), folder, width)
+
+
+if __name__ == "__main__":
+    main()
