@@ -50,9 +50,14 @@ def _score(metrics: dict[str, float]) -> float:
     return metrics["score"]
 
 
+def size(state: TrainState) -> int:
+    """Bytes of a checkpoint, at most."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+
 def _check_room(run: Path, state: TrainState) -> None:
     """Refuses to begin what the disk cannot hold: orbax fails late, and in many words."""
-    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    needed = size(state)
     free = shutil.disk_usage(run).free
     if free < needed:
         raise UserError(

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from bertjax import partition
 from bertjax.checkpoint import Checkpoints
 from bertjax.errors import UserError
+from bertjax.profiler import Profiler
 from bertjax.pulse import Pulse, Stopped
 from bertjax.rates import HostBatch, Meter
 from bertjax.run_log import RunLog
@@ -64,6 +65,7 @@ def train(
     checkpoints: Checkpoints,
     evaluate: Evaluate | None = None,
     flops: Callable[[HostBatch], float] | None = None,
+    profiler: Profiler | None = None,
 ) -> TrainState:
     """Trains from the state's step to the last one.
 
@@ -78,7 +80,7 @@ def train(
     parts, num_parts = partition.local_parts(mesh)
     meter = Meter(log.history, num_parts / len(parts), flops)
     previous: tuple[int, Any, HostBatch] | None = None
-    with Pulse(timetable.stuck_after) as pulse:
+    with Pulse(timetable.stuck_after) as pulse, profiler or Profiler() as trace:
         settle = functools.partial(_settle, pulse=pulse, log=log, checkpoints=checkpoints)
         due = step > 0 and timetable.due(step, timetable.eval_every)
         if evaluate is not None and due and not log.history.evaluated:
@@ -86,9 +88,11 @@ def train(
         while step < timetable.total_steps:
             with meter.waiting():
                 batch = next(batches)
+            trace.before(step + 1)
             with meter.stepping():
                 state, metrics = train_step(state, partition.global_batch(batch, mesh))
             step += 1
+            trace.after(step, metrics)
             meter.add(metrics, batch)
             # One step is queued while another runs; more would only pile up batches.
             if previous is not None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -25,10 +26,12 @@ from bertjax import (
     memory,
     partition,
     phases,
+    profiler,
     program,
     run_folder,
     settings,
     tokenizer,
+    wandb_log,
 )
 from bertjax.command_line import new_parser
 from bertjax.data import input as data_input
@@ -47,8 +50,17 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--config", required=True, help="configs/FILE.py:ARGUMENT, e.g. configs/bert.py:mini")
     add("--workdir", type=Path, required=True, help="folder of the run; continued if it has one")
+    add("--profile", metavar="A:B", help="trace the steps A to B for TensorBoard's profile page")
+    add("--wandb", metavar="PROJECT", help="send the metrics to Weights & Biases, too")
     add("overrides", nargs="*", metavar="name=value", help="settings of the config to change")
     return parser.parse_intermixed_args(argv)  # settings may stand before and behind flags
+
+
+class Watching(NamedTuple):
+    """What a user wants to see beside the run's own log; see RunLog and loop.train."""
+
+    mirror: Callable[[float], wandb_log.WandbLog] | None
+    profiler: profiler.Profiler
 
 
 def resolved(config: ConfigDict, model: EncoderConfig, records: Records) -> dict[str, Any]:
@@ -139,6 +151,7 @@ def train(
     made: program.Program,
     mesh: Mesh,
     timetable: loop.Timetable,
+    watching: Watching,
 ) -> None:
     """Trains from the newest checkpoint, or from the start, to the last step."""
     seed, steps = config.train.seed, config.train.steps
@@ -147,7 +160,10 @@ def train(
         start = int(state.step)
         # What reads ahead is closed before the interpreter ends, which would wait for it.
         batches = closing(phases.batches(inputs.phases, start, seed, *partition.local_parts(mesh)))
-        with RunLog(workdir, "pretraining", steps, start) as log, batches as stream:
+        with (
+            RunLog(workdir, "pretraining", steps, start, watching.mirror) as log,
+            batches as stream,
+        ):
             for name in inputs.pretraining.losses.values():
                 log.say(
                     f"the {name} loss must fall below {inputs.entropy:.3f} (unigram entropy, nats)"
@@ -161,6 +177,7 @@ def train(
                 log=log,
                 checkpoints=checkpoints,
                 evaluate=make_evaluate(config, inputs, made.objective, mesh, log),
+                profiler=watching.profiler,
             )
             last = read_metrics(workdir)[-1:]
             if inputs.held_out is None and last:
@@ -172,6 +189,7 @@ def main() -> None:
     memory.keep_freed_memory()
     compile_cache.turn_on()
     config = settings.load(flags.config, flags.overrides)
+    traced = profiler.parse_steps(flags.profile) if flags.profile else None
     inputs = open_inputs(config)
     mesh = partition.make_mesh(**config.mesh.to_dict())
     for phase in inputs.phases:
@@ -185,10 +203,15 @@ def main() -> None:
         config.stuck_after,
     )
     made = build_program(config, inputs, mesh)
-    run_folder.save_config(flags.workdir, resolved(config, inputs.encoder, inputs.records))
+    facts = resolved(config, inputs.encoder, inputs.records)
+    watching = Watching(
+        wandb_log.opener(flags.wandb, flags.workdir, facts) if flags.wandb else None,
+        profiler.Profiler(flags.workdir, traced),
+    )
+    run_folder.save_config(flags.workdir, facts)
     if distributed.is_first():
         tokenizer.load(inputs.records.folder).save(flags.workdir)
-    train(config, flags.workdir, inputs, made, mesh, timetable)
+    train(config, flags.workdir, inputs, made, mesh, timetable, watching)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from bertjax import distributed
 from bertjax.json_file import read_json, write_json
+from bertjax.wandb_log import WandbLog
 from bertjax.whole_file import write_whole
 
 METRICS = "metrics.jsonl"
@@ -103,10 +104,20 @@ class RunLog:
       history: what earlier starts of the run leave behind.
     """
 
-    def __init__(self, run: Path, title: str, total_steps: int, start_step: int):
+    def __init__(
+        self,
+        run: Path,
+        title: str,
+        total_steps: int,
+        start_step: int,
+        mirror: Callable[[float], WandbLog] | None = None,
+    ):
         """Continues the log of a run from start_step; later lines of a killed run are dropped.
 
         Of several processes all read it, and the first one alone writes and shows.
+
+        Args:
+          mirror: makes, of when the run was first started, what gets the metrics, too.
         """
         import tensorflow as tf
 
@@ -124,6 +135,7 @@ class RunLog:
         self._events = (
             tf.summary.create_file_writer(str(run)) if first else tf.summary.create_noop_writer()
         )
+        self._mirror = mirror(self.history.started) if first and mirror else None
         self._total, self._live = total_steps, first and sys.stderr.isatty()
         self._bar = tqdm(
             total=total_steps,
@@ -141,6 +153,8 @@ class RunLog:
         self._bar.close()
         self._file.close()
         self._events.close()
+        if self._mirror:
+            self._mirror.close()
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Adds one line of metrics to the file and the events, and renews the live line."""
@@ -161,6 +175,8 @@ class RunLog:
             for name, value in metrics.items():
                 self._summary.scalar(name, value, step)
         self._events.flush()
+        if self._mirror:
+            self._mirror.keep(step, metrics)
 
     def say(self, line: str) -> None:
         """Prints a line without breaking the live one."""

@@ -6,7 +6,7 @@ set -euo pipefail
 usage() {
   cat << END
 usage: ./launch/worker.sh setup [EXTRA]           the environment, with the extra tpu or gpu
-       ./launch/worker.sh check [tpu | cuda]      lists the devices; fails without one of that kind
+       ./launch/worker.sh check [tpu | cuda]      packages and devices; fails without one of that kind
        ./launch/worker.sh run COMMAND...          a command in the environment, in the foreground
        ./launch/worker.sh keep NAME COMMAND...    the same; its log and exit status are kept
        ./launch/worker.sh start NAME COMMAND...   the same, in the background
@@ -68,8 +68,7 @@ run() {
 
 # check: on a slice of several workers all must ask at once.
 check() {
-  local list='import jax; print(*jax.devices(), sep="\n")'
-  run env ${1:+JAX_PLATFORMS="$1"} python -c "$list"
+  run env ${1:+JAX_PLATFORMS="$1"} python -m bertjax.doctor
 }
 
 folder_of() { echo "runs/launched/$1"; }

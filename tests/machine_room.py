@@ -40,7 +40,7 @@ case "$*" in
   *"-m pip install"*)
     echo "$PWD: $*" >> "$room/pip"
     exit "$(cat "$room/pip.status" 2> /dev/null || echo 0)" ;;
-  *jax.devices*)
+  *bertjax.doctor*)
     echo "$PWD $JAX_PLATFORMS" >> "$room/checks"
     exit "$(cat "$room/check.status" 2> /dev/null || echo 0)" ;;
   *) exec {python} "$@" ;;

@@ -27,8 +27,8 @@ FLOORS = (
     "state train_step checkpoint convert huggingface huggingface_tokenizer loop run_log "
     "pretrained predictor results tasks google model_folder tuning sweep mixing finished "
     "build_need phases continuation program inputs estimate planned_work planning plan_report "
-    "comparison norms rates run_folder skipped_updates word_layer word_tests",
-    "prepare pretrain finetune export fill collect report reproduce plan compare",
+    "comparison norms rates run_folder skipped_updates word_layer word_tests profiler wandb_log",
+    "prepare pretrain finetune export fill collect report reproduce plan compare doctor",
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 ENTRY_POINTS = FLOORS[-1].split()

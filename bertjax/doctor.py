@@ -1,0 +1,179 @@
+"""Looks at everything a long run needs before it starts: packages, devices, records, disk.
+
+example:
+  python -m bertjax.doctor --platform=tpu --config=configs/bert.py:base --workdir=runs/base \\
+      data.records=records/128
+Without --config only packages, devices and their connections. Of several processes all must ask at
+once; each tells of its own devices.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from packaging.requirements import Requirement
+
+from bertjax import checkpoint, chips, distributed, partition, settings, state
+from bertjax.command_line import new_parser
+from bertjax.data.records import Records
+from bertjax.errors import UserError
+from bertjax.inputs import Inputs, build_program, open_inputs
+
+_SIDE = 256
+# A product in bfloat16 of numbers around 1 has errors of this share.
+_ERROR = 2e-2
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = new_parser("doctor", __doc__)
+    add = parser.add_argument
+    add("--platform", choices=["cpu", "gpu", "tpu"], help="what must be there (default: any)")
+    add("--config", metavar="FILE[:SIZE]", help="of the run to come, as for bertjax.pretrain")
+    add("--workdir", type=Path, metavar="RUN", help="of the run to come")
+    add("overrides", nargs="*", metavar="name=value", help="settings of the config")
+    flags = parser.parse_args(argv)
+    if flags.overrides and not flags.config:
+        raise UserError(f"{flags.overrides[0]}: settings belong to a config; give --config")
+    return flags
+
+
+def packages() -> str:
+    """Those that bertjax asks for, in the versions that it is tested with."""
+    try:
+        wanted = importlib.metadata.requires("bertjax") or []
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError("bertjax is not installed in this environment: pip install -e .") from None
+    needed = [each for each in map(Requirement, wanted) if _applies(each)]
+    for each in needed:
+        try:
+            found = importlib.metadata.version(each.name)
+        except importlib.metadata.PackageNotFoundError:
+            raise UserError(f"{each.name} is not installed: pip install '{each}'") from None
+        if not each.specifier.contains(found, prereleases=True):
+            raise UserError(f"{each.name} {found} does not fit: pip install '{each}'")
+    return f"Python {platform.python_version()}, jax {jax.__version__}, {len(needed)} packages fit"
+
+
+def _applies(requirement: Requirement) -> bool:
+    """Whether it is for this machine, and for no extra."""
+    return requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+
+
+def devices(wanted: str | None) -> str:
+    """Each of this process's devices multiplies two matrices and is right."""
+    try:
+        found = jax.local_devices()
+    except RuntimeError as error:
+        line = str(error).splitlines()[0]
+        raise UserError(
+            f"JAX finds no devices: {line}; look at the driver and JAX_PLATFORMS"
+        ) from None
+    if wanted and found[0].platform != wanted:
+        raise UserError(
+            f"--platform={wanted}: JAX sees {found[0].platform} only; pip install "
+            f"'bertjax[{wanted}]', and look whether another process holds the devices"
+        )
+    draw = np.random.default_rng(0)
+    one, two = draw.standard_normal((2, _SIDE, _SIDE), np.float32)
+    for device in found:
+        a, b = (jax.device_put(jnp.asarray(x, jnp.bfloat16), device) for x in (one, two))
+        product = jnp.matmul(a, b, preferred_element_type=jnp.float32)
+        wrong = np.abs(np.asarray(product) - one @ two).max() / np.sqrt(_SIDE)
+        if not wrong < _ERROR:
+            raise UserError(f"{device}: a product of matrices is wrong by {wrong:.2g}; replace it")
+    memory = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in found]
+    room = f", {min(memory) / 2**30:.1f} GiB each" if all(memory) else ""
+    known = chips.peak(found[0])
+    speed = f", {known / 1e12:,.0f} TFLOP/s" if known else ""
+    return f"{len(found)} x {found[0].device_kind}{room}{speed}, each computes right"
+
+
+def processes() -> str:
+    """All processes see each other: a sum over the devices of all."""
+    count, everywhere = jax.process_count(), jax.device_count()
+    if count == 1:
+        return "one process"
+    mesh = partition.make_mesh()
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names))
+    ones = jax.make_array_from_callback((everywhere,), sharding, lambda _: np.ones(1, np.float32))
+    if float(jnp.sum(ones)) != everywhere:
+        raise UserError("the devices do not add up across processes; start all machines anew")
+    return f"{count} processes with {everywhere} devices add up"
+
+
+def records(inputs: Inputs) -> str:
+    """All files are there, and a whole one of each folder is as it was written."""
+    opened = [phase.records for phase in inputs.phases]
+    if inputs.held_out is not None:
+        opened.append(inputs.held_out)
+    for each in opened:
+        _check_files(each)
+    return ", ".join(f"{each.folder}: {len(each):,}" for each in opened)
+
+
+def _check_files(each: Records) -> None:
+    for shard in each.manifest.shards:
+        path = each.folder / shard.file
+        size = path.stat().st_size if path.is_file() else None
+        if size != shard.bytes:
+            found = "is not there" if size is None else f"has {size:,} bytes"
+            raise UserError(f"{path}: {found}, the manifest says {shard.bytes:,}; copy it again")
+    first = each.manifest.shards[0]
+    with (each.folder / first.file).open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != first.sha256:
+            raise UserError(f"{each.folder / first.file}: is damaged; copy it again")
+
+
+def workdir(folder: Path, config: ConfigDict | None, inputs: Inputs | None) -> str:
+    """Can be written to, and has room for the checkpoints of the run."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    with tempfile.TemporaryFile(dir=there) as file:
+        file.write(b"bertjax")
+    free = shutil.disk_usage(there).free
+    if config is None or inputs is None:
+        return f"{folder}: can be written to, {free / 1e9:,.1f} GB are free"
+    mesh = partition.make_mesh(**config.mesh.to_dict())
+    made = build_program(config, inputs, mesh)
+    size = checkpoint.size(state.abstract_state(made.init, made.optimizer, mesh))
+    # The last ones, the best one, and the one that is being written.
+    need = size * (config.keep_last + 2)
+    if free < need:
+        raise UserError(
+            f"{folder}: {free / 1e9:,.1f} GB are free, checkpoints will take {need / 1e9:,.1f}; "
+            "free some space, choose another --workdir or a smaller keep_last"
+        )
+    return f"{folder}: can be written to; {need / 1e9:,.2f} of {free / 1e9:,.1f} GB for checkpoints"
+
+
+def main() -> None:
+    flags = parse_arguments()
+
+    def look(name: str, check: Callable[[], str]) -> None:
+        print(f"{name:<10}{check()}", flush=True)
+
+    look("packages", packages)
+    look("devices", lambda: devices(flags.platform))
+    look("processes", processes)
+    config = inputs = None
+    if flags.config:
+        config = settings.load(flags.config, flags.overrides)
+        inputs = open_inputs(config)
+        look("records", lambda: records(inputs))
+    if flags.workdir:
+        look("workdir", lambda: workdir(flags.workdir, config, inputs))
+
+
+if __name__ == "__main__":
+    sys.exit(distributed.run(main))

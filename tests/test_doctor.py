@@ -1,0 +1,108 @@
+"""The doctor says what fits, and names what does not with its mend."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import pytest
+
+from bertjax import doctor
+
+Command = Callable[..., int]
+
+
+def test_a_healthy_machine_gets_a_line_for_every_check(
+    command: Command,
+    tiny_settings: Path,
+    tiny_records: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    flags = [f"--config={tiny_settings}", f"--workdir={run}", f"data.records={tiny_records}"]
+    assert command(doctor, *flags) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "packages", "devices", "processes", "records", "workdir",
+    ]  # fmt: skip
+    assert f"{jax.local_device_count()} x cpu" in lines[1] and "computes right" in lines[1]
+    assert f"{tiny_records}: " in lines[3]
+    assert "for checkpoints" in lines[4]
+    assert not run.exists(), "it only looks"
+
+
+def test_devices_of_another_kind_are_refused(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(doctor, "--platform=tpu") == 2
+    assert "--platform=tpu: JAX sees cpu only" in capsys.readouterr().err
+
+
+def test_a_package_of_another_version_is_named(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "0.1" if name == "optax" else real(name)
+    )
+    assert command(doctor) == 2
+    assert "optax 0.1 does not fit: pip install 'optax" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("damage", "part"),
+    [
+        (lambda path: path.unlink(), "is not there"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "bytes, the manifest says"),
+    ],
+)
+def test_records_that_are_not_whole_are_named(
+    damage: Callable[[Path], object],
+    part: str,
+    command: Command,
+    tiny_settings: Path,
+    tiny_records: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    copy = shutil.copytree(tiny_records, tmp_path / "records")
+    shard = sorted(copy.glob("*.tfrecord"))[-1]
+    damage(shard)
+    assert command(doctor, f"--config={tiny_settings}", f"data.records={copy}") == 2
+    error = capsys.readouterr().err
+    assert str(shard) in error and part in error
+
+
+def test_a_changed_byte_in_a_file_is_found(
+    command: Command,
+    tiny_settings: Path,
+    tiny_records: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    copy = shutil.copytree(tiny_records, tmp_path / "records")
+    shard = sorted(copy.glob("*.tfrecord"))[0]
+    content = bytearray(shard.read_bytes())
+    content[-10] ^= 1
+    shard.write_bytes(content)
+    assert command(doctor, f"--config={tiny_settings}", f"data.records={copy}") == 2
+    assert f"{shard}: is damaged" in capsys.readouterr().err
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_refused(
+    command: Command,
+    tiny_settings: Path,
+    tiny_records: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    flags = [f"--config={tiny_settings}", f"data.records={tiny_records}"]
+    assert command(doctor, *flags, f"--workdir={tmp_path / 'run'}") == 2
+    assert "checkpoints will take" in capsys.readouterr().err

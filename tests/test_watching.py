@@ -1,0 +1,68 @@
+"""What a run shows beside its own log: a trace of some steps, metrics on Weights & Biases."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertjax import pretrain, run_log
+
+Command = Callable[..., int]
+
+
+def test_steps_are_traced_and_metrics_mirrored_also_when_a_run_goes_on(
+    command: Command,
+    tiny_settings: Path,
+    tiny_records: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: dict[str, list[Any]] = {"init": [], "log": [], "finish": []}
+    opened = types.SimpleNamespace(
+        log=lambda metrics, step: seen["log"].append((step, metrics)),
+        finish=lambda: seen["finish"].append(1),
+    )
+    wandb = types.ModuleType("wandb")
+    wandb.__dict__["init"] = lambda **given: seen["init"].append(given) or opened
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    run = tmp_path / "run"
+    flags = [f"--config={tiny_settings}", f"--workdir={run}", f"data.records={tiny_records}"]
+    flags += ["train.steps=4", "log_every=1", "--wandb=encoders"]
+    assert command(pretrain, *flags, "--profile=2:3") == 0
+    assert len(list(run.glob("plugins/profile/*/*.xplane.pb"))) == 1
+    assert [step for step, _ in seen["log"]] == [1, 2, 3, 4]
+    kept = [
+        {name: v for name, v in row.items() if name != "step"} for row in run_log.read_metrics(run)
+    ]
+    assert [metrics for _, metrics in seen["log"]] == kept
+    assert seen["finish"] == [1]
+
+    # A finished run started again is the same run there.
+    assert command(pretrain, *flags) == 0
+    first, again = seen["init"]
+    assert first["project"] == "encoders" and first["config"]["settings"]["train"]["steps"] == 4
+    assert first["id"].startswith("run-")
+    assert again["resume"] == "allow"
+
+
+def test_what_is_missing_or_wrong_is_told_before_the_run_begins(
+    command: Command,
+    tiny_settings: Path,
+    tiny_records: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    flags = [f"--config={tiny_settings}", f"--workdir={run}", f"data.records={tiny_records}"]
+    assert command(pretrain, *flags, "--profile=3:2") == 2
+    assert "--profile=3:2: give the first and the last step" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert command(pretrain, *flags, "--wandb=encoders") == 2
+    assert "pip install wandb" in capsys.readouterr().err
+    assert not run.exists()
