@@ -78,12 +78,13 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def _record_start(run: Path, step: int) -> float:
-    """Adds this start to starts.json; returns when the first one was."""
+def _record_start(run: Path, step: int, total_steps: int) -> float:
+    """Adds this start to starts.json, unless all is done; returns when the first one was."""
     path = run / STARTS
     starts: list[dict[str, Any]] = read_json(path)["starts"] if path.exists() else []
-    starts.append({"step": step, "time": time.time()})
-    write_json(path, {"starts": starts})
+    if step < total_steps or not starts:
+        starts.append({"step": step, "time": time.time()})
+        write_json(path, {"starts": starts})
     return starts[0]["time"]
 
 
@@ -128,8 +129,7 @@ class RunLog:
         if first:
             path = str(run / METRICS)
             write_whole(run / METRICS, "".join(json.dumps(line) + "\n" for line in kept).encode())
-            if start_step < total_steps:  # A run that is finished is not started again.
-                started = _record_start(run, start_step)
+            started = _record_start(run, start_step, total_steps)
         self.history = _history(started, kept, start_step)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._events = (

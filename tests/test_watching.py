@@ -47,7 +47,7 @@ def test_steps_are_traced_and_metrics_mirrored_also_when_a_run_goes_on(
     first, again = seen["init"]
     assert first["project"] == "encoders" and first["config"]["settings"]["train"]["steps"] == 4
     assert first["id"].startswith("run-")
-    assert again["resume"] == "allow"
+    assert (again["id"], again["resume"]) == (first["id"], "allow")
 
 
 def test_what_is_missing_or_wrong_is_told_before_the_run_begins(
