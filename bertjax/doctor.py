@@ -10,7 +10,6 @@ once; each tells of its own devices.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.metadata
 import platform
 import shutil
@@ -28,6 +27,7 @@ from packaging.requirements import Requirement
 from bertjax import checkpoint, chips, distributed, partition, settings, state
 from bertjax.command_line import new_parser
 from bertjax.data.records import Records
+from bertjax.data.shards import sha256
 from bertjax.errors import UserError
 from bertjax.inputs import Inputs, build_program, open_inputs
 
@@ -115,7 +115,8 @@ def processes() -> str:
 
 def records(inputs: Inputs) -> str:
     """All files are there, and a whole one of each folder is as it was written."""
-    opened = [phase.records for phase in inputs.phases]
+    # A folder may serve several phases.
+    opened = list(dict.fromkeys(phase.records for phase in inputs.phases))
     if inputs.held_out is not None:
         opened.append(inputs.held_out)
     for each in opened:
@@ -126,30 +127,34 @@ def records(inputs: Inputs) -> str:
 def _check_first(each: Records) -> None:
     """Raises UserError: a byte of the first file has changed; sizes are checked at opening."""
     first = each.manifest.shards[0]
-    with (each.folder / first.file).open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != first.sha256:
-            raise UserError(f"{each.folder / first.file}: is damaged; copy it again")
+    path = each.folder / first.file
+    if sha256(path) != first.sha256:
+        raise UserError(f"{path}: is damaged; copy it again")
 
 
-def workdir(folder: Path, config: ConfigDict | None, inputs: Inputs | None) -> str:
-    """Can be written to, and has room for the checkpoints of the run."""
+def checkpoint_bytes(config: ConfigDict, inputs: Inputs) -> int:
+    """What a run's checkpoints take: the last ones, the best one, and one being written."""
+    mesh = partition.make_mesh(**config.mesh.to_dict())
+    made = build_program(config, inputs, mesh)
+    one = checkpoint.size(state.abstract_state(made.init, made.optimizer, mesh))
+    return one * (config.keep_last + 2)
+
+
+def workdir(folder: Path, need: int) -> str:
+    """Can be written to, and has room for checkpoints of so many bytes; 0: not known."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     with tempfile.TemporaryFile(dir=there) as file:
         file.write(b"bertjax")
     free = shutil.disk_usage(there).free
-    if config is None or inputs is None:
-        return f"{folder}: can be written to, {free / 1e9:,.1f} GB are free"
-    mesh = partition.make_mesh(**config.mesh.to_dict())
-    made = build_program(config, inputs, mesh)
-    size = checkpoint.size(state.abstract_state(made.init, made.optimizer, mesh))
-    # The last ones, the best one, and the one that is being written.
-    need = size * (config.keep_last + 2)
     if free < need:
         raise UserError(
             f"{folder}: {free / 1e9:,.1f} GB are free, checkpoints will take {need / 1e9:,.1f}; "
             "free some space, choose another --workdir or a smaller keep_last"
         )
-    return f"{folder}: can be written to; {need / 1e9:,.2f} of {free / 1e9:,.1f} GB for checkpoints"
+    room = f", {free / 1e9:,.1f} GB are free"
+    if need:
+        room = f"; {need / 1e9:,.2f} of {free / 1e9:,.1f} GB for checkpoints"
+    return f"{folder}: can be written to{room}"
 
 
 def main() -> None:
@@ -161,13 +166,15 @@ def main() -> None:
     look("packages", packages)
     look("devices", lambda: devices(flags.platform))
     look("processes", processes)
-    config = inputs = None
+    need = 0
     if flags.config:
         config = settings.load(flags.config, flags.overrides)
         inputs = open_inputs(config)
         look("records", lambda: records(inputs))
+        if flags.workdir:
+            need = checkpoint_bytes(config, inputs)
     if flags.workdir:
-        look("workdir", lambda: workdir(flags.workdir, config, inputs))
+        look("workdir", lambda: workdir(flags.workdir, need))
 
 
 if __name__ == "__main__":

@@ -134,12 +134,11 @@ def _source(
 ) -> dict[str, object]:
     """All that the bytes of the result hang on; two builds with equal sources are the same."""
     rare = [str(flags.min_count)] * (flags.vocab_kind == "words")
+    learnt = " ".join(["learnt", flags.vocab_kind, str(flags.vocab_size), *rare])
     return {
         "files": [_identity(source) for source in sources],
         "text_field": flags.text_field,
-        "vocab": given.fingerprint
-        if given
-        else " ".join(["learnt", flags.vocab_kind, str(flags.vocab_size), *rare]),
+        "vocab": given.fingerprint if given else learnt,
         "extend": flags.extend,
         "cased": flags.cased,
         "split_sentences": not flags.keep_lines,
@@ -248,7 +247,8 @@ def _build_with_beam(flags: argparse.Namespace, settings: BuildSettings) -> Mani
     for name in ("extend", "drop_duplicates"):
         if getattr(flags, name) not in (0, None, "documents"):
             raise UserError(f"--{name} does not go with --runner; use it in a local build")
-    if flags.vocab is None:
+    vocabulary = _given(flags)
+    if vocabulary is None:
         raise UserError(
             "--runner needs a vocabulary; learn one from a part of the text: run this command "
             "on that part without --runner and give its --output as --vocab"
@@ -257,7 +257,6 @@ def _build_with_beam(flags: argparse.Namespace, settings: BuildSettings) -> Mani
         from bertjax.data import build_beam
     except ModuleNotFoundError:
         raise UserError("--runner needs Apache Beam: pip install 'bertjax[beam]'") from None
-    vocabulary = tokenizer.load(flags.vocab, _lowercase(flags))
     with tempfile.TemporaryDirectory() as folder:
         vocabulary.save(folder)
         files = tuple((path.name, path.read_bytes()) for path in sorted(Path(folder).iterdir()))
@@ -270,9 +269,9 @@ def _build_with_beam(flags: argparse.Namespace, settings: BuildSettings) -> Mani
 
 def _take_over(flags: argparse.Namespace, paths: list[Path]) -> None:
     """Records of the 2018 builder get a manifest."""
-    if flags.vocab is None:
+    vocabulary = _given(flags)
+    if vocabulary is None:
         raise UserError("--input holds records; give the vocabulary they were made with: --vocab")
-    vocabulary = tokenizer.load(flags.vocab, _lowercase(flags))
     source = {"records": [_identity(path) for path in paths], "vocab": vocabulary.fingerprint}
     if (flags.output / manifests.MANIFEST).exists():
         if manifests.load(flags.output).source != source:

@@ -59,7 +59,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 class Watching(NamedTuple):
     """What a user wants to see beside the run's own log; see RunLog and loop.train."""
 
-    mirror: Callable[[float], wandb_log.WandbLog] | None
+    mirror: Callable[[float], Any] | None
     profiler: profiler.Profiler
 
 

@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from bertjax import distributed
 from bertjax.json_file import read_json, write_json
-from bertjax.wandb_log import WandbLog
 from bertjax.whole_file import write_whole
 
 METRICS = "metrics.jsonl"
@@ -111,14 +110,14 @@ class RunLog:
         title: str,
         total_steps: int,
         start_step: int,
-        mirror: Callable[[float], WandbLog] | None = None,
+        mirror: Callable[[float], Any] | None = None,
     ):
         """Continues the log of a run from start_step; later lines of a killed run are dropped.
 
         Of several processes all read it, and the first one alone writes and shows.
 
         Args:
-          mirror: makes, of when the run was first started, what gets the metrics, too.
+          mirror: opens a run of wandb, see wandb_log.opener, which gets the metrics, too.
         """
         import tensorflow as tf
 
@@ -154,7 +153,7 @@ class RunLog:
         self._file.close()
         self._events.close()
         if self._mirror:
-            self._mirror.close()
+            self._mirror.finish()
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Adds one line of metrics to the file and the events, and renews the live line."""
@@ -176,7 +175,7 @@ class RunLog:
                 self._summary.scalar(name, value, step)
         self._events.flush()
         if self._mirror:
-            self._mirror.keep(step, metrics)
+            self._mirror.log(metrics, step=step)
 
     def say(self, line: str) -> None:
         """Prints a line without breaking the live one."""

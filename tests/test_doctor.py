@@ -15,6 +15,12 @@ from bertjax import doctor
 Command = Callable[..., int]
 
 
+@pytest.fixture()
+def shards(tiny_records: Path, tmp_path: Path) -> list[Path]:
+    """Of records that may be damaged."""
+    return sorted(shutil.copytree(tiny_records, tmp_path / "records").glob("*.tfrecord"))
+
+
 def test_a_healthy_machine_gets_a_line_for_every_check(
     command: Command,
     tiny_settings: Path,
@@ -54,33 +60,23 @@ def test_a_package_of_another_version_is_named(
 
 
 def test_records_that_are_not_whole_are_named(
-    command: Command,
-    tiny_settings: Path,
-    tiny_records: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    command: Command, tiny_settings: Path, shards: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    copy = shutil.copytree(tiny_records, tmp_path / "records")
-    shard = sorted(copy.glob("*.tfrecord"))[-1]
-    shard.write_bytes(shard.read_bytes()[:-1])
-    assert command(doctor, f"--config={tiny_settings}", f"data.records={copy}") == 2
-    assert str(shard) in capsys.readouterr().err
+    last = shards[-1]
+    last.write_bytes(last.read_bytes()[:-1])
+    assert command(doctor, f"--config={tiny_settings}", f"data.records={last.parent}") == 2
+    assert str(last) in capsys.readouterr().err
 
 
 def test_a_changed_byte_in_a_file_is_found(
-    command: Command,
-    tiny_settings: Path,
-    tiny_records: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    command: Command, tiny_settings: Path, shards: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    copy = shutil.copytree(tiny_records, tmp_path / "records")
-    shard = sorted(copy.glob("*.tfrecord"))[0]
-    content = bytearray(shard.read_bytes())
+    first = shards[0]
+    content = bytearray(first.read_bytes())
     content[-10] ^= 1
-    shard.write_bytes(content)
-    assert command(doctor, f"--config={tiny_settings}", f"data.records={copy}") == 2
-    assert f"{shard}: is damaged" in capsys.readouterr().err
+    first.write_bytes(content)
+    assert command(doctor, f"--config={tiny_settings}", f"data.records={first.parent}") == 2
+    assert f"{first}: is damaged" in capsys.readouterr().err
 
 
 def test_a_disk_too_small_for_the_checkpoints_is_refused(

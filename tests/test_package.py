@@ -120,7 +120,7 @@ def test_models_know_neither_data_nor_tasks() -> None:
 
 def test_there_is_no_circle() -> None:
     # Raises CycleError, which names the modules.
-    TopologicalSorter({name: set(imported_modules(name)) for name in MODULES}).prepare()
+    TopologicalSorter({name: imported_modules(name) for name in MODULES}).prepare()
 
 
 @pytest.mark.parametrize("name", sorted(n for n in MODULES if floor(n) == 0))

@@ -96,11 +96,15 @@ def write_records(path: Path, messages: Iterable[bytes]) -> Shard:
 
 def entry_of(path: Path, lengths: list[int]) -> Shard:
     """What the manifest says of a file of records of these lengths; writes the index beside it."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     write_whole(tfrecord.index_path(path), tfrecord.index_bytes(lengths))
     size, first = path.stat().st_size, tfrecord.first_sum(path, lengths)
-    return Shard(path.name, len(lengths), size, digest, first)
+    return Shard(path.name, len(lengths), size, sha256(path), first)
+
+
+def sha256(path: Path) -> str:
+    """Of a whole file, as the manifest keeps it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def num_shards(tokens: int, parts: int, settings: BuildSettings) -> int:
