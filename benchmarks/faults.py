@@ -65,8 +65,7 @@ def together(
             settings |= dict(zip(distributed.VARIABLES, values, strict=True))
         with (logs / f"{number}.log").open("wb") as log:
             environment = contest.environment() | settings
-            given = {"stdout": log, "stderr": log, "env": environment}
-            started.append(subprocess.Popen(command, **given))  # type: ignore[call-overload]
+            started.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
     return started
 
 
@@ -84,8 +83,8 @@ def strike(
     with tempfile.TemporaryDirectory() as logs:
         children = together(command, processes, devices, Path(logs))
         patience = time.monotonic() + _PATIENCE
-        while last_step(run) < at and all(c.poll() is None for c in children):
-            if time.monotonic() > patience:
+        while last_step(run) < at and time.monotonic() < patience:
+            if any(child.poll() is not None for child in children):
                 break
             time.sleep(0.05)
         begin, step = time.monotonic(), last_step(run)

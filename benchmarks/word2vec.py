@@ -16,6 +16,8 @@ import os
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import contest
@@ -27,6 +29,8 @@ from bertjax.json_file import read_json
 
 HERE = contest.HERE.parent
 ROW = 512
+# (where to, width, turn) -> words and seconds
+Side = Callable[[Path, int, int], contest.Result]
 SCORES = {
     "similarity": {"WordSim-353": "EN-WS-353-ALL", "SimLex-999": "EN-SIMLEX-999"},
     "analogy": {"analogies": "questions-words"},
@@ -53,18 +57,30 @@ def write_lines(text: Path, records: Path, target: Path) -> None:
                 file.write(" ".join(words.pieces(known[first : first + ROW - 2])) + "\n")
 
 
-def ours(records: Path, run: Path, width: int, options: argparse.Namespace) -> contest.Result:
-    """Trains by the command that users give; the run is what is scored."""
+def ours(records: Path, epochs: int, init: Path, width: int, turn: int) -> contest.Result:
+    """Trains by the command that users give, which is always the same; the run is scored."""
+    del turn
     contest.run([
         sys.executable, "-m", "bertjax.pretrain", f"--config={HERE}/configs/word2vec.py:{width}",
-        f"--workdir={run}", f"data.records={records}", f"train.epochs={options.epochs}",
+        f"--workdir={init}", f"data.records={records}", f"train.epochs={epochs}",
         "log_every=5",
     ])  # fmt: skip
-    rows = [row for row in run_log.read_metrics(run) if "seconds_per_step" in row]
+    rows = [row for row in run_log.read_metrics(init) if "seconds_per_step" in row]
     seconds = statistics.mean(row["seconds_per_step"] for row in rows[1:]) * rows[-1]["step"]
     corpus = manifest.load(records).corpus
-    words = corpus["tokens"] * (1 - corpus["unknown_share"]) * options.epochs
+    words = corpus["tokens"] * (1 - corpus["unknown_share"]) * epochs
     return {"words": words, "seconds": seconds}
+
+
+def theirs(
+    command: Sequence[str | Path], lines: Path, epochs: int, workers: int,
+    init: Path, width: int, turn: int,
+) -> contest.Result:  # fmt: skip
+    """Trains gensim's, with another seed in every turn; its vectors are scored."""
+    return contest.run_worker(command, [
+        f"--lines={lines}", f"--output={init}", f"--width={width}", f"--epochs={epochs}",
+        f"--workers={workers}", f"--seed={turn}",
+    ])  # fmt: skip
 
 
 def scores(init: Path, data: Path, scratch: Path) -> dict[str, float]:
@@ -82,33 +98,29 @@ def scores(init: Path, data: Path, scratch: Path) -> dict[str, float]:
     return found
 
 
-def measure(options: argparse.Namespace, data: Path, scratch: Path, width: int) -> None:
-    """One table: both sides with vectors of a width."""
-    records, lines = scratch / "records", scratch / "lines.txt"
-    peer = contest.peer(
-        "gensim", options.gensim_python, "--gensim_python", "gensim", "word2vec_gensim.py"
-    )
-    cores = len(os.sched_getaffinity(0))
-    names = ["bertjax", *(f"gensim, {n} worker(s)" for n in sorted({1, cores}))]
-    results: dict[str, list[contest.Result]] = {name: [] for name in names}
-    for turn in range(options.rounds):
-        for name in names:
+def sides(peer: contest.Contender, scratch: Path, epochs: int) -> dict[str, Side]:
+    """{name: how it trains}."""
+    found: dict[str, Side] = {"bertjax": partial(ours, scratch / "records", epochs)}
+    if peer.why_not is None:
+        gensim = partial(theirs, peer.command, scratch / "lines.txt", epochs)
+        for workers in sorted({1, len(os.sched_getaffinity(0))}):
+            found[f"gensim, {workers} worker(s)"] = partial(gensim, workers)
+    return found
+
+
+def measure(trained: dict[str, Side], data: Path, scratch: Path, width: int, rounds: int) -> None:
+    """One table: all sides with vectors of a width."""
+    results: dict[str, list[contest.Result]] = {name: [] for name in trained}
+    for turn in range(rounds):
+        for name, train in trained.items():
             folder = Path(tempfile.mkdtemp(dir=scratch))
-            init = folder / ("run" if name == "bertjax" else "vectors.bin")
             with contest.others_cpu() as others:
-                if name == "bertjax":
-                    found = ours(records, init, width, options)
-                elif peer.why_not is None:
-                    found = contest.run_worker(peer.command, [
-                        f"--lines={lines}", f"--output={init}", f"--width={width}",
-                        f"--epochs={options.epochs}", f"--workers={name.split()[1]}",
-                        f"--seed={turn}",
-                    ])  # fmt: skip
-                else:
-                    continue
-            results[name].append(found | others | {"scores": scores(init, data, folder)})
+                found = train(folder / "vectors", width, turn)
+            results[name].append(
+                found | others | {"scores": scores(folder / "vectors", data, folder)}
+            )
     print(f"{width} dimensions:")
-    contest.print_table([row(name, found) for name, found in results.items() if found])
+    contest.print_table([row(name, found) for name, found in results.items()])
 
 
 def row(name: str, found: list[contest.Result]) -> dict[str, str]:
@@ -136,13 +148,18 @@ def main() -> None:
         print("skipped: BERTJAX_DATA is not set")
         return
     print("command: python " + " ".join(sys.argv) + "\n" + contest.machine())
+    peer = contest.peer(
+        "gensim", options.gensim_python, "--gensim_python", "gensim", "word2vec_gensim.py"
+    )
+    contest.report_skipped([peer])
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         cut(Path(data) / "corpus", options.megabytes, folder / "text.txt")
         prepare(folder / "text.txt", folder / "records")
         write_lines(folder / "text.txt", folder / "records", folder / "lines.txt")
+        trained = sides(peer, folder, options.epochs)
         for width in options.widths:
-            measure(options, Path(data), folder, width)
+            measure(trained, Path(data), folder, width, options.rounds)
 
 
 if __name__ == "__main__":
