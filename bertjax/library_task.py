@@ -11,6 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+from sklearn.feature_extraction.text import TfidfVectorizer
+
 from bertjax.documentation import STANDARD_LIBRARY, Document, is_new
 from bertjax.errors import UserError
 from bertjax.prose import FUNCTION_WORDS
@@ -47,14 +49,15 @@ def write_task(
     folder: str | Path,
     found: Iterable[Document],
     *,
-    classes: int = 8,
+    classes: int = 6,
     train_per_class: int = 500,
     dev_per_class: int = 100,
 ) -> Written:
     """Writes train.tsv and dev.tsv (`sentence<TAB>label`).
 
-    An example is a passage of one docstring. The libraries are those with the most passages; all
-    have the same number of examples. A module is either in train or in dev, and no text is in
+    An example is a passage of one docstring. The libraries are the one with the most passages and
+    those that write least alike (numpy's and scipy's passages are hard to tell apart for anyone);
+    all have the same number of examples. A module is either in train or in dev, and no text is in
     both. The names of all libraries, dotted names and the names of the module itself are blanked,
     so that only the way of writing and the subject can tell.
 
@@ -75,7 +78,8 @@ def write_task(
             "documentation; ask for fewer examples per class"
         )
     amount = {library: sum(map(len, passages[library].values())) for library in full}
-    labels = sorted(sorted(full, key=lambda library: (-amount[library], library))[:classes])
+    full.sort(key=lambda library: (-amount[library], library))
+    labels = sorted(_least_alike({name: divided[name].passages["train"] for name in full}, classes))
     for name in need:
         rows = [(text, label) for label in labels for text in divided[label].passages[name]]
         rows.sort(key=lambda row: _digest(row[0]))
@@ -151,6 +155,18 @@ def _divide(modules: dict[str, list[str]], need: dict[str, int]) -> _Parts:
         parts[name] += modules[module]
     cut = {name: sorted(parts[name], key=_digest)[: need[name]] for name in parts}
     return _Parts(cut, dev_modules)
+
+
+def _least_alike(texts: dict[str, list[str]], number: int) -> list[str]:
+    """The first, then always the one whose words are least like those of the nearest taken."""
+    vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(map(" ".join, texts.values()))
+    alike = (vectors @ vectors.T).toarray()
+    taken = [0]
+    while len(taken) < min(number, len(texts)):
+        nearest = alike[taken].max(axis=0)
+        nearest[taken] = 2.0  # more than any cosine
+        taken.append(int(nearest.argmin()))
+    return [list(texts)[index] for index in taken]
 
 
 def _digest(text: str) -> bytes:

@@ -19,7 +19,7 @@ LEARNING_RATE=1e-3
 WARMUP_STEPS=200
 INITIALIZER_RANGE=0.09  # about 1 / sqrt(width); the paper's 0.02 is for a width of 768
 FINETUNE_EPOCHS=3
-FINETUNE_LEARNING_RATE=2e-4
+FINETUNE_LEARNING_RATE=5e-4
 
 usage() {
   cat << END

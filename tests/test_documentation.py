@@ -191,6 +191,20 @@ def test_task_is_balanced_and_leaks_nothing(tmp_path: Path) -> None:
     assert of_module[0] and of_module[1] and not of_module[0] & of_module[1]
 
 
+def test_the_task_takes_the_libraries_that_write_least_alike(tmp_path: Path) -> None:
+    for name, subject, modules in (
+        ("alpha", "dogs", 14),
+        ("bravo", "dogs", 12),
+        ("zulu", "cats", 11),
+    ):
+        add_library(tmp_path / "site", name, subject, modules)
+    documents = read(tmp_path / "site")
+    written = library_task.write_task(
+        tmp_path, documents, classes=2, train_per_class=30, dev_per_class=10
+    )
+    assert written.labels == ["alpha", "zulu"]  # bravo has more passages, but also of dogs
+
+
 def test_task_is_deterministic(tmp_path: Path) -> None:
     add_library(tmp_path / "site", "alpha", "dogs")
     add_library(tmp_path / "site", "bravo", "cats")
