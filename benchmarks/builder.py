@@ -143,8 +143,8 @@ def report(costs: dict[str, list[tuple[Cost, Cost]]], sizes: Sequence[float]) ->
         rows.append(
             {
                 "builder": name,
-                "s/MB: median (min to max)": contest.spread(walls, 2),
-                "CPU s/MB": contest.spread(cpus, 2),
+                "s/MB: median (min to max)": contest.spread(walls, 3),
+                "CPU s/MB": contest.spread(cpus, 3),
                 total: contest.spread([b.wall for _, b in pairs], 1),
                 "MiB/MB": contest.spread(memory, 1),
                 f"peak MiB at {sizes[1]:.1f} MB": f"{max(b.peak_mib for _, b in pairs):,.0f}",
