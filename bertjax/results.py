@@ -38,6 +38,11 @@ class Finetuning(NamedTuple):
         return "random weights" if self.result["init"] == "scratch" else "pretrained weights"
 
 
+def last(metrics: list[Row], name: str) -> float | None:
+    """What the last log line that has this metric says of it."""
+    return next((line[name] for line in reversed(metrics) if name in line), None)
+
+
 def _log_lines(run: Path) -> list[Row]:
     lines: list[Row] = [*run_log.read_metrics(run)]
     if not lines:

@@ -26,7 +26,8 @@ FLOORS = (
     "data models partition moments schedules optimizer charts compile_cache topology checksums "
     "distributed pulse",
     "state train_step checkpoint convert huggingface huggingface_tokenizer loop run_log "
-    "pretrained predictor results tasks google model_folder tuning sweep mixing finished "
+    "pretrained predictor results report_text report_charts "
+    "tasks google model_folder tuning sweep mixing finished "
     "build_need phases continuation program inputs estimate planned_work planning plan_report "
     "comparison norms rates run_folder skipped_updates word_layer word_tests profiler wandb_log",
     "prepare pretrain finetune export fill collect report reproduce plan compare doctor",
