@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from bertjax import build_need, corpus, prepare, tokenizer
+from bertjax.corpus import PART_BYTES
 from bertjax.data import build, tfrecord
 from bertjax.data import manifest as manifests
 from bertjax.data.build_settings import BuildSettings
@@ -437,6 +438,14 @@ def test_equal_documents_are_dropped_on_demand_and_counted(
     tokens = [sum(len(tiny_tokenizer.encode(line)) for line in d.split("\n")) for d in documents]
     assert found["tokens"] == tokens[0] + tokens[1] + tokens[3]
     assert found["duplicate_share"] == pytest.approx(1 - found["tokens"] / sum(tokens))
+
+
+def test_a_long_document_that_stands_there_twice_counts_once(made: Build) -> None:
+    # Longer than what a part of a document holds; the numbers tell its parts apart.
+    long = "\n".join(f"{LINES[0]} {i}" for i in range(2 * PART_BYTES // len(LINES[0])))
+    found = made("\n\n".join([long, LINES[1], long]), "--drop_duplicates=documents").corpus
+    assert found["documents"] == 2
+    assert found["dropped"]["duplicate_documents"] == 1
 
 
 def test_equal_documents_stay_unless_told_otherwise(made: Build) -> None:

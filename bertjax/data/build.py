@@ -171,7 +171,7 @@ def corpus_facts(
     """Counts of the corpus, and the loss (nats) of predicting pieces by their frequency alone."""
     totals = {
         name: sum(entry[name] for entry in entries)
-        for name in ("documents", "sentences", "tokens", "duplicate_parts", "duplicate_tokens")
+        for name in ("documents", "sentences", "tokens", "duplicate_documents", "duplicate_tokens")
     }
     histogram = read["lengths"]
     return {
@@ -183,7 +183,7 @@ def corpus_facts(
         },
         "dropped": {
             "short_documents": read["short"],
-            "duplicate_documents": totals["duplicate_parts"],
+            "duplicate_documents": totals["duplicate_documents"],
             "duplicate_lines": read["lines"],
         },
         "duplicate_share": totals["duplicate_tokens"]

@@ -54,7 +54,7 @@ def write_shard(parts: store.TokenParts, job: ShardJob) -> tuple[dict[str, Any],
       UserError: no documents to draw random segments from.
     """
     settings = job.settings
-    read_tokens, read_parts = len(parts.tokens), len(parts.key)
+    read_tokens, read_documents = len(parts.tokens), _num_documents(parts)
     if settings.drop_duplicates:
         parts = store.without_duplicates(parts)
     tokens = store.token_store(parts)
@@ -66,15 +66,19 @@ def write_shard(parts: store.TokenParts, job: ShardJob) -> tuple[dict[str, Any],
     shard = write_records(job.output / job.name, messages.of(tokens, rows, rng))
     entry = {
         **dataclasses.asdict(shard),
-        "documents": int((parts.number == 0).sum()),
+        "documents": _num_documents(parts),
         "sentences": len(parts.sentence_lengths),
         "tokens": len(parts.tokens),
-        "duplicate_parts": read_parts - len(parts.key),
+        "duplicate_documents": read_documents - _num_documents(parts),
         "duplicate_tokens": read_tokens - len(parts.tokens),
         "filled": messages.tokens,
         "max_sequences": messages.most_sequences,
     }
     return entry, np.bincount(tokens.tokens, minlength=tokenizer.vocab_size).astype(np.int64)
+
+
+def _num_documents(parts: store.TokenParts) -> int:
+    return int((parts.number == 0).sum())
 
 
 def _check_documents(tokens: segments.TokenStore, settings: BuildSettings) -> None:
