@@ -9,6 +9,7 @@ Only this file knows orbax.
 from __future__ import annotations
 
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -31,8 +32,19 @@ DAMAGED = "damaged"
 # What is stored of a checkpoint.
 PARAMS, OPTIMIZER, CHECKSUMS = "params", "optimizer", "checksums"
 
-# orbax warns about every option, also of those set on purpose.
-logging.set_verbosity(logging.ERROR)
+# orbax warns about every option, also of those set on purpose, and what it raises its threads tell
+# before, each with its stack.
+logging.set_verbosity(logging.FATAL)
+_tell_unraisable = sys.unraisablehook
+
+
+def _tell_but_late_writes(found: Any) -> None:
+    """After a write that failed orbax ends its loops, and TensorStore complains for each other."""
+    if str(found.exc_value) != "Event loop is closed":
+        _tell_unraisable(found)
+
+
+sys.unraisablehook = _tell_but_late_writes
 
 
 class _Manager(ocp.CheckpointManager):

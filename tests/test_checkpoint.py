@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -329,6 +331,38 @@ def test_a_checkpoint_without_room_is_not_begun(
                 checkpoints.save(at(state, 2))
         checkpoints.save(at(state, 3))
     assert steps_in(tmp_path) == [1, 3]
+
+
+# Files end where a full disk would; the second save learns what became of the first.
+_FULL = """
+import resource, sys
+from pathlib import Path
+import jax
+from bertjax import checkpoint, errors
+from bertjax.state import TrainState
+
+def main():
+    numbers = {f"kernel_{i}": jax.random.normal(jax.random.key(i), (200, 200)) for i in range(9)}
+    zero = jax.numpy.int32(0)
+    state = TrainState(step=zero, seed=zero, skipped=zero, params=numbers, opt_state=numbers)
+    with checkpoint.Checkpoints(Path(sys.argv[1])) as checkpoints:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+        checkpoints.save(state)
+        if sys.argv[2] == "again":
+            checkpoints.save(state.replace(step=zero + 1))
+
+sys.exit(errors.run(main))
+"""
+
+
+@pytest.mark.parametrize("then", ["again", "end"])
+def test_a_disk_that_fills_up_while_saving_is_one_line(then: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _FULL, str(tmp_path), then]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    (line,) = found.stderr.splitlines()
+    assert line.startswith(f"error: {tmp_path}/checkpoints: a checkpoint could not be written (")
+    assert "; free some space and run the same command again" in line
 
 
 def test_the_config_of_a_run_cannot_be_changed(tmp_path: Path) -> None:
