@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from bertjax import text_files
+from bertjax import storage, text_files
 from bertjax.data.build_settings import BuildSettings
 from bertjax.errors import UserError
 
@@ -45,8 +45,8 @@ def run_bytes(memory: int) -> int:
 
 def text_bytes(sources: Sequence[str | Path]) -> int:
     """How much text the files hold, about; of data sets nothing is known."""
-    files = [source for source in sources if isinstance(source, Path)]
-    return int(sum(f.stat().st_size * text_files.EXPANSION[text_files.packing(f)] for f in files))
+    files = [source for source in sources if not isinstance(source, str)]
+    return int(sum(storage.size(f) * text_files.EXPANSION[text_files.packing(f)] for f in files))
 
 
 def check_disk(output: Path, text: int, settings: BuildSettings) -> None:

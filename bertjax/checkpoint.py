@@ -8,6 +8,7 @@ Only this file knows orbax.
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import sys
 import textwrap
@@ -23,7 +24,7 @@ from absl import logging
 from flax import traverse_util
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from bertjax import checksums, distributed
+from bertjax import checksums, distributed, storage
 from bertjax.errors import UserError
 from bertjax.run_folder import CHECKPOINTS, load_config
 from bertjax.state import TrainState
@@ -63,7 +64,22 @@ def _open(run: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointMan
         OPTIMIZER: ocp.StandardCheckpointHandler(),
         CHECKSUMS: ocp.JsonCheckpointHandler(),
     }
-    return _Manager((run / CHECKPOINTS).absolute(), options=options, item_handlers=handlers)
+    folder = run / CHECKPOINTS
+    if storage.is_remote(run):
+        _check_client(run)
+    else:
+        folder = folder.absolute()
+    return _Manager(folder, options=options, item_handlers=handlers)
+
+
+def _check_client(run: Path) -> None:
+    """Raises UserError: there is not what orbax asks buckets of their kind with."""
+    try:
+        importlib.import_module("google.cloud.storage")
+    except ModuleNotFoundError:
+        raise UserError(
+            f"{run}: checkpoints in a bucket need google-cloud-storage: pip install 'bertjax[gcs]'"
+        ) from None
 
 
 def _score(metrics: dict[str, float]) -> float:
@@ -77,6 +93,8 @@ def size(state: TrainState) -> int:
 
 def _check_room(run: Path, state: TrainState) -> None:
     """Refuses to begin what the disk cannot hold: orbax fails late, and in many words."""
+    if storage.is_remote(run):
+        return  # A bucket has room.
     needed = size(state)
     free = shutil.disk_usage(run).free
     if free < needed:
@@ -270,7 +288,7 @@ def flat(params: Any) -> dict[str, Any]:
     return traverse_util.flatten_dict(params, sep="/")
 
 
-def check_shapes(source: Path, given: Any, wanted: Any) -> None:
+def check_shapes(source: str | Path, given: Any, wanted: Any) -> None:
     """Compares two parameter trees by names and shapes.
 
     Raises:

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from bertjax import storage
 from bertjax.basic_words import basic_words, chunks
 from bertjax.vocabulary_files import MAX_CHARS_PER_WORD, SETTINGS_FILE, fingerprint, to_json
 from bertjax.whole_file import write_whole
@@ -158,5 +159,5 @@ class ChunkTokenizer(ABC):
         settings = {"tokenizer_class": self.tokenizer_class, **self._settings()}
         names = dict(zip(("pad", "unk", "cls", "sep", "mask"), SPECIALS, strict=True))
         settings |= {f"{name}_token": token for name, token in names.items()}
-        write_whole(Path(folder) / self.file, self._vocabulary())
-        write_whole(Path(folder) / SETTINGS_FILE, to_json(settings))
+        write_whole(storage.path(folder) / self.file, self._vocabulary())
+        write_whole(storage.path(folder) / SETTINGS_FILE, to_json(settings))

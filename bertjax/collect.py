@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,11 +20,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bertjax import corpus, documentation, errors, library_task
+from bertjax import corpus, documentation, errors, library_task, storage
 from bertjax.command_line import new_parser
 from bertjax.documentation import Document
 from bertjax.errors import UserError
 from bertjax.json_file import read_json, write_json
+from bertjax.whole_file import whole_folder
 
 SOURCE = "source.json"
 # Of your own text, what is held out at once; a file may well be one single document.
@@ -35,7 +35,7 @@ _PIECE_LINES = 100
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("collect", __doc__)
     add = parser.add_argument
-    add("--output", type=Path, required=True, help="folder to write; reused if it is there")
+    add("--output", type=storage.path, required=True, help="folder to write; reused if it is there")
     add(
         "--input",
         nargs="+",
@@ -108,7 +108,7 @@ def source_of(flags: argparse.Namespace) -> dict[str, Any]:
         return {"files": "documentation", "held_out": flags.held_out}
     return {
         "files": [
-            [str(source), source.stat().st_size if isinstance(source, Path) else 0]
+            [str(source), 0 if isinstance(source, str) else storage.size(source)]
             for source in corpus.resolve(flags.input)
         ],
         "text_field": flags.text_field,
@@ -129,6 +129,18 @@ def already_done(output: Path, source: dict[str, Any]) -> bool:
     raise UserError(f"{output}: holds other text or files; choose another --output or delete it")
 
 
+def fill(folder: Path, flags: argparse.Namespace) -> list[str]:
+    """Writes all that is wanted into a folder; tells what it is."""
+    found = list(own_text(flags.input, flags.text_field, flags.language)) if flags.input else []
+    told, kept_out = [], set()
+    if not flags.no_task:
+        documents = read_documentation(flags.workers)
+        task = library_task.write_task(folder / "task", documents)
+        told.append(f"task: which of these libraries is it? {', '.join(task.labels)}")
+        found, kept_out = found or documents, task.dev_modules
+    return [*told, *write_text(folder, found, flags.held_out, kept_out)]
+
+
 def main() -> None:
     flags = parse_arguments()
     if not 0 < flags.held_out < 1:
@@ -138,20 +150,9 @@ def main() -> None:
     source = source_of(flags)
     if already_done(flags.output, source):
         return
-    # All is written beside the folder, which then appears at once.
-    partial = flags.output.with_name(flags.output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    found = list(own_text(flags.input, flags.text_field, flags.language)) if flags.input else []
-    told, kept_out = [], set()
-    if not flags.no_task:
-        documents = read_documentation(flags.workers)
-        task = library_task.write_task(partial / "task", documents)
-        told.append(f"task: which of these libraries is it? {', '.join(task.labels)}")
-        found, kept_out = found or documents, task.dev_modules
-    told += write_text(partial, found, flags.held_out, kept_out)
-    write_json(partial / SOURCE, source)
-    os.replace(partial, flags.output)
+    with whole_folder(flags.output, SOURCE) as partial:
+        told = fill(partial, flags)
+        write_json(partial / SOURCE, source)
     print(f"wrote {flags.output}", *told, sep="\n  ")
 
 

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bertjax import errors, settings
+from bertjax import errors, settings, storage
 from bertjax.command_line import new_parser
 from bertjax.comparison import budget, contexts, pages, systems
 from bertjax.comparison.systems import Comparison, System
@@ -24,8 +24,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("compare", __doc__)
     add = parser.add_argument
     add("--input", nargs="+", required=True, metavar="PATH", help="text, as for bertjax.prepare")
-    add("--data_dir", type=Path, required=True, metavar="DIR", help="of all tasks' files")
-    add("--workdir", type=Path, default=Path("runs/compare"), metavar="RUNS",
+    add("--data_dir", type=storage.path, required=True, metavar="DIR", help="of all tasks' files")
+    add("--workdir", type=storage.local_path, default=Path("runs/compare"), metavar="RUNS",
         help="continued if it has runs (%(default)s)")  # fmt: skip
     add("--config", default="configs/compare.py", help="what is compared (%(default)s)")
     add("--budget", default="2h", metavar="TIME", help="for all together, about (%(default)s)")

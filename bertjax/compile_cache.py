@@ -9,6 +9,8 @@ from pathlib import Path
 
 import jax
 
+from bertjax import storage
+
 _CPU_FACTS = Path("/proc/cpuinfo")
 # What compiles faster is not worth a file.
 _LEAST_SECONDS = 0.5
@@ -29,5 +31,4 @@ def folder() -> Path:
         (line for line in facts.splitlines() if line.startswith(("flags", "Features"))), ""
     )
     machine = hashlib.sha256(f"{platform.machine()} {flags}".encode()).hexdigest()[:12]
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "bertjax" / "compiled" / machine
+    return storage.cache() / "compiled" / machine

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,7 +47,7 @@ def merge(start: Pretrained, fresh: Any, words: Tokenizer) -> tuple[Any, list[st
         if path in given:
             given[path] = _grown(np.asarray(given[path]), np.asarray(wanted[path]), start, pieces)
     taken = {path: leaf for path, leaf in given.items() if path in wanted}
-    checkpoint.check_shapes(Path(start.name), taken, {path: wanted[path] for path in taken})
+    checkpoint.check_shapes(start.name, taken, {path: wanted[path] for path in taken})
     merged.update(taken)
     new = words.vocab_size - start.tokenizer.vocab_size
     if new:

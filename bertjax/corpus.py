@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import sentencex
 
-from bertjax import data_sets, text_files
+from bertjax import data_sets, storage, text_files
 from bertjax.errors import UserError
 
 TFDS = "tfds:"
@@ -121,7 +121,7 @@ def lines(part: Part) -> list[str]:
 
 def _place(part: Part, at: int) -> str:
     try:
-        return f"{part.file}:{text_files.line_at(Path(part.file), part.offset + at)}"
+        return f"{part.file}:{text_files.line_at(storage.path(part.file), part.offset + at)}"
     except OSError:  # It lies where Apache Beam reads it, not on this machine.
         return f"{part.file}: byte {part.offset + at:,} of the text"
 
@@ -142,9 +142,9 @@ class _Piece(NamedTuple):
 
 
 def _read(source: str | Path, field: str) -> Iterator[Part]:
-    if isinstance(source, Path):
-        return parts_of_file(str(source), text_files.blocks(source), field)
-    return _identified(_data_set(source, field), "")
+    if isinstance(source, str):
+        return _identified(_data_set(source, field), "")
+    return parts_of_file(str(source), text_files.blocks(source), field)
 
 
 def parts_of_file(name: str, blocks: Iterable[bytes], field: str) -> Iterator[Part]:

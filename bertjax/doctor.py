@@ -21,15 +21,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 from packaging.requirements import Requirement
 
-from bertjax import checkpoint, chips, distributed, partition, settings, state
+from bertjax import checkpoint, chips, distributed, partition, state, storage
 from bertjax.command_line import new_parser
 from bertjax.data.records import Records
 from bertjax.data.shards import sha256
 from bertjax.errors import UserError
-from bertjax.inputs import Inputs, build_program, open_inputs
+from bertjax.inputs import Inputs, Opened, open_run
 
 _SIDE = 256
 # A product in bfloat16 of numbers around 1 has errors of this share.
@@ -41,7 +40,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--platform", choices=["cpu", "gpu", "tpu"], help="what must be there (default: any)")
     add("--config", metavar="FILE[:SIZE]", help="of the run to come, as for bertjax.pretrain")
-    add("--workdir", type=Path, metavar="RUN", help="of the run to come")
+    add("--workdir", type=storage.path, metavar="RUN", help="of the run to come")
     add("overrides", nargs="*", metavar="name=value", help="settings of the config")
     flags = parser.parse_args(argv)
     if flags.overrides and not flags.config:
@@ -127,21 +126,25 @@ def records(inputs: Inputs) -> str:
 def _check_first(each: Records) -> None:
     """Raises UserError: a byte of the first file has changed; sizes are checked at opening."""
     first = each.manifest.shards[0]
-    path = each.folder / first.file
+    path = each.place / first.file
     if sha256(path) != first.sha256:
         raise UserError(f"{path}: is damaged; copy it again")
 
 
-def checkpoint_bytes(config: ConfigDict, inputs: Inputs) -> int:
+def checkpoint_bytes(opened: Opened) -> int:
     """What a run's checkpoints take: the last ones, the best one, and one being written."""
-    mesh = partition.make_mesh(**config.mesh.to_dict())
-    made = build_program(config, inputs, mesh)
-    one = checkpoint.size(state.abstract_state(made.init, made.optimizer, mesh))
-    return one * (config.keep_last + 2)
+    made = opened.program
+    one = checkpoint.size(state.abstract_state(made.init, made.optimizer, opened.mesh))
+    return one * (opened.config.keep_last + 2)
 
 
 def workdir(folder: Path, need: int) -> str:
     """Can be written to, and has room for checkpoints of so many bytes; 0: not known."""
+    if storage.is_remote(folder):
+        probe = folder / f"doctor-{jax.process_index()}"
+        probe.write_bytes(b"bertjax")
+        probe.unlink()
+        return f"{folder}: can be written to"
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     with tempfile.TemporaryFile(dir=there) as file:
         file.write(b"bertjax")
@@ -168,11 +171,9 @@ def main() -> None:
     look("processes", processes)
     need = 0
     if flags.config:
-        config = settings.load(flags.config, flags.overrides)
-        inputs = open_inputs(config)
-        look("records", lambda: records(inputs))
-        if flags.workdir:
-            need = checkpoint_bytes(config, inputs)
+        opened = open_run(flags.config, flags.overrides)
+        look("records", lambda: records(opened.inputs))
+        need = checkpoint_bytes(opened)
     if flags.workdir:
         look("workdir", lambda: workdir(flags.workdir, need))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import textwrap
 from collections.abc import Callable
 
 
@@ -35,6 +36,26 @@ def describe_os_error(error: OSError) -> str | None:
     return f"{where}{advice}"
 
 
+# How the refusals of a bucket begin, in the words of TensorFlow, TensorStore and Google's client.
+_REFUSED = (
+    *("PermissionDeniedError", "UnauthenticatedError", "NotFoundError"),
+    *("ValueError: PERMISSION_DENIED", "ValueError: UNAUTHENTICATED", "ValueError: NOT_FOUND"),
+    *("Forbidden", "Unauthorized", "NotFound", "DefaultCredentialsError"),
+)
+
+
+def describe_refusal(error: Exception) -> str | None:
+    """One line for what a bucket refuses; None for others, such as a network that is away."""
+    told = f"{type(error).__name__}: {error}"
+    remote = "gs://" in told or type(error).__module__.startswith("google.")
+    if not (remote and told.startswith(_REFUSED)):
+        return None
+    return (
+        f"{textwrap.shorten(told, 300)}; look at the name of the bucket, and what the account of "
+        "this machine may do there (gcloud auth application-default login)"
+    )
+
+
 def run(main: Callable[[], None]) -> int:
     """Calls main and returns the process's exit status: 0, 2 for the user's errors, 130 for ^C.
 
@@ -47,6 +68,12 @@ def run(main: Callable[[], None]) -> int:
         return 2
     except OSError as error:
         line = describe_os_error(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        line = describe_refusal(error)
         if line is None:
             raise
         print(f"error: {line}", file=sys.stderr)

@@ -28,6 +28,7 @@ from bertjax import (
     model_folder,
     pretrained,
     run_folder,
+    storage,
     tokenizer,
     word_vectors,
 )
@@ -54,8 +55,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "of the vectors of all words, text or binary (%(default)s)"
     )
     add("--format", choices=["hf", "tf1", *VECTORS], default="hf", help=formats)
-    add("--run", type=Path, required=True, help="folder of a pretraining or fine-tuning run")
-    add("--output", type=Path, required=True, help="to write; a folder must be new or empty")
+    add(
+        "--run", type=storage.path, required=True, help="folder of a pretraining or fine-tuning run"
+    )
+    add(
+        "--output", type=storage.path, required=True, help="to write; a folder must be new or empty"
+    )
     add("--step", type=int, help="of the checkpoint; default: the best, or the newest if unscored")
     return parser.parse_args(argv)
 

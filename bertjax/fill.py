@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from bertjax import errors, pretrained
+from bertjax import errors, pretrained, storage
 from bertjax.command_line import new_parser
 from bertjax.errors import UserError
 from bertjax.json_file import write_json
@@ -29,12 +28,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add(
         "--run",
-        type=Path,
+        type=storage.path,
         required=True,
         help="a pretraining run, or a Hugging Face or 2018 folder",
     )
     add("--top", type=int, default=5, help="candidates for each mask (%(default)s)")
-    add("--output", type=Path, help="also write the candidates to this JSON file")
+    add("--output", type=storage.path, help="also write the candidates to this JSON file")
     add("texts", nargs="+", metavar="TEXT", help=f"a sentence with {MASK} in it")
     return parser.parse_args(argv)
 

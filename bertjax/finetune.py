@@ -24,6 +24,7 @@ from bertjax import (
     partition,
     pretrained,
     results,
+    storage,
     sweep,
     tuning,
     word_tests,
@@ -48,32 +49,39 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.usage = "python -m bertjax.finetune --task=TASK [options]"
     add = parser.add_argument
     tasks = [*TASKS, *WORD_TASKS]
+    file: dict[str, Any] = {"type": storage.path, "metavar": "FILE"}
     add("--task", choices=sorted(tasks), metavar="TASK", help=", ".join(tasks))
     add("--mode", choices=["train", "predict"], default="train", help="(%(default)s)")
-    add("--workdir", type=Path, metavar="RUN", help="continued if there is one (runs/TASK)")
-    add("--data_dir", type=Path, metavar="DIR", help="official files (tensorflow-datasets)")
-    add(
-        "--train",
-        type=Path,
-        metavar="FILE",
-        help="your own file (.tsv .csv .jsonl .conll ...), also --dev, --test",
-    )
+    add("--workdir", type=storage.path, metavar="RUN", help="continued if there is one (runs/TASK)")
+    add("--data_dir", type=storage.path, metavar="DIR", help="official files (tensorflow-datasets)")
+    add("--train", **file, help="your own (.tsv .csv .jsonl .conll ...), also --dev, --test")
     for split in ("dev", "test"):
-        add(f"--{split}", type=Path, help=argparse.SUPPRESS)
+        add(f"--{split}", type=storage.path, help=argparse.SUPPRESS)
     add(
         "--columns", nargs="+", default=[], metavar="A=B", help="column A of the task is B in yours"
     )
     add("--init", metavar="FROM", help=f"{INITS} (newest in runs/)")
-    add("--input", type=Path, metavar="FILE", help="to predict, into --output DIR (RUN)")
-    add("--output", type=Path, help=argparse.SUPPRESS)
+    add("--input", **file, help="to predict, into --output DIR (RUN)")
+    add("--output", type=storage.path, help=argparse.SUPPRESS)
     add("--seeds", type=int, metavar="N", help="runs of each setting (1; with --sweep 5)")
     add("--sweep", action="store_true", help="the paper's grid of batch, rate and epochs")
     add("--encoder", choices=["tuned", "frozen"], default="tuned", help="(%(default)s)")
     every = [*features.CHOICES, EVERY]
     add("--layers", choices=every, default="", metavar="NAME", help=", ".join(every))
-    add("--extra_train", type=Path, metavar="FILE", help="train on it first, then on the task's")
-    add("--ensemble", nargs="+", type=Path, metavar="RUN", help="predict: average their scores")
-    add("--submission", type=Path, metavar="ZIP", help="add the test answers, for the GLUE site")
+    add("--extra_train", **file, help="train on it first, then on the task's")
+    add(
+        "--ensemble",
+        nargs="+",
+        type=storage.path,
+        metavar="RUN",
+        help="predict: average their scores",
+    )
+    add(
+        "--submission",
+        type=storage.path,
+        metavar="ZIP",
+        help="add the test answers, for the GLUE site",
+    )
     add_settings(parser)
     return parser.parse_args(argv)
 
@@ -233,8 +241,6 @@ def train(flags: argparse.Namespace, task: Task) -> None:
         folder = flags.workdir / model.layers if len(models) > 1 else flags.workdir
         tuner = Tuner(task, context, start, model, mesh, method)
         runs.append(run_all(flags, tuner, folder, data))
-    if not distributed.is_first():
-        return
     if len(models) > 1:
         sweep.write_comparison(flags.workdir, dict(zip(kinds, runs, strict=True)))
     elif flags.submission:
@@ -275,6 +281,7 @@ def predict(flags: argparse.Namespace) -> None:
 
 def main() -> None:
     flags = parse_arguments()
+    distributed.refuse_several("finetune")
     memory.keep_freed_memory()
     compile_cache.turn_on()
     if flags.mode == "predict":

@@ -141,7 +141,7 @@ def write_google(
     variables = to_foreign(params, config, "google", head)
     settings = model_folder.config_json(config) | {"hidden_act": "gelu"}
     del settings[model_folder.CONFIG_KEYS["norm_epsilon"]]
-    with model_folder.whole_folder(folder) as partial:
+    with model_folder.new_folder(folder, CONFIG) as partial:
         write_json(partial / CONFIG, settings | ({"head": head} if head else {}))
         _write_variables(partial / CHECKPOINT, variables)
         tokenizer.save(partial)

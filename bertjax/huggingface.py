@@ -10,7 +10,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from bertjax import model_folder
+from bertjax import model_folder, storage
 from bertjax.convert import from_foreign, to_foreign
 from bertjax.errors import UserError
 from bertjax.huggingface_tokenizer import write_tokenizer
@@ -97,7 +97,8 @@ def _read_tensors(folder: Path, classes: list[str]) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
     for name in names:
         try:
-            tensors |= safetensors.numpy.load_file(folder / name)
+            with storage.local(folder / name) as file:
+                tensors |= safetensors.numpy.load_file(file)
         except FileNotFoundError:
             raise UserError(f"{name}, which {_INDEX} names, is missing") from None
         except SafetensorError as error:
@@ -153,7 +154,7 @@ def write_huggingface(
     tensors = to_foreign(params, config, "huggingface", head)
     settings = model_folder.config_json(config) | _ONLY | {"pad_token_id": tokenizer.pad_id}
     settings |= _describe_head(folder, params, head, labels)
-    with model_folder.whole_folder(folder) as partial:
+    with model_folder.new_folder(folder, "config.json") as partial:
         safetensors.numpy.save_file(tensors, partial / _WEIGHTS, metadata={"format": "pt"})
         write_json(partial / "config.json", settings)
         write_tokenizer(partial, tokenizer, max_seq_length)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from bertjax import continuation, phases, pretrained, program, tokenizer
+from bertjax import (
+    continuation,
+    partition,
+    phases,
+    pretrained,
+    program,
+    settings,
+    storage,
+    tokenizer,
+)
 from bertjax.data.records import Records
 from bertjax.models import encoders
 from bertjax.models.config import EncoderConfig
@@ -68,7 +76,7 @@ def open_inputs(config: ConfigDict) -> Inputs:
             phases.check_same(records, found)
             opened[place] = found
     longer, held_out = opened
-    start = pretrained.load(Path(config.init)) if config.init else None
+    start = pretrained.load(storage.path(config.init)) if config.init else None
     if start is not None:
         continuation.check_vocabulary(start, tokenizer.load(records.folder))
     encoder = build_config(config, records, start)
@@ -77,6 +85,32 @@ def open_inputs(config: ConfigDict) -> Inputs:
         phases.check_length(each, encoder.max_positions)
         phases.masks(config, each, inputs.pretraining.masks)
     return inputs
+
+
+class Opened(NamedTuple):
+    """A run that is to begin: what it is given and what it will compute."""
+
+    config: ConfigDict
+    inputs: Inputs
+    mesh: Mesh
+    program: program.Program
+
+
+def open_run(spec: str, overrides: list[str]) -> Opened:
+    """Opens and checks all that a run on these devices needs; nothing is computed or written yet.
+
+    Args:
+      spec, overrides: as settings.load takes them.
+
+    Raises:
+      UserError: anything that would fail later.
+    """
+    config = settings.load(spec, overrides)
+    inputs = open_inputs(config)
+    mesh = partition.make_mesh(**config.mesh.to_dict())
+    for phase in inputs.phases:
+        partition.check_batch_size(phase.batch_size, mesh, config.train.microbatches)
+    return Opened(config, inputs, mesh, build_program(config, inputs, mesh))
 
 
 def build_program(config: ConfigDict, inputs: Inputs, mesh: Mesh | None) -> program.Program:

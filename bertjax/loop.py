@@ -128,6 +128,8 @@ def _settle(
             log.keep(step, found)
         except Stopped:
             pass  # Made up for when the run goes on.
+    # First: what is logged before the checkpoint is not logged again behind it.
+    log.send()
     checkpoints.save(state, score)
     if pulse.stopping:
         log.say(f"stopped at step {step:,}, all saved; the same command goes on from here")

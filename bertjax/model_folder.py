@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
 from bertjax.models.heads import TASK_HEADS
+from bertjax.whole_file import whole_folder
 
 # BertConfig's fields and their keys in both layouts; Hugging Face has taken Google's and added one.
 CONFIG_KEYS = {
@@ -105,13 +104,8 @@ def check_target(folder: Path) -> None:
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder to write to: it becomes `folder` at the end, or goes after an error."""
+def new_folder(folder: Path, config: str) -> Iterator[Path]:
+    """As whole_folder, for a folder that holds nothing yet; its config is written last."""
     check_target(folder)
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
+    with whole_folder(folder, config) as partial:
         yield partial
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator
 from itertools import islice, pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from bertjax import tokenizer
+from bertjax import storage, tokenizer
 from bertjax.data import dynamic
 from bertjax.data import input as data_input
 from bertjax.data.masking import MaskingSettings
@@ -41,7 +40,7 @@ def open_records(folder: str, flag: str, skip_damaged: bool = False) -> Records:
     """Opens a folder of records whose vocabulary is the one its manifest names."""
     if not folder:
         raise UserError(f"{flag} is not set; give the --output folder of bertjax.prepare")
-    records = Records(Path(folder), skip_damaged)
+    records = Records(storage.path(folder), skip_damaged)
     if tokenizer.load(folder).fingerprint != records.manifest.tokenizer["fingerprint"]:
         raise UserError(
             f"{folder}: the vocabulary is not the one of {folder}/manifest.json; prepare the "

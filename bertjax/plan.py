@@ -18,7 +18,16 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from bertjax import compile_cache, errors, plan_report, planned_work, planning, settings, topology
+from bertjax import (
+    compile_cache,
+    errors,
+    plan_report,
+    planned_work,
+    planning,
+    settings,
+    storage,
+    topology,
+)
 from bertjax.command_line import new_parser
 from bertjax.data.manifest import MANIFEST
 from bertjax.errors import UserError
@@ -48,7 +57,7 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
 
 def find_work(config: ConfigDict, lengths: list[int] | None, vocab_size: int) -> planned_work.Work:
     """On the records that data.records names, if they are there, or as if some were."""
-    if lengths is None and (Path(config.data.records) / MANIFEST).exists():
+    if lengths is None and (storage.path(config.data.records) / MANIFEST).exists():
         return planned_work.prepared(config)
     lengths = lengths or ([128, 512] if config.data.long_records else [128])
     said = " and ".join(map(str, lengths))

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from bertjax import (
     duplicate_lines,
     errors,
     memory,
+    storage,
     text_files,
     tokenizer,
     vocab,
@@ -42,6 +44,7 @@ from bertjax.data.segments import FORMATS
 from bertjax.data.tokenized import TextSettings
 from bertjax.errors import UserError
 from bertjax.tokenizer import Tokenizer
+from bertjax.whole_file import staged
 from bertjax.workers import Workers
 
 _JOB_BYTES = 1 << 20
@@ -62,7 +65,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--output", required=True, help="folder for records, manifest, vocabulary")
     add("--text_field", default="text", help="in JSON lines and data sets (%(default)s)")
-    add("--vocab", type=Path, help="use this vocab.txt, .model or folder; default: learn one")
+    add(
+        "--vocab",
+        type=storage.path,
+        help="use this vocab.txt, .model or folder; default: learn one",
+    )
     add("--vocab_kind", choices=list(vocab.KINDS), default="wordpiece")
     add("--vocab_size", **number, help="of a learnt vocabulary (8192 pieces, all words)")
     add("--min_count", **number, default=5, help="words: rarer ones are [UNK] (%(default)s)")
@@ -160,7 +167,7 @@ def _learn(flags: argparse.Namespace, counts: Counter[str]) -> vocab.Learned:
 def _identity(source: str | Path) -> list[object]:
     if isinstance(source, str):
         return [source]
-    return [source.name, source.stat().st_size, source.stat().st_mtime_ns]
+    return [source.name, storage.size(source), storage.modified(source)]
 
 
 def _jobs(flags: argparse.Namespace, doing: str, total: int) -> Iterator[list[corpus.Part]]:
@@ -214,7 +221,8 @@ def _already_done(output: Path, source: dict[str, object], settings: BuildSettin
         return False
     manifest = manifests.load(output)
     if manifest.source == source and manifest.settings == dataclasses.asdict(settings):
-        close_work_folder(output)  # a run killed at its very end leaves it
+        if not storage.is_remote(output):
+            close_work_folder(output)  # a run killed at its very end leaves it
         print(f"reusing {output}: {manifest.num_examples:,} records")
         return True
     raise UserError(
@@ -281,12 +289,49 @@ def _take_over(flags: argparse.Namespace, paths: list[Path]) -> None:
     # Imported late: text needs no TensorFlow.
     from bertjax.data import adopt
 
-    manifest = adopt.adopt(paths, vocabulary, flags.output, source)
+    with ExitStack() as stack:
+        local = [stack.enter_context(storage.local(path)) for path in paths]
+        output = stack.enter_context(staged(flags.output, manifests.MANIFEST))
+        manifest = adopt.adopt(local, vocabulary, output, source)
     print(
         f"{flags.output}: took over {manifest.num_examples:,} records of length "
         f"{manifest.max_seq_length} with {manifest.max_predictions_per_seq} predictions; "
         f"unigram entropy {manifest.corpus['unigram_entropy']:.3f} nats"
     )
+
+
+def _build(
+    flags: argparse.Namespace,
+    output: Path,
+    sources: list[str | Path],
+    given: Tokenizer | None,
+    source: dict[str, object],
+    settings: BuildSettings,
+) -> None:
+    """Text to records, in a local folder."""
+    total = build_need.text_bytes(sources)
+    build_need.check_disk(output, total, settings)
+    number = build_need.workers(flags.workers, flags.memory)
+    work = open_work_folder(output, {"source": source, **dataclasses.asdict(settings)})
+    with Workers(number) as workers:
+        text = TextSettings(
+            tokenizer=_vocabulary(flags, given, work, workers, total),
+            dropped_lines=_dropped_lines(flags, work, workers, total),
+            language="" if flags.keep_lines else flags.language,
+            min_tokens=settings.min_tokens,
+            seed=settings.seed,
+        )
+        build(
+            corpus.parts(flags.input, flags.text_field),
+            text,
+            output,
+            settings,
+            work=work,
+            workers=workers,
+            run_bytes=build_need.run_bytes(flags.memory),
+            total=total,
+            source=source,
+        )
 
 
 def main() -> None:
@@ -303,42 +348,23 @@ def main() -> None:
         start = time.monotonic()
         _report(_build_with_beam(flags, settings), flags.output, time.monotonic() - start)
         return
-    flags.output = Path(flags.output)
+    flags.output = storage.path(flags.output)
     made = text_files.record_files(flags.input)
     if made:
         _take_over(flags, made)
         return
-    budget = build_need.parse_memory(flags.memory)
+    flags.memory = build_need.parse_memory(flags.memory)
     sources = corpus.resolve(flags.input)
     given = _given(flags)
     source = _source(flags, sources, given)
     if _already_done(flags.output, source, settings):
         return
     start = time.monotonic()
-    total = build_need.text_bytes(sources)
-    build_need.check_disk(flags.output, total, settings)
-    number = build_need.workers(flags.workers, budget)
-    work = open_work_folder(flags.output, {"source": source, **dataclasses.asdict(settings)})
-    with Workers(number) as workers:
-        text = TextSettings(
-            tokenizer=_vocabulary(flags, given, work, workers, total),
-            dropped_lines=_dropped_lines(flags, work, workers, total),
-            language="" if flags.keep_lines else flags.language,
-            min_tokens=settings.min_tokens,
-            seed=settings.seed,
-        )
-        manifest = build(
-            corpus.parts(flags.input, flags.text_field),
-            text,
-            flags.output,
-            settings,
-            work=work,
-            workers=workers,
-            run_bytes=build_need.run_bytes(budget),
-            total=total,
-            source=source,
-        )
-    _report(manifest, flags.output, time.monotonic() - start)
+    with staged(flags.output, manifests.MANIFEST) as output:
+        # For a bucket all may be done already but for its copying.
+        if not _already_done(output, source, settings):
+            _build(flags, output, sources, given, source, settings)
+    _report(manifests.load(flags.output), flags.output, time.monotonic() - start)
 
 
 if __name__ == "__main__":

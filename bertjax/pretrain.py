@@ -29,14 +29,14 @@ from bertjax import (
     profiler,
     program,
     run_folder,
-    settings,
+    storage,
     tokenizer,
     wandb_log,
 )
 from bertjax.command_line import new_parser
 from bertjax.data import input as data_input
 from bertjax.data.records import Records
-from bertjax.inputs import Inputs, build_program, open_inputs
+from bertjax.inputs import Inputs, open_run
 from bertjax.models import objectives
 from bertjax.models.config import EncoderConfig
 from bertjax.pulse import Pulse
@@ -49,7 +49,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("pretrain", __doc__)
     add = parser.add_argument
     add("--config", required=True, help="configs/FILE.py:ARGUMENT, e.g. configs/bert.py:mini")
-    add("--workdir", type=Path, required=True, help="folder of the run; continued if it has one")
+    add(
+        "--workdir",
+        type=storage.path,
+        required=True,
+        help="folder of the run; continued if it has one",
+    )
     add("--profile", metavar="A:B", help="trace the steps A to B for TensorBoard's profile page")
     add("--wandb", metavar="PROJECT", help="send the metrics to Weights & Biases, too")
     add("overrides", nargs="*", metavar="name=value", help="settings of the config to change")
@@ -188,12 +193,8 @@ def main() -> None:
     flags = parse_arguments()
     memory.keep_freed_memory()
     compile_cache.turn_on()
-    config = settings.load(flags.config, flags.overrides)
     traced = profiler.parse_steps(flags.profile) if flags.profile else None
-    inputs = open_inputs(config)
-    mesh = partition.make_mesh(**config.mesh.to_dict())
-    for phase in inputs.phases:
-        partition.check_batch_size(phase.batch_size, mesh, config.train.microbatches)
+    config, inputs, mesh, made = open_run(flags.config, flags.overrides)
     timetable = loop.Timetable(
         config.train.steps,
         config.log_every,
@@ -202,7 +203,6 @@ def main() -> None:
         config.max_skipped,
         config.stuck_after,
     )
-    made = build_program(config, inputs, mesh)
     facts = resolved(config, inputs.encoder, inputs.records)
     watching = Watching(
         wandb_log.opener(flags.wandb, flags.workdir, facts) if flags.wandb else None,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from bertjax import checkpoint, google, huggingface, run_folder, tokenizer, word_vectors
+from bertjax import checkpoint, google, huggingface, run_folder, storage, tokenizer, word_vectors
 from bertjax.chunk_tokenizer import SPECIALS
 from bertjax.convert import part_of
 from bertjax.errors import UserError
@@ -64,7 +64,9 @@ def find(init: str | None) -> Pretrained:
     kind, _, like = (init or "").partition(":")
     scratch = kind == "scratch"
     folder = like if scratch else init
-    start = load(Path(folder) if folder else run_folder.newest_run(Path("runs"), "pretrain"))
+    start = load(
+        storage.path(folder) if folder else run_folder.newest_run(Path("runs"), "pretrain")
+    )
     if scratch:
         print(f"weights: random ones, of the size and with the vocabulary of {start.name}")
         return start._replace(name="scratch", params=None)
@@ -169,7 +171,7 @@ def transplant(
     given, wanted = _parts(start.params), _parts(fresh)
     taken = {part: leaves for part, leaves in given.items() if part.startswith("encoder")}
     for part, leaves in taken.items():
-        checkpoint.check_shapes(Path(start.name), leaves, wanted[part])
+        checkpoint.check_shapes(start.name, leaves, wanted[part])
     lines = []
     if head and head == start.head and sorted(labels) == sorted(start.labels):
         reordered = _reorder(given["head"], [list(start.labels).index(name) for name in labels])

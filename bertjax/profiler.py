@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from bertjax import storage
 from bertjax.errors import UserError
 
 
@@ -18,8 +19,8 @@ class Profiler:
     """
 
     def __init__(self, run: Path = Path(), steps: tuple[int, int] | None = None) -> None:
-        self._folder = str(run)
-        self._steps, self._on = steps, False
+        self._run, self._steps = run, steps
+        self._outbox: storage.Outbox | None = None
 
     def __enter__(self) -> Profiler:
         return self
@@ -29,20 +30,21 @@ class Profiler:
 
     def before(self, step: int) -> None:
         """A step is about to begin; a run that goes on in the middle traces what is left."""
-        if self._steps and not self._on and self._steps[0] <= step <= self._steps[1]:
-            jax.profiler.start_trace(self._folder)
-            self._on = True
+        if self._steps and not self._outbox and self._steps[0] <= step <= self._steps[1]:
+            self._outbox = storage.Outbox(self._run)
+            jax.profiler.start_trace(str(self._outbox.folder))
 
     def after(self, step: int, metrics: Any) -> None:
         """A step is on its way; the last one that is traced is waited for."""
-        if self._on and self._steps and step >= self._steps[1]:
+        if self._outbox and self._steps and step >= self._steps[1]:
             jax.block_until_ready(metrics)
             self._end()
 
     def _end(self) -> None:
-        if self._on:
+        if self._outbox:
             jax.profiler.stop_trace()
-            self._on = False
+            self._outbox.close()
+            self._outbox = None
 
 
 def parse_steps(given: str) -> tuple[int, int]:

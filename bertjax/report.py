@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from bertjax import errors, page, report_text, results
+from bertjax import errors, page, report_text, results, storage
 from bertjax.command_line import new_parser
 from bertjax.report_charts import pretraining_charts, task_charts
 from bertjax.whole_file import write_whole
@@ -20,19 +19,19 @@ from bertjax.whole_file import write_whole
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("report", __doc__)
     add = parser.add_argument
-    add("--pretrain", type=Path, required=True, help="folder of a pretraining run")
+    add("--pretrain", type=storage.path, required=True, help="folder of a pretraining run")
     add(
         "--finetune",
-        type=Path,
+        type=storage.path,
         nargs="*",
         default=[],
         metavar="RUN",
         help="folders of finished fine-tunings on one task; the first gives the predictions",
     )
-    add("--fill", type=Path, help="JSON file that bertjax.fill --output wrote")
-    add("--times", type=Path, help="lines of name, tab, seconds: where the time went")
+    add("--fill", type=storage.path, help="JSON file that bertjax.fill --output wrote")
+    add("--times", type=storage.path, help="lines of name, tab, seconds: where the time went")
     add("--title", default="What this BERT learnt")
-    add("--output", type=Path, required=True, help="HTML file to write")
+    add("--output", type=storage.path, required=True, help="HTML file to write")
     return parser.parse_args(argv)
 
 
@@ -65,7 +64,6 @@ def render(flags: argparse.Namespace) -> str:
 def main() -> None:
     flags = parse_arguments()
     drawn = render(flags)
-    flags.output.parent.mkdir(parents=True, exist_ok=True)
     write_whole(flags.output, drawn.encode())
     print(f"wrote {flags.output} ({len(drawn) / 1000:.0f} kB): open it in a browser")
 

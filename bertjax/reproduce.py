@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertjax import errors, own_command
+from bertjax import errors, own_command, storage
 from bertjax.command_line import new_parser
 from bertjax.errors import UserError
 from bertjax.json_file import read_json
@@ -49,9 +49,15 @@ class Row(NamedTuple):
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("reproduce", __doc__)
     add = parser.add_argument
-    add("--data_dir", type=Path, required=True, metavar="DIR", help="of all tasks' files")
+    add("--data_dir", type=storage.path, required=True, metavar="DIR", help="of all tasks' files")
     add("--init", required=True, metavar="FROM", help="as --init of bertjax.finetune")
-    add("--workdir", type=Path, required=True, metavar="RUNS", help="continued if it has runs")
+    add(
+        "--workdir",
+        type=storage.path,
+        required=True,
+        metavar="RUNS",
+        help="continued if it has runs",
+    )
     add("--seeds", type=int, default=3, metavar="N", help="runs of each task (%(default)s)")
     add("--sweep", action="store_true", help="the paper's grid for each task")
     add("--tasks", nargs="+", choices=FOLDERS, metavar="TASK", help="only these")

@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertjax import run_folder, run_log
+from bertjax import run_folder, run_log, storage
 from bertjax.data import manifest as manifests
 from bertjax.errors import UserError
 
@@ -61,7 +61,7 @@ def read_pretraining(run: Path) -> Pretraining:
             f"{run}: was not pretrained on masked words, which is what this report tells of; its "
             "curves are in TensorBoard's events and in metrics.jsonl"
         )
-    manifest = manifests.load(Path(config["settings"]["data"]["records"]))
+    manifest = manifests.load(storage.path(config["settings"]["data"]["records"]))
     return Pretraining(run, config, lines, manifest)
 
 

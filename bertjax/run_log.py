@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from bertjax import distributed
+from bertjax import distributed, storage
 from bertjax.json_file import read_json, write_json
 from bertjax.whole_file import write_whole
 
@@ -124,16 +124,16 @@ class RunLog:
         self.run, self._summary, first = run, tf.summary, distributed.is_first()
         kept = [line for line in read_metrics(run) if line["step"] <= start_step]
         distributed.wait("log read")
-        started, path = time.time(), os.devnull
+        started, path = time.time(), Path(os.devnull)
+        self._outbox, self._events = None, tf.summary.create_noop_writer()
         if first:
-            path = str(run / METRICS)
-            write_whole(run / METRICS, "".join(json.dumps(line) + "\n" for line in kept).encode())
+            self._outbox = storage.Outbox(run)
+            path = self._outbox.folder / METRICS
+            write_whole(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
             started = _record_start(run, start_step, total_steps)
+            self._events = tf.summary.create_file_writer(str(path.parent))
         self.history = _history(started, kept, start_step)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        self._events = (
-            tf.summary.create_file_writer(str(run)) if first else tf.summary.create_noop_writer()
-        )
+        self._file = path.open("a", encoding="utf-8")
         self._mirror = mirror(self.history.started) if first and mirror else None
         self._total, self._live = total_steps, first and sys.stderr.isatty()
         self._bar = tqdm(
@@ -152,6 +152,8 @@ class RunLog:
         self._bar.close()
         self._file.close()
         self._events.close()
+        if self._outbox:
+            self._outbox.close()
         if self._mirror:
             self._mirror.finish()
 
@@ -176,6 +178,11 @@ class RunLog:
         self._events.flush()
         if self._mirror:
             self._mirror.log(metrics, step=step)
+
+    def send(self) -> None:
+        """Copies what is logged so far to a run in a bucket."""
+        if self._outbox:
+            self._outbox.send()
 
     def say(self, line: str) -> None:
         """Prints a line without breaking the live one."""

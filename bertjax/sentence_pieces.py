@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import sentencepiece
 
+from bertjax import storage
 from bertjax.errors import UserError
 from bertjax.vocabulary_files import SETTINGS_FILE, fingerprint, to_json
 from bertjax.whole_file import write_whole
@@ -103,6 +104,6 @@ class SentencePieceTokenizer:
         return np.array([t.startswith("▁") or i in whole for i, t in enumerate(self.tokens)])
 
     def save(self, folder: str | Path) -> None:
-        write_whole(Path(folder) / "spiece.model", self._bytes)
+        write_whole(storage.path(folder) / "spiece.model", self._bytes)
         settings = {"tokenizer_class": "AlbertTokenizer", **self._settings()}
-        write_whole(Path(folder) / SETTINGS_FILE, to_json(settings))
+        write_whole(storage.path(folder) / SETTINGS_FILE, to_json(settings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 
 from bertjax.errors import UserError
+from bertjax.whole_file import write_whole
 
 FOLDER = "skipped"
 # So many batches are kept at most; the first ones tell the most.
@@ -57,8 +59,7 @@ class SkippedUpdates:
     def _keep(self, step: int, batch: Mapping[str, np.ndarray]) -> Path:
         many = f"-process-{jax.process_index()}" if jax.process_count() > 1 else ""
         path = self._folder / f"step-{step}{many}.npz"
-        path.parent.mkdir(exist_ok=True)
-        with path.open("wb") as file:
-            arrays: dict[str, Any] = dict(batch)
-            np.savez(file, **arrays)
+        content, arrays = io.BytesIO(), dict[str, Any](batch)
+        np.savez(content, **arrays)
+        write_whole(path, content.getvalue())
         return path

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from bertjax import storage
 from bertjax.errors import UserError
 
 _BLOCK = 1 << 20
@@ -31,15 +32,15 @@ def files(inputs: Sequence[str | Path]) -> list[Path]:
 
 
 def _expand(given: str) -> list[Path]:
-    path, legal = Path(given), ", ".join(EXTENSIONS)
+    path, legal = storage.path(given), ", ".join(EXTENSIONS)
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.is_file() and _is_text(p))
+        found = sorted(filter(_is_text, storage.files_below(path)))
         if not found:
             raise UserError(f"{given}: no {legal} file in this folder")
         return found
     found = [path] if path.exists() else []
     if not found and glob.has_magic(given):
-        found = sorted(p for p in map(Path, glob.glob(given, recursive=True)) if p.is_file())
+        found = storage.matching(given)
         if not found:
             raise UserError(f"{given}: no file matches")
     if not found:
@@ -63,9 +64,8 @@ def record_files(inputs: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     text = False
     for given in inputs:
-        path = Path(given)
-        some = path.glob("*.tfrecord*") if path.is_dir() else map(Path, glob.glob(given))
-        meant = sorted(p for p in some if p.is_file())
+        path = storage.path(given)
+        meant = storage.matching(f"{given}/*.tfrecord*" if path.is_dir() else given)
         records = [p for p in meant if ".tfrecord" in p.name]
         text |= not records or records != meant
         found += records

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from bertjax import vocabulary_files
+from bertjax import storage, vocabulary_files
 from bertjax.chunk_tokenizer import SPECIALS
 from bertjax.errors import UserError
 from bertjax.sentence_pieces import SentencePieceTokenizer
@@ -62,7 +62,7 @@ def load(path: str | Path, lowercase: bool | None = None) -> Tokenizer:
     Raises:
       UserError: a missing, empty, broken or unsuitable file, with its name and line.
     """
-    file = vocabulary_files.find(Path(path))
+    file = vocabulary_files.find(storage.path(path))
     settings = vocabulary_files.read_settings(file.parent / vocabulary_files.SETTINGS_FILE)
     if lowercase is None:
         lowercase = settings.get("do_lower_case")

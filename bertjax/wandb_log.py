@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bertjax import storage
 from bertjax.errors import UserError
 
 
@@ -25,7 +26,9 @@ def opener(project: str, run: Path, config: dict[str, Any]) -> Callable[[float],
 
     def open_run(started: float) -> Any:
         identity = f"{run.name}-{started:.0f}"
-        given = {"project": project, "name": run.name, "dir": str(run), "config": config}
+        given = {"project": project, "name": run.name, "config": config}
+        if not storage.is_remote(run):
+            given["dir"] = str(run)
         return wandb.init(id=identity, resume="allow", **given)
 
     return open_run

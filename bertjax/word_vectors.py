@@ -14,6 +14,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from bertjax import storage
 from bertjax.errors import UserError
 from bertjax.whole_file import whole
 
@@ -35,7 +36,7 @@ def read(path: Path) -> WordVectors:
       UserError: a wrong first line, a file that is cut short or goes on behind its end, a row with
         too few numbers or with something that is no finite number; the line or word is named.
     """
-    with path.open("rb") as file:
+    with storage.local(path) as here, here.open("rb") as file:
         number, width = _header(path, file.readline(_LONGEST_WORD))
         at = file.tell()
         is_text = _is_text(file.readline(_LONGEST_WORD + 64 * width), width)
@@ -90,7 +91,7 @@ def _header(path: Path, line: bytes) -> tuple[int, int]:
 
 def _check_size(path: Path, number: int, least: int) -> None:
     """A wrong header must not ask for more memory than the file could fill."""
-    if path.stat().st_size < number * (least + 2):
+    if storage.size(path) < number * (least + 2):
         raise UserError(
             f"{path}:1: says {number} words, for which the file is too short; it is cut short, or "
             "its first line is wrong"

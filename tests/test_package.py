@@ -18,8 +18,8 @@ ROOT = Path(bertjax.__file__).parent
 
 # A file imports from floors below it and from its own; no two files import each other.
 FLOORS = (
-    "errors own_command command_line whole_file json_file settings memory data_sets corpus page "
-    "text_files "
+    "errors own_command command_line storage whole_file json_file settings memory data_sets corpus "
+    "page text_files "
     "word_counts workers duplicate_lines basic_words word_table chunk_tokenizer wordpiece words "
     "sentence_pieces word_vectors vocabulary_files tokenizer vocab prose documentation "
     "library_task metrics entity_scores answer_scores tables chips hlo_cost",

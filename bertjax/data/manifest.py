@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bertjax import storage
 from bertjax.errors import UserError
 from bertjax.json_file import write_json
 
@@ -111,9 +113,10 @@ def load(folder: Path) -> Manifest:
     manifest = _read(path)
     if not manifest.num_examples:
         raise UserError(f"{path}: no records; prepare the records again")
-    for shard in manifest.shards:
-        file = folder / shard.file
-        found = file.stat().st_size if file.is_file() else -1
+    files = [folder / shard.file for shard in manifest.shards]
+    with ThreadPoolExecutor(storage.AT_ONCE) as pool:
+        sizes = pool.map(lambda file: storage.size(file) if file.is_file() else -1, files)
+    for file, shard, found in zip(files, manifest.shards, sizes, strict=True):
         if found != shard.bytes:
             state = "missing" if found < 0 else f"{found} bytes instead of {shard.bytes}"
             raise UserError(f"{file}: {state}; copy it again or prepare the records again")

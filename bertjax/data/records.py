@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from bertjax.data import fetched, tfrecord
 from bertjax.data import manifest as manifests
-from bertjax.data import tfrecord
 from bertjax.data.manifest import Manifest, Shard
 from bertjax.data.store import token_type
 from bertjax.errors import UserError
@@ -33,6 +33,7 @@ class Records:
     """All records of a folder as one random-access sequence of serialized messages.
 
     Attributes:
+      place: the folder itself, or of one in a bucket its local copy.
       damaged: {(file, byte)} of records that were skipped.
       error: what went wrong while a batch was read in the background.
 
@@ -44,6 +45,7 @@ class Records:
     def __init__(self, folder: Path, skip_damaged: bool = False) -> None:
         self.folder, self.skip_damaged = folder, skip_damaged
         self.manifest: Manifest = manifests.load(folder)
+        self.place = fetched.place(folder, self.manifest)
         self.damaged: set[tuple[str, int]] = set()
         self.error: UserError | None = None
         self._ends = list(accumulate(shard.examples for shard in self.manifest.shards))
@@ -58,7 +60,7 @@ class Records:
         found = self._readers.get(shard)
         if found is None:
             entry = self.manifest.shards[shard]
-            path = self.folder / entry.file
+            path = self.place / entry.file
             lengths = tfrecord.read_index(path, entry.examples)
             try:
                 lengths = tfrecord.scan(path) if lengths is None else lengths

@@ -56,7 +56,7 @@ def _read(path: Path) -> dict[str, bytes]:
     if not path.exists():
         return {}
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
             return {name: archive.read(name) for name in archive.namelist()}
     except zipfile.BadZipFile as error:
         raise UserError(f"{path}: {error}; delete it or give another --submission") from None
