@@ -75,15 +75,6 @@ def several() -> bool:
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def refuse_several(command: str) -> None:
-    """Raises UserError in every process but one that is alone."""
-    if several():
-        raise UserError(
-            f"bertjax.{command} takes one process with the devices of one machine, and this is one "
-            f"of {jax.process_count()}; start it on one host"
-        )
-
-
 def lost_another(error: object) -> bool:
     """Whether an error tells that another process cannot be reached any more."""
     return (

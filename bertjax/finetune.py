@@ -241,6 +241,8 @@ def train(flags: argparse.Namespace, task: Task) -> None:
         folder = flags.workdir / model.layers if len(models) > 1 else flags.workdir
         tuner = Tuner(task, context, start, model, mesh, method)
         runs.append(run_all(flags, tuner, folder, data))
+    if not distributed.is_first():
+        return
     if len(models) > 1:
         sweep.write_comparison(flags.workdir, dict(zip(kinds, runs, strict=True)))
     elif flags.submission:
@@ -281,7 +283,6 @@ def predict(flags: argparse.Namespace) -> None:
 
 def main() -> None:
     flags = parse_arguments()
-    distributed.refuse_several("finetune")
     memory.keep_freed_memory()
     compile_cache.turn_on()
     if flags.mode == "predict":

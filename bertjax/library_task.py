@@ -50,16 +50,16 @@ def write_task(
     found: Iterable[Document],
     *,
     classes: int = 6,
-    train_per_class: int = 500,
+    train_per_class: int = 200,
     dev_per_class: int = 100,
 ) -> Written:
     """Writes train.tsv and dev.tsv (`sentence<TAB>label`).
 
-    An example is a passage of one docstring. The libraries are the one with the most passages and
-    those that write least alike (numpy's and scipy's passages are hard to tell apart for anyone);
-    all have the same number of examples. A module is either in train or in dev, and no text is in
-    both. The names of all libraries, dotted names and the names of the module itself are blanked,
-    so that only the way of writing and the subject can tell.
+    An example is a passage of one docstring. Of the libraries with the most passages those are
+    taken that write least alike: numpy's and scipy's are hard to tell apart for anyone. All have
+    the same number of examples, and few, as labels are in life. A module is either in train or in
+    dev, and no text is in both. The names of all libraries, dotted names and the names of the
+    module itself are blanked, so that only the way of writing and the subject can tell.
 
     Raises:
       UserError: fewer than two libraries have that many passages.
@@ -78,7 +78,7 @@ def write_task(
             "documentation; ask for fewer examples per class"
         )
     amount = {library: sum(map(len, passages[library].values())) for library in full}
-    full.sort(key=lambda library: (-amount[library], library))
+    full = sorted(full, key=lambda library: (-amount[library], library))[: 2 * classes]
     labels = sorted(_least_alike({name: divided[name].passages["train"] for name in full}, classes))
     for name in need:
         rows = [(text, label) for label in labels for text in divided[label].passages[name]]

@@ -305,6 +305,18 @@ def local_parts(mesh: Mesh, process: int | None = None) -> tuple[tuple[int, ...]
     return tuple(sorted(held[process])), count
 
 
+def own_share(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, np.ndarray]:
+    """This process's rows of a batch that every process has laid out as a whole."""
+    parts, count = local_parts(mesh)
+
+    def share(rows: np.ndarray) -> np.ndarray:
+        # [B, ...] -> [parts, B / parts, ...] -> those of this process
+        own = rows.reshape(count, -1, *rows.shape[1:])[list(parts)]
+        return own.reshape(-1, *rows.shape[1:])
+
+    return batch if len(parts) == count else {name: share(rows) for name, rows in batch.items()}
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch over the data and fsdp axes."""
     return NamedSharding(mesh, ROWS_OF_BATCH)

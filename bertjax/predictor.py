@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from bertjax import partition
+from bertjax import distributed, partition
 from bertjax.data import rows as data_rows
 from bertjax.models import objectives
 from bertjax.models.heads import TASK_HEADS, TaskModel
@@ -38,10 +38,10 @@ def conclude(
     folder: Path,
 ) -> tuple[list[Path], dict[str, float]]:
     """Writes what the family writes for a split; returns the files, and scores if there is gold."""
-    written = []
-    for name, content in family.files(split, examples, predictions, context).items():
+    files = family.files(split, examples, predictions, context)
+    for name, content in files.items() if distributed.is_first() else ():
         write_whole(folder / name, content.encode())
-        written.append(folder / name)
+    written = [folder / name for name in files]
     if any(example.gold is None for example in examples):
         return written, {}
     return written, family.score(examples, predictions)
@@ -72,8 +72,9 @@ class Predictor:
         shape = shape._replace(choices=encoded.choices)
         found: list[np.ndarray] = [np.empty(0)] * (len(encoded.rows) // encoded.choices)
         for numbers, batch in through(data_rows.eval_batches(encoded.rows, shape)):
-            outputs = np.asarray(self._predict(params, partition.global_batch(batch, self._mesh)))
-            for number, output in zip(numbers, outputs, strict=False):
+            own = partition.own_share(batch, self._mesh)
+            outputs = self._predict(params, partition.global_batch(own, self._mesh))
+            for number, output in zip(numbers, distributed.on_host(outputs), strict=False):
                 length = len(encoded.rows[number].ids) if self._per_token else None
                 found[number] = output[:length]
         return found

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bertjax import storage
+from bertjax import distributed, storage
 from bertjax.checkpoint import CHECKPOINTS
 from bertjax.json_file import read_json, write_json
 from bertjax.tuning import METRICS, Point, Result
@@ -62,15 +62,17 @@ def run(workdir: Path, points: Sequence[Point], tune: Callable[[Path, Point], Re
     if not (best / CHECKPOINTS).is_dir():
         print(f"the weights of {best} were given up by a larger sweep; delete it to train it again")
     rows = summary(points, results)
-    write_json(workdir / RESULT, {"best": best.name, "rows": rows, "runs": _runs(points, results)})
     table = markdown(rows, results[0]["primary"])
-    write_whole(workdir / TABLE, table.encode())
+    if distributed.is_first():
+        found = {"best": best.name, "rows": rows, "runs": _runs(points, results)}
+        write_json(workdir / RESULT, found)
+        write_whole(workdir / TABLE, table.encode())
     print(f"{table}best run: {best}\nwrote {workdir}/{RESULT} and {TABLE}")
     return best
 
 
 def _drop_weights(run: Path | None) -> None:
-    if run is not None:
+    if run is not None and distributed.is_first():
         storage.remove_folder(run / CHECKPOINTS)
 
 

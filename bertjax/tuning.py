@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from bertjax import (
     checkpoint,
+    distributed,
     loop,
     metrics,
     mixing,
@@ -168,18 +169,21 @@ class Tuner:
           UserError: the folder holds a run with other settings; the loss is not finite.
         """
         run_folder.save_config(workdir, self.config(point, data))
-        if (workdir / METRICS).exists():
+        if distributed.everywhere((workdir / METRICS).exists()):
             result = read_json(workdir / METRICS)
             print(f"reusing {workdir}: {result['primary']} {result['score']:.4f} on dev")
             return result
-        self.context.tokenizer.save(workdir)
+        if distributed.is_first():
+            self.context.tokenizer.save(workdir)
         seconds = self._train(workdir, point, data)
         params = checkpoint.load_params(workdir, best=True)
         result = self._finish(workdir, point, data, params)
         result |= {"train_seconds": round(seconds, 1)}
-        if "mix" in params:
-            mixing.write(workdir, params["mix"], f"What {self.task.name} reads of each layer")
-        write_json(workdir / METRICS, result)
+        if distributed.is_first():
+            if "mix" in params:
+                mixing.write(workdir, params["mix"], f"What {self.task.name} reads of each layer")
+            write_json(workdir / METRICS, result)
+        distributed.wait("written")
         self._tell(workdir, result)
         return result
 
@@ -236,7 +240,12 @@ class Tuner:
                 loop.train(
                     state,
                     self._train_step,
-                    data_rows.train_batches(train.rows, shape, seed=point.seed, start_step=first),
+                    (
+                        partition.own_share(batch, self.mesh)
+                        for batch in data_rows.train_batches(
+                            train.rows, shape, seed=point.seed, start_step=first
+                        )
+                    ),
                     mesh=self.mesh,
                     timetable=loop.Timetable(
                         total,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bertjax import metrics
+from bertjax import distributed, metrics
 from bertjax.errors import UserError
 from bertjax.json_file import write_json
 from bertjax.pretrained import Pretrained
@@ -117,7 +117,8 @@ def run(task: str, start: Pretrained, files: dict[str, Path], workdir: Path) -> 
     score = float(np.mean([scores[kind.primary] for scores in found.values()]))
     result = {"task": task, "init": start.name, "primary": kind.primary, "score": score}
     result |= {"files": {test: str(path) for test, path in files.items()}, "tests": found}
-    write_json(workdir / "metrics.json", result)
+    if distributed.is_first():
+        write_json(workdir / "metrics.json", result)
     print(f"wrote {workdir}/metrics.json")
     return result
 

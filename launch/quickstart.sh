@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole story, from raw text to a fine-tuned, exported BERT and a report:
 #
-#   ./launch/quickstart.sh                       about 8 minutes on 2 cores
+#   ./launch/quickstart.sh                       about 10 minutes on 2 cores
 #   ./launch/quickstart.sh --input books/*.txt   the same with your own text
 #
 # Killed at any moment and started again, it goes on where it was: each chapter continues by
@@ -18,14 +18,14 @@ BATCH_SIZE=16
 LEARNING_RATE=1e-3
 WARMUP_STEPS=200
 INITIALIZER_RANGE=0.09  # about 1 / sqrt(width); the paper's 0.02 is for a width of 768
-FINETUNE_EPOCHS=3
+FINETUNE_EPOCHS=5
 FINETUNE_LEARNING_RATE=5e-4
 
 usage() {
   cat << END
 usage: ./launch/quickstart.sh [--input PATH...] [--workdir FOLDER] [--help]
 
-From raw text to a fine-tuned, exported BERT and a report, in about 8 minutes on 2 cores.
+From raw text to a fine-tuned, exported BERT and a report, in about 10 minutes on 2 cores.
 Run it again after an interruption: it goes on where it was.
 
   --input PATH...   your own text: .txt, .txt.gz, .txt.xz files or folders, a blank line between

@@ -1,7 +1,9 @@
-"""Several real processes train as one does, are stopped as one, and told when one is killed."""
+"""Several real processes train and fine-tune as one, stop as one, and tell when one is killed."""
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import shutil
 import signal
@@ -9,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -59,7 +61,15 @@ sys.exit(distributed.run(pretrain.main))
 class Together:
     """Starts the same command in some processes with some devices each."""
 
-    def __init__(self, folder: Path, processes: int, devices: int, act: str, *flags: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        processes: int,
+        devices: int,
+        act: str,
+        *flags: str,
+        program: Sequence[str] = ("-c", CHILD),
+    ) -> None:
         self.folder = folder
         folder.mkdir()
         with socket.socket() as free:
@@ -80,7 +90,7 @@ class Together:
             ):
                 self.children.append(
                     subprocess.Popen(
-                        [sys.executable, "-c", CHILD, *flags],
+                        [sys.executable, *program, *flags],
                         stdout=out,
                         stderr=err,
                         cwd=folder,
@@ -195,9 +205,32 @@ def test_variables_that_make_no_sense_are_refused(
     assert part in error and error.count("\n") == 1
 
 
-def test_finetuning_in_several_processes_is_refused(
-    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_finetuning_in_two_processes_finds_and_writes_what_one_does(
+    command: Command, tiny_run: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(distributed, "several", lambda: True)
-    assert command(finetune, "--task=sst2") == 2
-    assert "takes one process with the devices of one machine" in capsys.readouterr().err
+    for split, rows in (("train", 40), ("dev", 21)):
+        lines = [f"the {'river' if i % 2 else 'garden'} {i}\t{i % 2}" for i in range(rows)]
+        text = "\n".join(["sentence\tlabel", *lines, ""])
+        (tmp_path / f"{split}.tsv").write_text(text, encoding="utf-8")
+    flags = ["--task=classify", f"--data_dir={tmp_path}", f"--init={tiny_run}", "--seeds=2"]
+    flags += ["--batch_size=16", "--max_seq_length=16", "--epochs=2", "--learning_rate=1e-3"]
+    assert command(finetune, *flags, f"--workdir={tmp_path / 'alone'}") == 0
+    run = tmp_path / "together"
+    two = Together(
+        tmp_path / "two", 2, 2, "", *flags, f"--workdir={run}", program=("-m", "bertjax.finetune")
+    )
+    assert two.statuses() == [0, 0], two.text("err", 0) + two.text("err", 1)
+    assert said(two.text("out", 1)) == [], "one process prints for all"
+    found, wanted = (json.loads((f / "sweep.json").read_text()) for f in (run, tmp_path / "alone"))
+    assert found["best"] == wanted["best"] and found["rows"] == wanted["rows"]
+    for name in wanted["runs"]:
+        ours, theirs = (confidences(folder / name) for folder in (run, tmp_path / "alone"))
+        assert len(ours) == 21 and ours == pytest.approx(theirs, abs=1e-4)
+    # Only the best run keeps its weights, which one process reads.
+    assert [folder.parent.name for folder in run.glob("*/checkpoints")] == [found["best"]]
+    assert command(finetune, *flags, f"--workdir={run}") == 0
+
+
+def confidences(run: Path) -> list[float]:
+    with open(run / "predictions-dev.tsv", encoding="utf-8", newline="") as file:
+        return [float(row["confidence"]) for row in csv.DictReader(file, delimiter="\t")]

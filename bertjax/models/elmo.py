@@ -35,7 +35,7 @@ class ElmoConfig:
       sampler, num_sampled: the softmax in training runs over the right word and this many others,
         see softmax.SAMPLERS; "" over all.
       hidden_dropout: of what every LSTM reads, and of what heads read.
-      initializer_range: deviation of the softmax' and the heads' kernels at first.
+      initializer_range: deviation of the heads' kernels at first.
       dtype: of the matrix products; states, softmax and parameters are float32.
     """
 

@@ -15,7 +15,6 @@ from bertjax.models.bert import Bert
 from bertjax.models.config import BertConfig
 from bertjax.models.elmo import Elmo, ElmoConfig
 from bertjax.models.encoder_output import Packing
-from bertjax.models.linear import kernel_init
 from bertjax.models.masked_lm import MaskedLM
 from bertjax.models.objectives import Batch, Objective, Sums, dropout, packing
 
@@ -39,14 +38,19 @@ _PLACES = {"forward_lm": 1, "backward_lm": -1}
 
 
 class Softmax(nn.Module):
-    """The table and the bias of a softmax that does not share the words' vectors."""
+    """The table and the bias of a softmax that does not share the words' vectors.
+
+    It starts as in the published code, from numbers of deviation 1 / sqrt(P): from BERT's 0.02
+    narrow LSTMs learn nothing but the frequencies of words for thousands of steps.
+    """
 
     config: ElmoConfig
 
     @nn.compact
     def __call__(self) -> tuple[Array, Array]:
         rows, width = self.config.vocab_size, self.config.projection_size
-        table = self.param("embedding", kernel_init(self.config), (rows, width))
+        start = nn.initializers.normal(width**-0.5)
+        table = self.param("embedding", start, (rows, width))
         return table, self.param("bias", nn.initializers.zeros, (rows,))
 
 
