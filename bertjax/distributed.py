@@ -49,6 +49,10 @@ def run(main: Callable[[], None]) -> int:
 
     try:
         status = errors.run(joined)
+    except SystemExit as asked:  # After SIGTERM, when all is saved.
+        if not several():
+            raise
+        status = int(asked.code or 0)
     except Exception as error:
         if not several():
             raise
@@ -56,16 +60,19 @@ def run(main: Callable[[], None]) -> int:
         if not lost_another(error):
             traceback.print_exc()
         print(_LOST, file=sys.stderr)
-    if status and several():
+    if several():
         _leave(status)
     return status
 
 
 def _leave(status: int) -> None:
-    """Ends at once: Python's own end would wait for those who cannot come any more."""
+    """Ends at once: Python's own end takes seconds, and after an error it would wait for those who
+    cannot come any more."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if is_first():
+    if not status:
+        jax.distributed.shutdown()
+    elif is_first():
         time.sleep(_LAST_SECONDS)
     os._exit(status)
 

@@ -56,14 +56,14 @@ def is_remote(place: Path) -> bool:
 
 def size(file: Path) -> int:
     """Bytes of a file."""
-    found = file.stat()
-    return getattr(found, "length", -1) if is_remote(file) else found.st_size
+    found: Any = file.stat()
+    return found.length if is_remote(file) else found.st_size
 
 
 def modified(file: Path) -> int:
     """When a file was last written, in nanoseconds since 1970."""
-    found = file.stat()
-    return getattr(found, "mtime", 0) * 10**9 if is_remote(file) else found.st_mtime_ns
+    found: Any = file.stat()
+    return found.mtime * 10**9 if is_remote(file) else found.st_mtime_ns
 
 
 def files_below(folder: Path) -> list[Path]:

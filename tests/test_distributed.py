@@ -28,12 +28,13 @@ _QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes
 # Pretrains. ACT=PROCESS:STEP:SIGNAL is sent to one process by itself. Every process
 # writes down which of the held-out records it reads.
 CHILD = """
-import os, signal, sys, time
+import atexit, os, signal, sys, time
 from pathlib import Path
 from bertjax import distributed, pretrain, run_log
 from bertjax.data.records import Records
 
 number = os.environ["BERTJAX_PROCESS_ID"]
+atexit.register(Path(f"late-{number}").touch)
 actor, step, kind = os.environ["ACT"].split(":")
 keep, get = run_log.RunLog.keep, Records.get
 
@@ -150,6 +151,7 @@ def test_two_then_four_processes_then_one_train_as_one_does(
     assert f"stopped at step {last}" in two.text("out", 0)
     assert str(last) in os.listdir(run / "checkpoints")
     assert said(two.text("out", 1)) == [], "one process prints for all"
+    assert not list(two.folder.glob("late-*")), "Python's own end takes seconds"
     # Each read its half of the held-out records; rows that fill the last batch are copies of 0.
     first, second = set(two.reads(0)), set(two.reads(1))
     assert first | second == set(range(number))

@@ -192,9 +192,8 @@ def run(
 def test_a_run_in_a_bucket_goes_on_and_is_the_one_that_never_left_this_machine(
     bucket: buckets.Bucket, run: str, tiny_run: Path
 ) -> None:
-    assert [start["step"] for start in json.loads(
-        bucket.objects["bucket/runs/tiny/starts.json"][0]
-    )["starts"]] == [0, 5]  # fmt: skip
+    starts = json.loads(bucket.objects["bucket/runs/tiny/starts.json"][0])["starts"]
+    assert [start["step"] for start in starts] == [0, 5]
     found, calm = (run_log.read_metrics(folder) for folder in (storage.path(run), tiny_run))
     assert [line["step"] for line in found] == [line["step"] for line in calm]
     assert [line["loss"] for line in found] == [line["loss"] for line in calm]
@@ -248,12 +247,8 @@ def test_a_task_is_trained_from_and_in_a_bucket(
     assert command(finetune, *arguments) == 0
     rows = bucket.objects["bucket/runs/task/predictions-dev.tsv"][0].decode().splitlines()
     assert len(rows) == 9
-    again = [
-        "--mode=predict",
-        "--workdir=gs://bucket/runs/task",
-        "--input=gs://bucket/task/dev.tsv",
-    ]
-    assert command(finetune, *again, "--output=gs://bucket/predicted") == 0
+    again = ["--mode=predict", "--workdir=gs://bucket/runs/task", "--output=gs://bucket/predicted"]
+    assert command(finetune, *again, "--input=gs://bucket/task/dev.tsv") == 0
     assert bucket.names("bucket/predicted/")
 
 
