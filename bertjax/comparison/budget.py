@@ -17,6 +17,8 @@ STEPS = "steps.json"
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 # Steps that are measured, and how often they are logged; the first line holds the compilation.
 _MEASURED, _LOGGED = 60, 15
+# Steps that a system has at least, however slow they are.
+_LEAST = 100
 
 
 def seconds(budget: str) -> float:
@@ -46,6 +48,6 @@ def steps(system: System, arguments: list[str], share: float, workdir: Path) -> 
         rows = run_log.read_metrics(folder)[1:]
         one = statistics.median(row["seconds_per_step"] for row in rows)
         shutil.rmtree(folder)
-        known[system.name] = {"seconds_per_step": one, "steps": max(100, round(share / one))}
+        known[system.name] = {"seconds_per_step": one, "steps": max(_LEAST, round(share / one))}
         write_json(path, known)
     return known[system.name]["steps"]
