@@ -305,9 +305,11 @@ def local_parts(mesh: Mesh, process: int | None = None) -> tuple[tuple[int, ...]
     return tuple(sorted(held[process])), count
 
 
-def own_share(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, np.ndarray]:
-    """This process's rows of a batch that every process has laid out as a whole."""
-    parts, count = local_parts(mesh)
+def own_share(
+    batch: dict[str, np.ndarray], mesh: Mesh, process: int | None = None
+) -> dict[str, np.ndarray]:
+    """A process's rows (this one's) of a batch that every process has laid out as a whole."""
+    parts, count = local_parts(mesh, process)
 
     def share(rows: np.ndarray) -> np.ndarray:
         # [B, ...] -> [parts, B / parts, ...] -> those of this process

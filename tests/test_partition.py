@@ -199,6 +199,12 @@ def test_a_process_holds_the_rows_of_its_devices(
     mesh = partition.make_mesh(*sizes, devices=devices)
     found = [partition.local_parts(mesh, process) for process in range(8 // each)]
     assert found == [(parts, sizes[0] * sizes[1]) for parts in held]
+    # Of a batch that all have laid out, each puts the rows of its own parts on its devices.
+    rows = np.arange(16 * 3).reshape(16, 3)
+    each_part = rows.reshape(sizes[0] * sizes[1], -1, 3)
+    for process, parts in enumerate(held):
+        own = partition.own_share({"input_ids": rows}, mesh, process)["input_ids"]
+        np.testing.assert_array_equal(own, np.concatenate([each_part[part] for part in parts]))
 
 
 def test_processes_that_would_share_a_part_of_their_rows_are_refused() -> None:
