@@ -9,6 +9,7 @@ Only this file knows orbax.
 from __future__ import annotations
 
 import importlib
+import logging as python_logging
 import shutil
 import sys
 import textwrap
@@ -36,6 +37,8 @@ PARAMS, OPTIMIZER, CHECKSUMS = "params", "optimizer", "checksums"
 # orbax warns about every option, also of those set on purpose, and what it raises its threads tell
 # before, each with its stack.
 logging.set_verbosity(logging.FATAL)
+# Of the writes of a tensor that fail, orbax waits for the first; asyncio would tell of the others.
+python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)
 _tell_unraisable = sys.unraisablehook
 
 
