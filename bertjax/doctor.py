@@ -173,7 +173,8 @@ def main() -> None:
     if flags.config:
         opened = open_run(flags.config, flags.overrides)
         look("records", lambda: records(opened.inputs))
-        need = checkpoint_bytes(opened)
+        if flags.workdir:
+            need = checkpoint_bytes(opened)
     if flags.workdir:
         look("workdir", lambda: workdir(flags.workdir, need))
 

@@ -56,6 +56,13 @@ def describe_refusal(error: Exception) -> str | None:
     )
 
 
+def _describe(error: Exception) -> str | None:
+    """One line for an error that the user can mend; None for others."""
+    if isinstance(error, UserError):
+        return str(error)
+    return describe_os_error(error) if isinstance(error, OSError) else describe_refusal(error)
+
+
 def run(main: Callable[[], None]) -> int:
     """Calls main and returns the process's exit status: 0, 2 for the user's errors, 130 for ^C.
 
@@ -63,17 +70,8 @@ def run(main: Callable[[], None]) -> int:
     """
     try:
         main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        line = describe_os_error(error)
-        if line is None:
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        return 2
     except Exception as error:
-        line = describe_refusal(error)
+        line = _describe(error)
         if line is None:
             raise
         print(f"error: {line}", file=sys.stderr)

@@ -53,7 +53,8 @@ def whole_folder(folder: Path, last: str) -> Iterator[Path]:
             yield Path(made)
             storage.upload(Path(made), folder, last)
         return
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # One that was killed leaves it.
     try:
         partial.mkdir(parents=True)
         yield partial

@@ -70,6 +70,14 @@ def test_every_size_can_be_built(size: str) -> None:
     assert found.pooled.shape == (2, config.hidden_size)
 
 
+def test_the_softmax_starts_as_in_the_published_code() -> None:
+    """From numbers of deviation 1 / sqrt(P) (allenai/bilm-tf, training.py)."""
+    config = dataclasses.replace(CONFIG, vocab_size=5000, projection_size=16)
+    found = language_models.Softmax(config).init(jax.random.key(0))["params"]
+    assert np.std(found["embedding"]) == pytest.approx(16**-0.5, rel=0.02)
+    assert not np.any(found["bias"])
+
+
 # --- Letters --------------------------------------------------------------------------------
 
 
