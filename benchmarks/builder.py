@@ -85,9 +85,8 @@ def main() -> None:
     flags.add_argument("--rounds", type=int, default=3, help="runs of each, in turn")
     flags.add_argument("--dupe_factor", type=int, default=1)
     options = flags.parse_args()
-    folder = os.environ.get("BERTJAX_DATA")
-    if not folder:
-        print("skipped: BERTJAX_DATA, the folder with the corpus and vocabularies, is not set")
+    folder = contest.data_folder()
+    if folder is None:
         return
     module = "official.nlp.data.create_pretraining_data"
     peer = contest.peer(PEER, options.tfm_python, "--tfm_python", module, "builder.py")

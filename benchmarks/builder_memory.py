@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -82,11 +81,11 @@ def main() -> None:
     flags.add_argument("--limit", type=float, default=1.0, help="GB of address space (1)")
     flags.add_argument("--memory", default="1GB", help="what the build is told (%(default)s)")
     options = flags.parse_args()
-    if not os.environ.get("BERTJAX_DATA"):
-        print("skipped: BERTJAX_DATA, the folder with the corpus, is not set")
+    folder = contest.data_folder()
+    if folder is None:
         return
-    corpus = Path(os.environ["BERTJAX_DATA"], "corpus")
-    given = Path(os.environ["BERTJAX_DATA"], "vocab", "bert-base-uncased-vocab.txt")
+    corpus = folder / "corpus"
+    given = folder / "vocab" / "bert-base-uncased-vocab.txt"
     print("command: python " + " ".join(sys.argv) + "\n" + contest.machine())
     rows = []
     with tempfile.TemporaryDirectory() as scratch:

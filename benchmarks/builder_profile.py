@@ -63,9 +63,8 @@ def main() -> None:
     flags.add_argument("--megabytes", type=float, default=20, help="of text (default: 20)")
     flags.add_argument("--dupe_factor", type=int, default=10)
     options = flags.parse_args()
-    folder = os.environ.get("BERTJAX_DATA")
-    if not folder:
-        print("skipped: BERTJAX_DATA, the folder with the corpus and vocabularies, is not set")
+    folder = contest.data_folder()
+    if folder is None:
         return
     print("command: python " + " ".join(sys.argv) + "\n" + contest.machine())
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})

@@ -17,6 +17,17 @@ HERE = Path(__file__).resolve().parent
 Result = dict[str, Any]
 
 
+def data_folder() -> Path | None:
+    """The folder of BERTJAX_DATA; None where it is not set, and then that is said."""
+    folder = os.environ.get("BERTJAX_DATA")
+    if not folder:
+        print(
+            "skipped: BERTJAX_DATA is not set; the head of the benchmark's file says what it holds"
+        )
+        return None
+    return Path(folder)
+
+
 class Contender(NamedTuple):
     """One side of a comparison; `why_not` tells why it cannot run here, None if it can."""
 

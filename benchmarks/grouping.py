@@ -44,9 +44,8 @@ def main() -> None:
     flags.add_argument("--megabytes", type=float, default=20, help="of text (%(default)s)")
     flags.add_argument("--rounds", type=int, default=3, help="runs of each, in turn")
     options = flags.parse_args()
-    data = os.environ.get("BERTJAX_DATA")
-    if not data:
-        print("skipped: BERTJAX_DATA, the folder with the corpus and vocabularies, is not set")
+    data = contest.data_folder()
+    if data is None:
         return
     needs = "datasets, transformers"
     peer = contest.peer(PEER, options.hf_python, "--hf_python", needs, "peer_group.py")

@@ -10,7 +10,6 @@ beside it stands what a mini's training step takes on the same cores (batches of
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile
@@ -59,10 +58,9 @@ def main() -> None:
     flags.add_argument("--megabytes", type=float, default=10, help="of text (%(default)s)")
     flags.add_argument("--rounds", type=int, default=3)
     options = flags.parse_args()
-    if not os.environ.get("BERTJAX_DATA"):
-        print("skipped: BERTJAX_DATA, the folder with the texts, is not set")
+    folder = contest.data_folder()
+    if folder is None:
         return
-    folder = Path(os.environ["BERTJAX_DATA"])
     print("command: python " + " ".join(sys.argv) + "\n" + contest.machine())
     trained = [step_rate(10) for _ in range(options.rounds)]
     rows = []

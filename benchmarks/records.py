@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -70,9 +69,8 @@ def main() -> None:
     )
     flags.add_argument("--megabytes", type=float, default=5, help="of each text (%(default)s)")
     options = flags.parse_args()
-    folder = Path(os.environ.get("BERTJAX_DATA", ""))
-    if not os.environ.get("BERTJAX_DATA"):
-        print("skipped: BERTJAX_DATA, the folder with the texts, is not set")
+    folder = contest.data_folder()
+    if folder is None:
         return
     print("command: python " + " ".join(sys.argv) + "\n" + contest.machine())
     rows = []

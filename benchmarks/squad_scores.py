@@ -9,10 +9,11 @@ below; "-" where a system is not one of them.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
+
+import contest
 
 from bertjax import errors
 from bertjax.answer_scores import answer_scores
@@ -38,9 +39,8 @@ def right_answers(path: Path) -> dict[str, list[str]]:
 
 
 def main() -> None:
-    data = os.environ.get("BERTJAX_DATA")
-    if not data:
-        print("skipped: BERTJAX_DATA, the folder with squad/, is not set")
+    data = contest.data_folder()
+    if data is None:
         return
     folder = Path(data, "squad")
     gold = right_answers(folder / "dev-v1.1.json")

@@ -21,6 +21,8 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
+import contest
+
 from bertjax import corpus, errors, tokenizer
 
 Encode = Callable[[list[str]], list[list[int]]]
@@ -33,9 +35,8 @@ def main() -> None:
     flags.add_argument("--rounds", type=int, default=5, help="runs of each, taken in turn")
     flags.add_argument("--case", choices=("uncased", "cased"), default="uncased")
     options = flags.parse_args()
-    folder = os.environ.get("BERTJAX_DATA")
-    if not folder:
-        print("skipped: BERTJAX_DATA, the folder with the corpus and vocabularies, is not set")
+    folder = contest.data_folder()
+    if folder is None:
         return
     vocabulary = Path(folder, "vocab", f"bert-base-{options.case}-vocab.txt")
     lines = read_lines(Path(folder), options.lines)

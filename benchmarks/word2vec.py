@@ -143,9 +143,8 @@ def main() -> None:
     flags.add_argument("--widths", type=int, nargs="+", default=[100, 300])
     flags.add_argument("--rounds", type=int, default=3, help="runs of each, in turn")
     options = flags.parse_args()
-    data = os.environ.get("BERTJAX_DATA")
-    if not data:
-        print("skipped: BERTJAX_DATA is not set")
+    data = contest.data_folder()
+    if data is None:
         return
     print("command: python " + " ".join(sys.argv) + "\n" + contest.machine())
     peer = contest.peer(
@@ -154,12 +153,12 @@ def main() -> None:
     contest.report_skipped([peer])
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        cut(Path(data) / "corpus", options.megabytes, folder / "text.txt")
+        cut(data / "corpus", options.megabytes, folder / "text.txt")
         prepare(folder / "text.txt", folder / "records")
         write_lines(folder / "text.txt", folder / "records", folder / "lines.txt")
         trained = sides(peer, folder, options.epochs)
         for width in options.widths:
-            measure(trained, Path(data), folder, width, options.rounds)
+            measure(trained, data, folder, width, options.rounds)
 
 
 if __name__ == "__main__":
