@@ -22,7 +22,7 @@ from pathlib import Path
 import contest
 from process_cost import Command, Cost, measure
 
-from bertjax import text_files
+from bertjax.files import text_files
 
 OURS, PEER = "bertjax, 1 core", "2018 builder, 1 core"
 

@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bertjax import memory, optimizer, partition, schedules
-from bertjax.chunk_tokenizer import SPECIALS
+from bertjax import memory, partition
 from bertjax.models import encoders
-from bertjax.program import init_function
-from bertjax.state import init_state
-from bertjax.train_step import make_train_step
-from bertjax.words import WordTokenizer
+from bertjax.runs.state import init_state
+from bertjax.text.chunk_tokenizer import SPECIALS
+from bertjax.text.words import WordTokenizer
+from bertjax.training import optimizer, schedules
+from bertjax.training.program import init_function
+from bertjax.training.train_step import make_train_step
 
 
 def ceiling() -> float:

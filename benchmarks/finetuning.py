@@ -35,13 +35,16 @@ import batch_files
 import contest
 import numpy as np
 
-from bertjax import memory, partition, pretrained, tokenizer, tuning
+from bertjax import memory, partition
 from bertjax.data import rows as data_rows
+from bertjax.files.whole_file import write_whole
+from bertjax.finetuning import tuning
 from bertjax.models.heads import TASK_HEADS, TaskModel
 from bertjax.tasks import sources
 from bertjax.tasks.base import Context, Encoded, Options, Task
 from bertjax.tasks.table import TASKS
-from bertjax.whole_file import write_whole
+from bertjax.text import tokenizer
+from bertjax.weights import pretrained
 
 TORCH, OURS = "transformers + torch", "bertjax"
 # Of a run's result; the time of one that was interrupted is that of its last stretch.

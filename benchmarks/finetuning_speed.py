@@ -25,12 +25,12 @@ import numpy as np
 from batch_files import store
 from finetuning import packaged_model
 
-from bertjax import tokenizer
 from bertjax.data import rows as data_rows
 from bertjax.data.rows import Batch, Row, Shape
 from bertjax.tasks import sources
 from bertjax.tasks.base import Context, Options
 from bertjax.tasks.table import TASKS
+from bertjax.text import tokenizer
 
 OURS, TORCH = "bertjax", "transformers + torch"
 BATCH, LENGTH = 32, 128

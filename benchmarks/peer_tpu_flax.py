@@ -18,8 +18,9 @@ from jax import Array
 from jax.sharding import SingleDeviceSharding
 from transformers.models.bert.modeling_flax_bert import FlaxBertForPreTrainingModule
 
-from bertjax import optimizer, schedules, topology
 from bertjax.models.config import SIZES
+from bertjax.planner import topology
+from bertjax.training import optimizer, schedules
 
 Tree = Any
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import contest
 
-from bertjax import text_files
+from bertjax.files import text_files
 
 KINDS = {
     "as in 2018": [],

@@ -12,11 +12,13 @@ import contest
 import jax
 import numpy as np
 
-from bertjax import memory, optimizer, partition, pretrained, schedules
+from bertjax import memory, partition
 from bertjax.models import objectives
 from bertjax.models.heads import TaskModel
-from bertjax.state import init_state, with_params
-from bertjax.train_step import make_train_step
+from bertjax.runs.state import init_state, with_params
+from bertjax.training import optimizer, schedules
+from bertjax.training.train_step import make_train_step
+from bertjax.weights import pretrained
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 import contest
 
 from bertjax import errors
-from bertjax.answer_scores import answer_scores
-from bertjax.json_file import read_json
+from bertjax.files.json_file import read_json
+from bertjax.scores.answer_scores import answer_scores
 
 # System -> (exact match, F1) by evaluate-v1.1.py, rounded to three digits.
 OFFICIAL = {

@@ -9,12 +9,13 @@ import contest
 import jax
 import pretraining_batch as data
 
-from bertjax import memory, optimizer, partition, schedules
+from bertjax import memory, partition
 from bertjax.models import encoders, masked_lm
 from bertjax.models.config import BertConfig
-from bertjax.program import init_function
-from bertjax.state import init_state
-from bertjax.train_step import make_train_step
+from bertjax.runs.state import init_state
+from bertjax.training import optimizer, schedules
+from bertjax.training.program import init_function
+from bertjax.training.train_step import make_train_step
 
 
 def main() -> None:

@@ -10,14 +10,15 @@ from typing import Any
 import jax
 import tpu_text
 
-from bertjax import partition, planned_work, planning, settings, topology
-from bertjax.estimate import Shapes
+from bertjax import partition, settings
 from bertjax.models import flops
-from bertjax.phases import Phase
-from bertjax.planned_work import Work
-from bertjax.planning import Site
-from bertjax.program import Program
-from bertjax.state import abstract_state
+from bertjax.planner import planned_work, planning, topology
+from bertjax.planner.estimate import Shapes
+from bertjax.planner.planned_work import Work
+from bertjax.planner.planning import Site
+from bertjax.runs.state import abstract_state
+from bertjax.training.phases import Phase
+from bertjax.training.program import Program
 
 
 def packed(work: Work, length: int, sequences: int) -> Work:
@@ -56,7 +57,7 @@ def main() -> None:
     options = flags.parse_args()
     jax.config.update("jax_platforms", "cpu")
     config = settings.load(
-        f"{Path(planning.__file__).parents[1]}/configs/bert.py:{options.size}",
+        f"{Path(__file__).resolve().parents[1]}/configs/bert.py:{options.size}",
         [
             "model.dtype=bfloat16",
             f"train.batch_size={options.rows}",

@@ -23,7 +23,8 @@ from pathlib import Path
 
 import contest
 
-from bertjax import corpus, errors, tokenizer
+from bertjax import errors
+from bertjax.text import corpus, tokenizer
 
 Encode = Callable[[list[str]], list[list[int]]]
 

@@ -24,11 +24,11 @@ from typing import NamedTuple
 
 import contest
 
-from bertjax import estimate, hlo_cost
-from bertjax.chips import CHIPS
-from bertjax.estimate import Estimate
 from bertjax.models import flash
 from bertjax.models.config import SIZES
+from bertjax.planner import estimate, hlo_cost
+from bertjax.planner.estimate import Estimate
+from bertjax.training.chips import CHIPS
 
 CHIP = CHIPS["v5e"]
 TOPOLOGIES = {1: "v5e:1x1", 256: "v5e:16x16"}

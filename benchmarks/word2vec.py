@@ -23,9 +23,10 @@ from pathlib import Path
 import contest
 from builder import cut
 
-from bertjax import run_log, tokenizer
 from bertjax.data import manifest
-from bertjax.json_file import read_json
+from bertjax.files.json_file import read_json
+from bertjax.text import tokenizer
+from bertjax.training import run_log
 
 HERE = contest.HERE.parent
 ROW = 512

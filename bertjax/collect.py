@@ -20,12 +20,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bertjax import corpus, documentation, errors, library_task, storage
+from bertjax import errors
 from bertjax.command_line import new_parser
-from bertjax.documentation import Document
 from bertjax.errors import UserError
-from bertjax.json_file import read_json, write_json
-from bertjax.whole_file import whole_folder
+from bertjax.files import storage
+from bertjax.files.json_file import read_json, write_json
+from bertjax.files.whole_file import whole_folder
+from bertjax.starter import documentation, library_task
+from bertjax.starter.documentation import Document
+from bertjax.text import corpus
 
 SOURCE = "source.json"
 # Of your own text, what is held out at once; a file may well be one single document.

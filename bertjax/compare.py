@@ -12,11 +12,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from bertjax import errors, settings, storage
+from bertjax import errors, settings
 from bertjax.command_line import new_parser
 from bertjax.comparison import budget, contexts, pages, systems
 from bertjax.comparison.systems import Comparison, System
 from bertjax.errors import UserError
+from bertjax.files import storage
 from bertjax.own_command import call
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from bertjax import storage
+from bertjax.files import storage
 
 _CPU_FACTS = Path("/proc/cpuinfo")
 # What compiles faster is not worth a file.

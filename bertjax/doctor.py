@@ -23,12 +23,15 @@ import jax.numpy as jnp
 import numpy as np
 from packaging.requirements import Requirement
 
-from bertjax import checkpoint, chips, distributed, partition, state, storage
+from bertjax import distributed, partition
 from bertjax.command_line import new_parser
 from bertjax.data.records import Records
 from bertjax.data.shards import sha256
 from bertjax.errors import UserError
-from bertjax.inputs import Inputs, Opened, open_run
+from bertjax.files import storage
+from bertjax.runs import checkpoint, state
+from bertjax.training import chips
+from bertjax.training.inputs import Inputs, Opened, open_run
 
 _SIDE = 256
 # A product in bfloat16 of numbers around 1 has errors of this share.

@@ -20,27 +20,20 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from bertjax import (
-    checkpoint,
-    errors,
-    google,
-    huggingface,
-    model_folder,
-    pretrained,
-    run_folder,
-    storage,
-    tokenizer,
-    word_vectors,
-)
+from bertjax import errors
 from bertjax.command_line import new_parser
 from bertjax.errors import UserError
-from bertjax.model_folder import FolderInfo
+from bertjax.files import storage
 from bertjax.models import encoders
 from bertjax.models.config import BertConfig
 from bertjax.models.heads import TaskModel
 from bertjax.models.masked_lm import PretrainingModel
-from bertjax.word_layer import WordLayer
-from bertjax.word_vectors import WordVectors
+from bertjax.runs import checkpoint, run_folder
+from bertjax.text import tokenizer
+from bertjax.weights import google, huggingface, model_folder, pretrained, word_vectors
+from bertjax.weights.model_folder import FolderInfo
+from bertjax.weights.word_layer import WordLayer
+from bertjax.weights.word_vectors import WordVectors
 
 VECTORS = {"word2vec": word_vectors.write_text, "word2vec-bin": word_vectors.write_binary}
 # Our own parameters read back must give what they gave: float32 is written as it is.

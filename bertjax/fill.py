@@ -13,12 +13,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from bertjax import errors, pretrained, storage
+from bertjax import errors
 from bertjax.command_line import new_parser
 from bertjax.errors import UserError
-from bertjax.json_file import write_json
+from bertjax.files import storage
+from bertjax.files.json_file import write_json
 from bertjax.models.masked_lm import PretrainingModel
-from bertjax.tokenizer import Tokenizer
+from bertjax.text.tokenizer import Tokenizer
+from bertjax.weights import pretrained
 
 MASK = "[MASK]"
 

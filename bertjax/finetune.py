@@ -16,28 +16,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bertjax import (
-    compile_cache,
-    distributed,
-    finished,
-    memory,
-    partition,
-    pretrained,
-    results,
-    storage,
-    sweep,
-    tuning,
-    word_tests,
-)
+from bertjax import compile_cache, distributed, memory, partition
 from bertjax.command_line import new_parser
 from bertjax.errors import UserError
+from bertjax.files import storage
+from bertjax.finetuning import finished, sweep, tuning, word_tests
+from bertjax.finetuning.tuning import Data, Method, Point, Tuner
 from bertjax.models import encoders, features
 from bertjax.models.heads import TASK_HEADS, TaskModel
+from bertjax.reporting import results
 from bertjax.tasks import own, sources, submission
 from bertjax.tasks.base import Context, Options, Recipe, Task
 from bertjax.tasks.table import TASKS
 from bertjax.tasks.word_lists import WORD_TASKS, find
-from bertjax.tuning import Data, Method, Point, Tuner
+from bertjax.weights import pretrained
 
 # For --layers: all of them, one after the other (paper, table 7).
 EVERY = "all"

@@ -18,19 +18,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from bertjax import (
-    compile_cache,
-    errors,
-    plan_report,
-    planned_work,
-    planning,
-    settings,
-    storage,
-    topology,
-)
+from bertjax import compile_cache, errors, settings
 from bertjax.command_line import new_parser
 from bertjax.data.manifest import MANIFEST
 from bertjax.errors import UserError
+from bertjax.files import storage
+from bertjax.planner import plan_report, planned_work, planning, topology
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

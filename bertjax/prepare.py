@@ -13,41 +13,27 @@ import os
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from bertjax import (
-    build_need,
-    corpus,
-    duplicate_lines,
-    errors,
-    memory,
-    storage,
-    text_files,
-    tokenizer,
-    vocab,
-    word_counts,
-)
+from bertjax import errors, memory
 from bertjax.command_line import new_parser
+from bertjax.data import build_need
 from bertjax.data import manifest as manifests
 from bertjax.data.build import build, close_work_folder, open_work_folder
 from bertjax.data.build_settings import BuildSettings
 from bertjax.data.manifest import Manifest
 from bertjax.data.masking import UNITS
 from bertjax.data.segments import FORMATS
+from bertjax.data.survey import Survey, Vocabulary
 from bertjax.data.tokenized import TextSettings
 from bertjax.errors import UserError
-from bertjax.tokenizer import Tokenizer
-from bertjax.whole_file import staged
+from bertjax.files import storage, text_files
+from bertjax.files.whole_file import staged
+from bertjax.text import corpus, tokenizer, vocab, word_counts
+from bertjax.text.tokenizer import Tokenizer
 from bertjax.workers import Workers
-
-_JOB_BYTES = 1 << 20
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -126,26 +112,24 @@ def _settings(flags: argparse.Namespace) -> BuildSettings:
     return BuildSettings(**given)
 
 
-def _lowercase(flags: argparse.Namespace) -> bool | None:
-    """--cased decides; without it a given vocabulary's own settings do."""
-    return False if flags.cased else None
-
-
 def _given(flags: argparse.Namespace) -> Tokenizer | None:
-    """The tokenizer of --vocab."""
-    return tokenizer.load(flags.vocab, _lowercase(flags)) if flags.vocab else None
+    """The tokenizer of --vocab; --cased decides, without it the vocabulary's own settings do."""
+    return tokenizer.load(flags.vocab, False if flags.cased else None) if flags.vocab else None
+
+
+def _wanted(flags: argparse.Namespace) -> Vocabulary:
+    given, size = _given(flags), flags.vocab_size
+    return Vocabulary(given, flags.extend, flags.vocab_kind, size, not flags.cased, flags.min_count)
 
 
 def _source(
-    flags: argparse.Namespace, sources: list[str | Path], given: Tokenizer | None
+    flags: argparse.Namespace, sources: list[str | Path], wanted: Vocabulary
 ) -> dict[str, object]:
     """All that the bytes of the result hang on; two builds with equal sources are the same."""
-    rare = [str(flags.min_count)] * (flags.vocab_kind == "words")
-    learnt = " ".join(["learnt", flags.vocab_kind, str(flags.vocab_size), *rare])
     return {
         "files": [_identity(source) for source in sources],
         "text_field": flags.text_field,
-        "vocab": given.fingerprint if given else learnt,
+        "vocab": wanted.source(),
         "extend": flags.extend,
         "cased": flags.cased,
         "split_sentences": not flags.keep_lines,
@@ -154,66 +138,10 @@ def _source(
     }
 
 
-def _learn(flags: argparse.Namespace, counts: Counter[str]) -> vocab.Learned:
-    return vocab.learn(
-        counts,
-        kind=flags.vocab_kind,
-        size=flags.vocab_size,
-        lowercase=not flags.cased,
-        min_count=flags.min_count,
-    )
-
-
 def _identity(source: str | Path) -> list[object]:
     if isinstance(source, str):
         return [source]
     return [source.name, storage.size(source), storage.modified(source)]
-
-
-def _jobs(flags: argparse.Namespace, doing: str, total: int) -> Iterator[list[corpus.Part]]:
-    """Groups of parts of the whole input, with a progress bar."""
-    with tqdm(desc=doing, total=total, unit="B", unit_scale=True) as bar:
-        for job in corpus.jobs(corpus.parts(flags.input, flags.text_field), _JOB_BYTES):
-            bar.update(sum(len(part.raw) for part in job))
-            yield job
-        bar.total = bar.n  # so far it was an estimate
-
-
-def _dropped_lines(
-    flags: argparse.Namespace, work: Path, workers: Workers, total: int
-) -> Path | None:
-    if flags.drop_duplicates != "lines":
-        return None
-    jobs = _jobs(flags, "looking for duplicate lines", total)
-    return duplicate_lines.find(jobs, work / "lines", workers)
-
-
-def _counter(flags: argparse.Namespace) -> Callable[[list[corpus.Part]], Counter[str]]:
-    """Whole words are counted as such: of chunks there are many more, and memory is bounded."""
-    if flags.vocab_kind == "words" and not flags.vocab:
-        return partial(word_counts.words_of_parts, not flags.cased)
-    return word_counts.of_parts
-
-
-def _vocabulary(
-    flags: argparse.Namespace, given: Tokenizer | None, work: Path, workers: Workers, total: int
-) -> Path:
-    """The folder of the tokenizer to use: given, learnt by a killed run, or learnt now."""
-    folder = work / "vocabulary"
-    if folder.exists():
-        return folder
-    partial = work / "vocabulary.partial"
-    if given is None or flags.extend:
-        jobs = _jobs(flags, "counting words", total)
-        counts, _ = word_counts.merged(workers.map(_counter(flags), jobs))
-        learned = vocab.extend(counts, given, flags.extend) if given else _learn(flags, counts)
-        if learned.note:
-            print(f"note: {learned.note}")
-        learned.tokenizer.save(partial)
-    else:
-        given.save(partial)
-    os.replace(partial, folder)
-    return folder
 
 
 def _already_done(output: Path, source: dict[str, object], settings: BuildSettings) -> bool:
@@ -304,7 +232,7 @@ def _build(
     flags: argparse.Namespace,
     output: Path,
     sources: list[str | Path],
-    given: Tokenizer | None,
+    wanted: Vocabulary,
     source: dict[str, object],
     settings: BuildSettings,
 ) -> None:
@@ -314,9 +242,11 @@ def _build(
     number = build_need.workers(flags.workers, flags.memory)
     work = open_work_folder(output, {"source": source, **dataclasses.asdict(settings)})
     with Workers(number) as workers:
+        survey = Survey(flags.input, flags.text_field, total, work, workers)
+        drop_lines = flags.drop_duplicates == "lines"
         text = TextSettings(
-            tokenizer=_vocabulary(flags, given, work, workers, total),
-            dropped_lines=_dropped_lines(flags, work, workers, total),
+            tokenizer=survey.vocabulary(wanted),
+            dropped_lines=survey.duplicate_lines() if drop_lines else None,
             language="" if flags.keep_lines else flags.language,
             min_tokens=settings.min_tokens,
             seed=settings.seed,
@@ -355,15 +285,15 @@ def main() -> None:
         return
     flags.memory = build_need.parse_memory(flags.memory)
     sources = corpus.resolve(flags.input)
-    given = _given(flags)
-    source = _source(flags, sources, given)
+    wanted = _wanted(flags)
+    source = _source(flags, sources, wanted)
     if _already_done(flags.output, source, settings):
         return
     start = time.monotonic()
     with staged(flags.output, manifests.MANIFEST) as output:
         # For a bucket all may be done already but for its copying.
-        if not _already_done(output, source, settings):
-            _build(flags, output, sources, given, source, settings)
+        if output == flags.output or not _already_done(output, source, settings):
+            _build(flags, output, sources, wanted, source, settings)
     _report(manifests.load(flags.output), flags.output, time.monotonic() - start)
 
 

@@ -17,32 +17,21 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from bertjax import (
-    checkpoint,
-    compile_cache,
-    continuation,
-    distributed,
-    loop,
-    memory,
-    partition,
-    phases,
-    profiler,
-    program,
-    run_folder,
-    storage,
-    tokenizer,
-    wandb_log,
-)
+from bertjax import compile_cache, distributed, memory, partition
 from bertjax.command_line import new_parser
 from bertjax.data import input as data_input
 from bertjax.data.records import Records
-from bertjax.inputs import Inputs, open_run
+from bertjax.files import storage
 from bertjax.models import objectives
 from bertjax.models.config import EncoderConfig
-from bertjax.pulse import Pulse
-from bertjax.run_log import RunLog, read_metrics, shown, with_perplexities
-from bertjax.state import TrainState, abstract_state, init_state, with_params
-from bertjax.train_step import make_eval_step
+from bertjax.runs import checkpoint, run_folder
+from bertjax.runs.state import TrainState, abstract_state, init_state, with_params
+from bertjax.text import tokenizer
+from bertjax.training import continuation, loop, phases, profiler, program, wandb_log
+from bertjax.training.inputs import Inputs, open_run
+from bertjax.training.pulse import Pulse
+from bertjax.training.run_log import RunLog, read_metrics, shown, with_perplexities
+from bertjax.training.train_step import make_eval_step
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bertjax import errors, page, report_text, results, storage
+from bertjax import errors
 from bertjax.command_line import new_parser
-from bertjax.report_charts import pretraining_charts, task_charts
-from bertjax.whole_file import write_whole
+from bertjax.files import storage
+from bertjax.files.whole_file import write_whole
+from bertjax.reporting import page, report_text, results
+from bertjax.reporting.report_charts import pretraining_charts, task_charts
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

@@ -13,15 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertjax import errors, own_command, storage
+from bertjax import errors, own_command
 from bertjax.command_line import new_parser
 from bertjax.errors import UserError
-from bertjax.json_file import read_json
-from bertjax.sweep import RESULT
+from bertjax.files import storage
+from bertjax.files.json_file import read_json
+from bertjax.files.whole_file import write_whole
+from bertjax.finetuning.sweep import RESULT
 from bertjax.tasks.base import Task
 from bertjax.tasks.glue import GLUE
 from bertjax.tasks.table import TASKS
-from bertjax.whole_file import write_whole
 
 # Where a task's files may lie below --data_dir; GLUE's reader knows its own folders.
 FOLDERS = {

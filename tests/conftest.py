@@ -30,7 +30,7 @@ from flax import linen as nn  # noqa: E402
 from bertjax import errors, prepare, pretrain  # noqa: E402
 from bertjax.models.config import BertConfig  # noqa: E402
 from bertjax.models.masked_lm import PretrainingModel  # noqa: E402
-from bertjax.tokenizer import SPECIALS, WordPieceTokenizer  # noqa: E402
+from bertjax.text.tokenizer import SPECIALS, WordPieceTokenizer  # noqa: E402
 
 _DETERMINERS = ["the", "a", "this", "that", "every"]
 _ADJECTIVES = ["small", "old", "quiet", "bright", "green", "heavy", "distant", "curious"]

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from bertjax.answer_scores import answer_scores, normalise, unanswerable_scores
 from bertjax.errors import UserError
+from bertjax.scores.answer_scores import answer_scores, normalise, unanswerable_scores
 
 
 def one(answers: list[str], predicted: str) -> tuple[float, float]:

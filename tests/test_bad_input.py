@@ -19,7 +19,7 @@ from bertjax.data import example_bytes, records
 from bertjax.data import manifest as manifests
 from bertjax.data.manifest import MANIFEST, Manifest
 from bertjax.data.shards import write_records
-from bertjax.tokenizer import WordPieceTokenizer
+from bertjax.text.tokenizer import WordPieceTokenizer
 
 Command = Callable[..., int]
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 import transformers
 
-from bertjax import convert
 from bertjax.models import masked_lm
 from bertjax.models.bert import Bert
 from bertjax.models.config import SIZES, BertConfig, size
 from bertjax.models.heads import TaskModel
 from bertjax.models.layers import Dropout, LayerNorm
 from bertjax.models.masked_lm import PretrainingModel
+from bertjax.weights import convert
 
 VOCAB = 30_522  # of bert-*-uncased
 Batch = dict[str, np.ndarray]

@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bertjax import build_need, corpus, prepare, tokenizer
-from bertjax.corpus import PART_BYTES
-from bertjax.data import build, tfrecord
+from bertjax import prepare
+from bertjax.data import build, build_need, tfrecord
 from bertjax.data import manifest as manifests
 from bertjax.data.build_settings import BuildSettings
 from bertjax.data.input import eval_batches
@@ -31,7 +30,9 @@ from bertjax.data.segments import FORMATS
 from bertjax.data.shards import num_shards
 from bertjax.data.store import KEY_BINS, Runs, TokenParts, shard_bounds
 from bertjax.errors import UserError
-from bertjax.tokenizer import WordPieceTokenizer
+from bertjax.text import corpus, tokenizer
+from bertjax.text.corpus import PART_BYTES
+from bertjax.text.tokenizer import WordPieceTokenizer
 
 Command = Callable[..., int]
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from bertjax import build_need
+from bertjax.data import build_need
 from bertjax.data.build_settings import BuildSettings
 from bertjax.errors import UserError
 

@@ -18,12 +18,14 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from bertjax import checkpoint, optimizer, partition, run_folder, schedules
-from bertjax.checkpoint import Checkpoints
+from bertjax import partition
 from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
 from bertjax.models.masked_lm import PretrainingModel
-from bertjax.state import TrainState, abstract_state
+from bertjax.runs import checkpoint, run_folder
+from bertjax.runs.checkpoint import Checkpoints
+from bertjax.runs.state import TrainState, abstract_state
+from bertjax.training import optimizer, schedules
 
 Init = Callable[[jax.Array], Any]
 OPTIMIZER = optimizer.make_optimizer("adam2018", schedules.linear(1e-3, 2, 10))

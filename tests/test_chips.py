@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bertjax import chips
+from bertjax.training import chips
 
 
 @pytest.mark.parametrize(

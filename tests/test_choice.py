@@ -13,7 +13,7 @@ from bertjax.data import rows as data_rows
 from bertjax.errors import UserError
 from bertjax.tasks.base import Context, Options
 from bertjax.tasks.choice import Choice, Example, Prediction
-from bertjax.tokenizer import WordPieceTokenizer
+from bertjax.text.tokenizer import WordPieceTokenizer
 
 FAMILY = Choice()
 

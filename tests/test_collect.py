@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bertjax import collect
-from bertjax.documentation import Document
 from bertjax.errors import UserError
+from bertjax.starter.documentation import Document
 
 LIBRARIES = ("alpha", "bravo")
 

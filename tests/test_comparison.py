@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bertjax import compare, finetune, own_command, prepare, pretrained, settings
+from bertjax import compare, finetune, own_command, prepare, settings
 from bertjax.comparison import budget, contexts, findings, systems
 from bertjax.comparison.findings import Ordering, Score
 from bertjax.errors import UserError
 from bertjax.tasks.table import TASKS
 from bertjax.tasks.word_lists import WORD_TASKS
+from bertjax.weights import pretrained
 
 Command = Callable[..., int]
 # Steps of a system, however slow they are here.

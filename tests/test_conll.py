@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bertjax.entity_scores import entity_scores
 from bertjax.errors import UserError
+from bertjax.scores.entity_scores import entity_scores
 from bertjax.tasks.conll import CONLL, to_bio2
 from bertjax.tasks.tagging import Example
 

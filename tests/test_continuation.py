@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bertjax import checkpoint, continuation, prepare, pretrain, pretrained, run_folder, tokenizer
+from bertjax import prepare, pretrain
 from bertjax.errors import UserError
-from bertjax.tokenizer import WordPieceTokenizer
+from bertjax.runs import checkpoint, run_folder
+from bertjax.text import tokenizer
+from bertjax.text.tokenizer import WordPieceTokenizer
+from bertjax.training import continuation
+from bertjax.weights import pretrained
 
 Command = Callable[..., int]
 

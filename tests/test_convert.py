@@ -9,12 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from bertjax import convert
-from bertjax.convert import Layout
 from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
 from bertjax.models.heads import TASK_HEADS, TaskModel
 from bertjax.models.masked_lm import PretrainingModel
+from bertjax.weights import convert
+from bertjax.weights.convert import Layout
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 KINDS = ["", *TASK_HEADS]

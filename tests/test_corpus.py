@@ -16,9 +16,10 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 import zstandard
 
-from bertjax import corpus, text_files
-from bertjax.corpus import Part
 from bertjax.errors import UserError
+from bertjax.files import text_files
+from bertjax.text import corpus
+from bertjax.text.corpus import Part
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,

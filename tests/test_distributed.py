@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from bertjax import distributed, finetune, pretrain, run_log
+from bertjax import distributed, finetune, pretrain
 from bertjax.data.records import Records
+from bertjax.training import run_log
 
 Command = Callable[..., int]
 LOSSES = ("loss", "gradient_norm", "eval_masked_lm_loss", "eval_next_sentence_loss")

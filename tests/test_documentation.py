@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bertjax import corpus, documentation, library_task
 from bertjax.errors import UserError
+from bertjax.starter import documentation, library_task
+from bertjax.text import corpus
 
 DOCSTRING = '''"""Compute the mean of the values along an axis.
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bertjax import corpus, duplicate_lines
-from bertjax.corpus import Part
+from bertjax.text import corpus, duplicate_lines
+from bertjax.text.corpus import Part
 from bertjax.workers import Workers
 
 

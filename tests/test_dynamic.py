@@ -18,7 +18,7 @@ from bertjax.models import masked_lm
 from bertjax.models.config import BertConfig
 from bertjax.models.encoder_output import Packing
 from bertjax.models.masked_lm import PretrainingModel
-from bertjax.tokenizer import WordPieceTokenizer
+from bertjax.text.tokenizer import WordPieceTokenizer
 
 LENGTH, PREDICTIONS = 64, 10
 Batch = dict[str, np.ndarray]

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bertjax.chunk_tokenizer import SPECIALS
 from bertjax.errors import UserError
 from bertjax.models import characters, encoders, language_models
 from bertjax.models.elmo import SIZES, Elmo, ElmoConfig
 from bertjax.models.encoder_output import EncoderOutput, Packing
-from bertjax.words import WordTokenizer
+from bertjax.text.chunk_tokenizer import SPECIALS
+from bertjax.text.words import WordTokenizer
 
 WORDS = WordTokenizer([*SPECIALS, "cat", "dog", "mouse", "naïve", "internationally"], True)
 CAT = len(SPECIALS)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from bertjax.entity_scores import by_type, conlleval_lines, entity_scores
+from bertjax.scores.entity_scores import by_type, conlleval_lines, entity_scores
 
 RATES = ("precision", "recall", "f1")
 # LOC is called PER, ORG ends too early: one entity of three is right, and four tags of six.

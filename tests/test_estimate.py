@@ -11,12 +11,14 @@ import jax
 import numpy as np
 import pytest
 
-from bertjax import estimate, hlo_cost, partition, program, schedules, settings
-from bertjax.chips import CHIPS, GIB
-from bertjax.estimate import Estimate, Shapes
+from bertjax import partition, settings
 from bertjax.models import encoders
 from bertjax.models.config import BertConfig
-from bertjax.state import init_state
+from bertjax.planner import estimate, hlo_cost
+from bertjax.planner.estimate import Estimate, Shapes
+from bertjax.runs.state import init_state
+from bertjax.training import program, schedules
+from bertjax.training.chips import CHIPS, GIB
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bertjax import checkpoint, export, google, huggingface, run_folder
+from bertjax import export
 from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
 from bertjax.models.heads import TaskModel
 from bertjax.models.masked_lm import PretrainingModel
-from bertjax.state import TrainState
-from bertjax.tokenizer import Tokenizer, WordPieceTokenizer
+from bertjax.runs import checkpoint, run_folder
+from bertjax.runs.state import TrainState
+from bertjax.text.tokenizer import Tokenizer, WordPieceTokenizer
+from bertjax.weights import google, huggingface
 
 Command = Callable[..., int]
 READERS = {"hf": huggingface.read_huggingface, "tf1": google.read_google}

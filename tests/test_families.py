@@ -13,8 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from bertjax import checkpoint, finetune
+from bertjax import finetune
 from bertjax.models import heads
+from bertjax.runs import checkpoint
 
 Command = Callable[..., int]
 FLAGS = ["--batch_size=16", "--max_seq_length=16", "--dropout=0", "--learning_rate=2e-3"]

@@ -16,7 +16,10 @@ import jax
 import numpy as np
 import pytest
 
-from bertjax import checkpoint, export, finetune, run_folder, run_log, tuning
+from bertjax import export, finetune
+from bertjax.finetuning import tuning
+from bertjax.runs import checkpoint, run_folder
+from bertjax.training import run_log
 
 Command = Callable[..., int]
 FLAGS = ["--batch_size=16", "--max_seq_length=16", "--dropout=0", "--learning_rate=2e-3"]

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bertjax import convert, google, tokenizer, vocab, word_counts
 from bertjax.errors import UserError
-from bertjax.model_folder import FolderInfo
 from bertjax.models.config import BertConfig
 from bertjax.models.heads import TaskModel
 from bertjax.models.masked_lm import PretrainingModel
-from bertjax.tokenizer import WordPieceTokenizer
+from bertjax.text import tokenizer, vocab, word_counts
+from bertjax.text.tokenizer import WordPieceTokenizer
+from bertjax.weights import convert, google
+from bertjax.weights.model_folder import FolderInfo
 
 Variables = dict[str, np.ndarray]
 # Kind of head -> names of its outputs, or how many there are.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bertjax import hlo_cost
+from bertjax.planner import hlo_cost
 
 TEXT = (Path(__file__).parent / "eight_chips.hlo.txt").read_text(encoding="utf-8")
 

@@ -17,14 +17,15 @@ import torch
 import transformers
 from flax import traverse_util
 
-from bertjax import convert, huggingface, tokenizer, vocab, word_counts
 from bertjax.errors import UserError
-from bertjax.model_folder import FolderInfo
 from bertjax.models.bert import Bert
 from bertjax.models.config import BertConfig
 from bertjax.models.heads import TaskModel
 from bertjax.models.masked_lm import PretrainingModel
-from bertjax.tokenizer import Tokenizer, WordPieceTokenizer
+from bertjax.text import tokenizer, vocab, word_counts
+from bertjax.text.tokenizer import Tokenizer, WordPieceTokenizer
+from bertjax.weights import convert, huggingface
+from bertjax.weights.model_folder import FolderInfo
 
 TEXTS = [
     "The old farmer repaired a bridge before dawn.",

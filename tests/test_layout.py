@@ -12,7 +12,7 @@ from bertjax.data.masking import MaskingSettings
 from bertjax.data.records import FEATURES
 from bertjax.data.segments import FORMATS, SegmentSettings, TokenStore
 from bertjax.data.walk import Rows
-from bertjax.tokenizer import WordPieceTokenizer
+from bertjax.text.tokenizer import WordPieceTokenizer
 
 STATIC = Layout(12, False, True, True, MaskingSettings(max_predictions=3))
 COMPACT = STATIC._replace(dynamic=True)

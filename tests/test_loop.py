@@ -19,16 +19,17 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from bertjax import loop, partition
+from bertjax import partition
 from bertjax.errors import UserError
-from bertjax.loop import Timetable
 from bertjax.models import masked_lm
 from bertjax.models.config import BertConfig
 from bertjax.models.masked_lm import PretrainingModel
-from bertjax.pulse import Pulse
-from bertjax.run_log import History
-from bertjax.state import TrainState
-from bertjax.train_step import make_eval_step
+from bertjax.runs.state import TrainState
+from bertjax.training import loop
+from bertjax.training.loop import Timetable
+from bertjax.training.pulse import Pulse
+from bertjax.training.run_log import History
+from bertjax.training.train_step import make_eval_step
 
 # Wait and work are told apart by these fields of what the loop logs.
 RATES = {

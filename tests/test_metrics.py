@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bertjax import metrics
+from bertjax.scores import metrics
 
 pytestmark = pytest.mark.filterwarnings("error")
 CLASSIFICATION = (

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bertjax.moments import rounded_at_random, scale_by_adam
+from bertjax.training.moments import rounded_at_random, scale_by_adam
 
 
 def second_moment(dtype: object, scales: np.ndarray) -> float:

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from bertjax import partition, schedules, state, train_step
+from bertjax import partition
 from bertjax.models import negative_sampling as sampling
 from bertjax.models import word_stream
 from bertjax.models.negative_sampling import BLOCK, NOISE, PART
 from bertjax.models.word2vec import METHODS, Word2VecConfig, Word2VecTables
 from bertjax.models.word_stream import Stream
-from bertjax.tokenizer import SPECIALS, WordTokenizer
+from bertjax.runs import state
+from bertjax.text.tokenizer import SPECIALS, WordTokenizer
+from bertjax.training import schedules, train_step
 
 WORDS = WordTokenizer([*SPECIALS, *(f"w{i}" for i in range(25)), "[unused0]", "[unused1]"], True)
 V, D = WORDS.vocab_size, 8

@@ -16,8 +16,8 @@ from flax import traverse_util
 from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
 from bertjax.models.masked_lm import PretrainingModel
-from bertjax.optimizer import MATRICES, OPTIMIZERS, make_optimizer, scale_by_depth
-from bertjax.schedules import Schedule, linear
+from bertjax.training.optimizer import MATRICES, OPTIMIZERS, make_optimizer, scale_by_depth
+from bertjax.training.schedules import Schedule, linear
 
 Flat = dict[str, np.ndarray]
 

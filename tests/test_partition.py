@@ -14,8 +14,7 @@ import pytest
 from flax import traverse_util
 from jax.sharding import Mesh, PartitionSpec
 
-from bertjax import optimizer as optimizers
-from bertjax import partition, schedules, state, train_step
+from bertjax import partition
 from bertjax.errors import UserError
 from bertjax.models import language_models, masked_lm, objectives
 from bertjax.models.config import BertConfig
@@ -24,6 +23,9 @@ from bertjax.models.heads import TaskModel
 from bertjax.models.language_models import BidirectionalModel
 from bertjax.models.masked_lm import PretrainingModel
 from bertjax.models.objectives import Objective
+from bertjax.runs import state
+from bertjax.training import optimizer as optimizers
+from bertjax.training import schedules, train_step
 
 Batch = dict[str, np.ndarray]
 MODELS: dict[str, Callable[[BertConfig], Any]] = {

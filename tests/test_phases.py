@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from bertjax import phases, prepare
+from bertjax import prepare
 from bertjax.data.masking import MaskingSettings
 from bertjax.data.records import Records
 from bertjax.errors import UserError
-from bertjax.phases import Phase
-from bertjax.schedules import Schedule, Stretch
-from bertjax.tokenizer import WordPieceTokenizer
+from bertjax.text.tokenizer import WordPieceTokenizer
+from bertjax.training import phases
+from bertjax.training.phases import Phase
+from bertjax.training.schedules import Schedule, Stretch
 
 Command = Callable[..., int]
 

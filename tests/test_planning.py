@@ -10,12 +10,13 @@ from typing import Any
 import jax
 import pytest
 
-from bertjax import estimate, plan, planned_work, planning, settings, topology
-from bertjax.chips import GIB
+from bertjax import plan, settings
 from bertjax.data import input as data_input
 from bertjax.data.records import Records
 from bertjax.errors import UserError
-from bertjax.estimate import Estimate
+from bertjax.planner import estimate, planned_work, planning, topology
+from bertjax.planner.estimate import Estimate
+from bertjax.training.chips import GIB
 
 Command = Callable[..., int]
 # A step of BERT-tiny, 1,024 rows of 128 on v5e-16, as libtpu 0.0.42 compiled it.

@@ -13,9 +13,9 @@ import pytest
 
 from bertjax import partition
 from bertjax.data.rows import Row, Shape
+from bertjax.finetuning.predictor import Predictor
 from bertjax.models.config import BertConfig
 from bertjax.models.heads import TASK_HEADS, TaskModel
-from bertjax.predictor import Predictor
 from bertjax.tasks.base import Encoded
 
 

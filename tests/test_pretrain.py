@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bertjax import prepare, pretrain, run_folder, run_log
+from bertjax import prepare, pretrain
 from bertjax.data import manifest as manifests
 from bertjax.data.records import Records
 from bertjax.data.shards import write_records
+from bertjax.runs import run_folder
+from bertjax.training import run_log
 
 Command = Callable[..., int]
 LOSSES = ("loss", "masked_lm_loss", "next_sentence_loss", "masked_lm_accuracy", "gradient_norm")

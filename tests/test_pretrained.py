@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bertjax import checkpoint, google, huggingface, pretrained, run_folder
 from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
 from bertjax.models.heads import TaskModel
 from bertjax.models.masked_lm import PretrainingModel
-from bertjax.pretrained import Pretrained
-from bertjax.state import TrainState
-from bertjax.tokenizer import WordPieceTokenizer
+from bertjax.runs import checkpoint, run_folder
+from bertjax.runs.state import TrainState
+from bertjax.text.tokenizer import WordPieceTokenizer
+from bertjax.weights import google, huggingface, pretrained
+from bertjax.weights.pretrained import Pretrained
 
 LABELS = ["contradiction", "entailment", "neutral"]
 

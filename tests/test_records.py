@@ -22,7 +22,7 @@ from bertjax.data.manifest import Manifest, Shard
 from bertjax.data.records import Records
 from bertjax.data.shards import write_records
 from bertjax.errors import UserError
-from bertjax.whole_file import write_whole
+from bertjax.files.whole_file import write_whole
 
 LENGTH, PREDICTIONS, VOCAB_SIZE = 16, 4, 100
 INTEGERS = (

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bertjax.optimizer import make_optimizer
-from bertjax.schedules import SCHEDULES, Schedule, Stretch, linear
+from bertjax.training.optimizer import make_optimizer
+from bertjax.training.schedules import SCHEDULES, Schedule, Stretch, linear
 
 
 def rates(schedule: Schedule, steps: int) -> np.ndarray:

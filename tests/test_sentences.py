@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from bertjax import metrics
 from bertjax.errors import UserError
+from bertjax.scores import metrics
 from bertjax.tasks.base import Context, Encoded, Options
 from bertjax.tasks.sentences import Classification, Example, Prediction, Regression, cut_pair
-from bertjax.tokenizer import WordPieceTokenizer
+from bertjax.text.tokenizer import WordPieceTokenizer
 
 LABELS = ["dry", "wet"]
 

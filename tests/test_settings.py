@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bertjax import phases, settings
+from bertjax import settings
 from bertjax.errors import UserError
 from bertjax.models import encoders
+from bertjax.training import phases
 
 CONFIG = """
 from ml_collections import ConfigDict

@@ -15,7 +15,7 @@ from bertjax.errors import UserError
 from bertjax.tasks.base import Context, Options
 from bertjax.tasks.spans import Prediction, Spans
 from bertjax.tasks.windows import Example
-from bertjax.tokenizer import SPECIALS, WordPieceTokenizer
+from bertjax.text.tokenizer import SPECIALS, WordPieceTokenizer
 
 # Twelve words of the tiny vocabulary, so of one token each; every one is there once.
 TEXT = "the small old river watched a quiet garden before dawn every winter"

@@ -14,29 +14,19 @@ import bucket as buckets
 import numpy as np
 import pytest
 
-from bertjax import (
-    checkpoint,
-    collect,
-    doctor,
-    finetune,
-    google,
-    huggingface,
-    model_folder,
-    prepare,
-    pretrain,
-    pretrained,
-    run_log,
-    storage,
-    word_vectors,
-)
+from bertjax import collect, doctor, finetune, prepare, pretrain
 from bertjax.data import manifest as manifests
 from bertjax.data.records import Records
 from bertjax.errors import UserError
+from bertjax.files import storage
+from bertjax.files.whole_file import staged, whole, write_whole
 from bertjax.models.config import BertConfig
 from bertjax.models.masked_lm import PretrainingModel
-from bertjax.whole_file import staged, whole, write_whole
-from bertjax.word_vectors import WordVectors
-from bertjax.wordpiece import WordPieceTokenizer
+from bertjax.runs import checkpoint
+from bertjax.text.wordpiece import WordPieceTokenizer
+from bertjax.training import run_log
+from bertjax.weights import google, huggingface, model_folder, pretrained, word_vectors
+from bertjax.weights.word_vectors import WordVectors
 
 Command = Callable[..., int]
 LAYOUT = ["--keep_lines", "--max_seq_length=32", "--max_predictions_per_seq=5"]

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from bertjax import finetune, own_command, reproduce, sweep
-from bertjax.tuning import Point
+from bertjax import finetune, own_command, reproduce
+from bertjax.finetuning import sweep
+from bertjax.finetuning.tuning import Point
 
 Command = Callable[..., int]
 FIRST = Point(batch_size=32, learning_rate=3e-5, epochs=3, seed=7)

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from bertjax import checkpoint, export, fill, finetune, prepare, pretrain, run_log, settings
+from bertjax import export, fill, finetune, prepare, pretrain, settings
 from bertjax.models import encoders
 from bertjax.models.config import BertConfig
+from bertjax.runs import checkpoint
+from bertjax.training import run_log
 
 Command = Callable[..., int]
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bertjax.errors import UserError
-from bertjax.tables import TableRow, read_table
+from bertjax.files.tables import TableRow, read_table
 
 Put = Callable[[str, str | bytes], Path]
 # Separators that only str.splitlines takes for line breaks: U+2028, U+0085, form feed.

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from bertjax.data.rows import Row
-from bertjax.entity_scores import entity_scores
 from bertjax.errors import UserError
+from bertjax.scores.entity_scores import entity_scores
 from bertjax.tasks.base import Context, Encoded, Options
 from bertjax.tasks.conll import read_columns
 from bertjax.tasks.tagging import Example, Prediction, Tagging, Window, windows
-from bertjax.tokenizer import WordPieceTokenizer
+from bertjax.text.tokenizer import WordPieceTokenizer
 
 LABELS = ("O", "B-PER", "I-PER")
 # One, two and several pieces of the tiny vocabulary, and characters that it deletes.

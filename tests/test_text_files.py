@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from bertjax import text_files
 from bertjax.errors import UserError
+from bertjax.files import text_files
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,

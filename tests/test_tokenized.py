@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bertjax import corpus, duplicate_lines
-from bertjax.corpus import Part
 from bertjax.data.tokenized import TextSettings, Tokenized, tokenize
 from bertjax.errors import UserError
-from bertjax.tokenizer import SPECIALS, WordPieceTokenizer
+from bertjax.text import corpus, duplicate_lines
+from bertjax.text.corpus import Part
+from bertjax.text.tokenizer import SPECIALS, WordPieceTokenizer
 from bertjax.workers import Workers
 
 THREE = "The old farmer found a letter.\nThis river crossed the village.\nThe quiet teacher.\n"

@@ -15,8 +15,8 @@ import pytest
 from tokenizers import Tokenizer as HuggingFace
 from tokenizers.models import WordPiece
 
-from bertjax import basic_words, chunk_tokenizer, tokenizer, vocab, word_counts
 from bertjax.errors import UserError
+from bertjax.text import basic_words, chunk_tokenizer, tokenizer, vocab, word_counts
 
 PIECES = re.findall(
     r"\S+",

@@ -6,8 +6,8 @@ import importlib.util
 
 import pytest
 
-from bertjax import topology
 from bertjax.errors import UserError
+from bertjax.planner import topology
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,15 @@ import jax
 import numpy as np
 import pytest
 
-from bertjax import norms, optimizer, partition, schedules
-from bertjax import train_step as steps
+from bertjax import partition
 from bertjax.models import masked_lm, objectives
 from bertjax.models.config import BertConfig
 from bertjax.models.masked_lm import PretrainingModel
 from bertjax.models.objectives import Objective
-from bertjax.state import TrainState, init_state
-from bertjax.train_step import TrainStep, make_train_step
+from bertjax.runs.state import TrainState, init_state
+from bertjax.training import norms, optimizer, schedules
+from bertjax.training import train_step as steps
+from bertjax.training.train_step import TrainStep, make_train_step
 
 TX = optimizer.make_optimizer("adam2018", schedules.linear(1e-3, 2, 10))
 GROUPS = ("embeddings", "layers", "heads")

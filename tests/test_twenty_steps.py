@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from bertjax import optimizer, partition, schedules, state, train_step
+from bertjax import partition
 from bertjax.models import encoders, masked_lm
 from bertjax.models.config import BertConfig
-from bertjax.program import init_function
+from bertjax.runs import state
+from bertjax.training import optimizer, schedules, train_step
+from bertjax.training.program import init_function
 
 Batch = dict[str, np.ndarray]
 MESHES = {

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bertjax import tokenizer, vocab
 from bertjax.errors import UserError
-from bertjax.tokenizer import SPECIALS, WordPieceTokenizer
-from bertjax.word_counts import of_lines
+from bertjax.text import tokenizer, vocab
+from bertjax.text.tokenizer import SPECIALS, WordPieceTokenizer
+from bertjax.text.word_counts import of_lines
 
 SYLLABLES = ["ba", "ke", "lo", "mi", "nu", "ra", "so", "té", "vi", "zü"]
 

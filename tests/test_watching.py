@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from bertjax import pretrain, run_log
+from bertjax import pretrain
+from bertjax.training import run_log
 
 Command = Callable[..., int]
 

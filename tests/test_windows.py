@@ -11,7 +11,7 @@ from bertjax.errors import UserError
 from bertjax.tasks import windows
 from bertjax.tasks.base import Context, Options
 from bertjax.tasks.windows import Example
-from bertjax.tokenizer import WordPieceTokenizer
+from bertjax.text.tokenizer import WordPieceTokenizer
 
 # Twelve words of the tiny vocabulary, so of one token each; every one is there once.
 TEXT = "the small old river watched a quiet garden before dawn every winter"

@@ -14,12 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bertjax import checkpoint, prepare, pretrain, run_log
+from bertjax import prepare, pretrain
 from bertjax.errors import UserError
 from bertjax.models import encoders
 from bertjax.models.encoder_output import Packing
 from bertjax.models.word2vec import Word2Vec, Word2VecConfig
-from bertjax.tokenizer import SPECIALS, WordTokenizer
+from bertjax.runs import checkpoint
+from bertjax.text.tokenizer import SPECIALS, WordTokenizer
+from bertjax.training import run_log
 
 Command = Callable[..., int]
 CONFIG = Path(__file__).parents[1] / "configs" / "word2vec.py"

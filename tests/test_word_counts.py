@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from bertjax import corpus, word_counts
-from bertjax.corpus import Part
 from bertjax.errors import UserError
+from bertjax.text import corpus, word_counts
+from bertjax.text.corpus import Part
 
 
 def test_words_are_what_white_space_sets_apart() -> None:

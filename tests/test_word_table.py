@@ -7,9 +7,9 @@ import random
 import numpy as np
 import pytest
 
-from bertjax.chunk_tokenizer import SPECIALS
-from bertjax.word_table import WordTable
-from bertjax.wordpiece import WordPieceTokenizer
+from bertjax.text.chunk_tokenizer import SPECIALS
+from bertjax.text.word_table import WordTable
+from bertjax.text.wordpiece import WordPieceTokenizer
 
 # Letters, signs and spaces of every kind that the rules know: deleted, folded, standing alone, of
 # several characters, dependent on their neighbours, beyond 2**16.

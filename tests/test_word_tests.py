@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bertjax import export, finetune, word_tests, word_vectors
+from bertjax import export, finetune
 from bertjax.errors import UserError
+from bertjax.finetuning import word_tests
 from bertjax.models.config import BertConfig
 from bertjax.models.masked_lm import PretrainingModel
-from bertjax.pretrained import Pretrained, load
 from bertjax.tasks import word_lists
 from bertjax.tasks.word_lists import Analogy, Pair
-from bertjax.tokenizer import WordPieceTokenizer
-from bertjax.word_layer import WordLayer
-from bertjax.word_vectors import WordVectors
+from bertjax.text.tokenizer import WordPieceTokenizer
+from bertjax.weights import word_vectors
+from bertjax.weights.pretrained import Pretrained, load
+from bertjax.weights.word_layer import WordLayer
+from bertjax.weights.word_vectors import WordVectors
 
 Command = Callable[..., int]
 # king - man + woman is nearest to queen, and walk's past to walked, but then to runs.

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bertjax import word_vectors
 from bertjax.errors import UserError
-from bertjax.word_vectors import WordVectors
+from bertjax.weights import word_vectors
+from bertjax.weights.word_vectors import WordVectors
 
 WORDS = ["the", "café", "new_york"]
 NUMBERS = [[0.5, -1.0], [1e-7, 3.0], [0.1, 2.0]]

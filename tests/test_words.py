@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import transformers
 
-from bertjax import prepare, tokenizer, vocab, word_counts
-from bertjax.basic_words import basic_words
-from bertjax.corpus import Part
+from bertjax import prepare
 from bertjax.data.input import eval_batches
 from bertjax.data.records import Records
 from bertjax.errors import UserError
-from bertjax.huggingface_tokenizer import write_tokenizer
-from bertjax.tokenizer import SPECIALS, WordPieceTokenizer, WordTokenizer
+from bertjax.text import tokenizer, vocab, word_counts
+from bertjax.text.basic_words import basic_words
+from bertjax.text.corpus import Part
+from bertjax.text.tokenizer import SPECIALS, WordPieceTokenizer, WordTokenizer
+from bertjax.weights.huggingface_tokenizer import write_tokenizer
 
 Command = Callable[..., int]
 WORDS = ["the", "cat", "cafe", ",", "日", "sat", "'", "t", "don"]

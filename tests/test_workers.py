@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bertjax import corpus
-from bertjax.corpus import Part
 from bertjax.errors import UserError
+from bertjax.text import corpus
+from bertjax.text.corpus import Part
 from bertjax.workers import Workers
 
 

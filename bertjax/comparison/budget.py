@@ -7,11 +7,11 @@ import shutil
 import statistics
 from pathlib import Path
 
-from bertjax import run_log
 from bertjax.comparison.systems import System
 from bertjax.errors import UserError
-from bertjax.json_file import read_json, write_json
+from bertjax.files.json_file import read_json, write_json
 from bertjax.own_command import call
+from bertjax.training import run_log
 
 STEPS = "steps.json"
 _UNITS = {"s": 1, "m": 60, "h": 3600}

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bertjax import pretrained
 from bertjax.data.rows import Row, Shape, eval_batches
 from bertjax.errors import UserError
-from bertjax.json_file import write_json
+from bertjax.files.json_file import write_json
 from bertjax.models import encoders
-from bertjax.pretrained import Pretrained
+from bertjax.weights import pretrained
+from bertjax.weights.pretrained import Pretrained
 
 FILE = "contexts.json"
 _WORD = re.compile(r"[^\W\d_]+")

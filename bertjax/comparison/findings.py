@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bertjax.comparison.systems import SYSTEMS, Comparison, System, Trial
-from bertjax.json_file import read_json
-from bertjax.sweep import RESULT
-from bertjax.tuning import METRICS
+from bertjax.files.json_file import read_json
+from bertjax.finetuning.sweep import RESULT
+from bertjax.finetuning.tuning import METRICS
 
 
 class Score(NamedTuple):

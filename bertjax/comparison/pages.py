@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from bertjax import charts, checkpoint, page, run_log
-from bertjax.charts import Line
 from bertjax.comparison import budget, contexts, findings
 from bertjax.comparison.findings import Scores
 from bertjax.comparison.systems import ABLATIONS, READINGS, SYSTEMS, Comparison, System
-from bertjax.json_file import read_json
-from bertjax.whole_file import write_whole
+from bertjax.files.json_file import read_json
+from bertjax.files.whole_file import write_whole
+from bertjax.reporting import charts, page
+from bertjax.reporting.charts import Line
+from bertjax.runs import checkpoint
+from bertjax.training import run_log
 
 _TITLE = "What each step to BERT bought"
 _CHARTS = "charts"

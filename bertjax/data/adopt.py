@@ -22,8 +22,8 @@ from bertjax.data.build_settings import BuildSettings
 from bertjax.data.manifest import Manifest, Shard
 from bertjax.data.shards import entry_of
 from bertjax.errors import UserError
-from bertjax.tokenizer import Tokenizer
-from bertjax.whole_file import whole
+from bertjax.files.whole_file import whole
+from bertjax.text.tokenizer import Tokenizer
 
 _AT_ONCE = 1024
 

@@ -21,8 +21,6 @@ import numpy as np
 from tqdm import tqdm
 
 import bertjax
-from bertjax import corpus
-from bertjax import tokenizer as tokenizers
 from bertjax.data import store, tokenized
 from bertjax.data.build_settings import BuildSettings
 from bertjax.data.manifest import Manifest, Shard
@@ -30,8 +28,10 @@ from bertjax.data.shards import ShardJob, num_shards, write_shard
 from bertjax.data.store import Runs
 from bertjax.data.tokenized import TextSettings, Tokenized, tokenize
 from bertjax.errors import UserError
-from bertjax.json_file import read_json
-from bertjax.whole_file import write_whole
+from bertjax.files.json_file import read_json
+from bertjax.files.whole_file import write_whole
+from bertjax.text import corpus
+from bertjax.text import tokenizer as tokenizers
 from bertjax.workers import Workers
 
 _WORK = ".building"

@@ -20,9 +20,6 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
 
-from bertjax import corpus, text_files
-from bertjax import tokenizer as tokenizers
-from bertjax.corpus import Part
 from bertjax.data import manifest as manifests
 from bertjax.data import store, tfrecord
 from bertjax.data.build import corpus_facts, make_manifest
@@ -31,6 +28,10 @@ from bertjax.data.shards import ShardJob, num_shards, write_shard
 from bertjax.data.store import KEY_BINS, TokenParts
 from bertjax.data.tokenized import TextSettings, Tokenized, tokenize
 from bertjax.errors import UserError
+from bertjax.files import text_files
+from bertjax.text import corpus
+from bertjax.text import tokenizer as tokenizers
+from bertjax.text.corpus import Part
 
 _JOB_BYTES = 1 << 20
 _BITS = np.uint64(64 - (KEY_BINS - 1).bit_length())

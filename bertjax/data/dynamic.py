@@ -19,7 +19,7 @@ from jax import Array
 from bertjax.data import masking
 from bertjax.data.manifest import Manifest
 from bertjax.data.masking import MaskingSettings, Pieces
-from bertjax.tokenizer import Tokenizer
+from bertjax.text.tokenizer import Tokenizer
 
 Batch = dict[str, Array]
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from bertjax import storage
 from bertjax.data import tfrecord
 from bertjax.data.manifest import Manifest, Shard
 from bertjax.errors import UserError
-from bertjax.whole_file import whole
+from bertjax.files import storage
+from bertjax.files.whole_file import whole
 
 
 def place(folder: Path, manifest: Manifest) -> Path:

@@ -19,7 +19,7 @@ from bertjax.data.masking import MaskingSettings, Pieces
 from bertjax.data.segments import TokenStore
 from bertjax.data.store import token_type
 from bertjax.data.walk import Rows
-from bertjax.tokenizer import Tokenizer
+from bertjax.text.tokenizer import Tokenizer
 
 # Few enough that what is worked on stays in the processor's cache.
 _ROWS_AT_ONCE = 512

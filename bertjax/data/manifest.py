@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from bertjax import storage
 from bertjax.errors import UserError
-from bertjax.json_file import write_json
+from bertjax.files import storage
+from bertjax.files.json_file import write_json
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 2

@@ -18,7 +18,7 @@ from bertjax.data.manifest import Shard
 from bertjax.data.segments import FORMATS
 from bertjax.data.walk import make_rows
 from bertjax.errors import UserError
-from bertjax.whole_file import whole, write_whole
+from bertjax.files.whole_file import whole, write_whole
 
 # Tokens of a shard, about: 64 MiB of masked records, 16 MiB of compact ones. A build that has only
 # a few such shards makes smaller ones, for each is one worker's job.

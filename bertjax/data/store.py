@@ -19,7 +19,7 @@ import numpy as np
 from numpy.lib.format import write_array_header_2_0
 
 from bertjax.data.segments import TokenStore
-from bertjax.json_file import read_json, write_json
+from bertjax.files.json_file import read_json, write_json
 
 # A range of keys is given in this many steps.
 KEY_BINS = 1 << 20

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bertjax import corpus, duplicate_lines, tokenizer
-from bertjax.corpus import Part
 from bertjax.data.store import TokenParts, token_type
+from bertjax.text import corpus, duplicate_lines, tokenizer
+from bertjax.text.corpus import Part
 
 
 class TextSettings(NamedTuple):

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import softmax
 
-from bertjax import metrics
 from bertjax.data.rows import Row
-from bertjax.tables import as_tsv
+from bertjax.files.tables import as_tsv
+from bertjax.scores import metrics
 from bertjax.tasks.base import Context, Encoded
 from bertjax.tasks.sentences import check_finite, check_length, cut_pair
 

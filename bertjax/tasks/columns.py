@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
-from bertjax.tables import TableRow, iterate_table, no_column
+from bertjax.files.tables import TableRow, iterate_table, no_column
 from bertjax.tasks.sentences import Example
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
-from bertjax.tables import numbered_lines, read_table
+from bertjax.files.tables import numbered_lines, read_table
 from bertjax.tasks.base import Recipe, Task
 from bertjax.tasks.columns import needs_label
 from bertjax.tasks.files import one_each

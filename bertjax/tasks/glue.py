@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bertjax import metrics
-from bertjax.tables import TableRow, iterate_table, read_table
+from bertjax.files.tables import TableRow, iterate_table, read_table
+from bertjax.scores import metrics
 from bertjax.tasks.base import Family, Recipe, Task
 from bertjax.tasks.columns import ColumnReader, Columns, needs_label
 from bertjax.tasks.sentences import Classification, Example, Regression

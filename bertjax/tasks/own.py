@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bertjax import metrics
 from bertjax.errors import UserError
-from bertjax.tables import EXTENSIONS
+from bertjax.files.tables import EXTENSIONS
+from bertjax.scores import metrics
 from bertjax.tasks.base import Task
 from bertjax.tasks.columns import ColumnReader, Columns
 from bertjax.tasks.files import one_each

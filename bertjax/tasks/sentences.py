@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import softmax
 
-from bertjax import metrics
 from bertjax.data.rows import Row
 from bertjax.errors import UserError
-from bertjax.tables import as_tsv
+from bertjax.files.tables import as_tsv
+from bertjax.scores import metrics
 from bertjax.tasks import base
 from bertjax.tasks.base import Context, Encoded
-from bertjax.tokenizer import Tokenizer
+from bertjax.text.tokenizer import Tokenizer
 
 _MIN_LENGTH = 8
 # Regression: a model whose answers differ by no more has learnt nothing.

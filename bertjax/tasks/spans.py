@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from bertjax.answer_scores import answer_scores, unanswerable_scores
 from bertjax.data.rows import Row
 from bertjax.errors import UserError
+from bertjax.scores.answer_scores import answer_scores, unanswerable_scores
 from bertjax.tasks import windows
 from bertjax.tasks.base import Context, Encoded, Options
 from bertjax.tasks.windows import Example, Window

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
-from bertjax.json_file import read_json
-from bertjax.tables import iterate_table
+from bertjax.files.json_file import read_json
+from bertjax.files.tables import iterate_table
 from bertjax.tasks.base import Recipe, Task
 from bertjax.tasks.columns import needs_label
 from bertjax.tasks.files import one_each

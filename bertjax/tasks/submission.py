@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bertjax.errors import UserError
-from bertjax.whole_file import write_whole
+from bertjax.files.whole_file import write_whole
 
 # All files that the site wants, and the number of examples in each one's test.
 TEST_SIZES = {

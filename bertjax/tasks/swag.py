@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
-from bertjax.tables import TableRow, iterate_table, no_column
+from bertjax.files.tables import TableRow, iterate_table, no_column
 from bertjax.tasks.base import Recipe, Task
 from bertjax.tasks.choice import Choice, Example
 from bertjax.tasks.columns import needs_label

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from bertjax.data.rows import Row
-from bertjax.entity_scores import conlleval_lines, entity_scores
 from bertjax.errors import UserError
+from bertjax.scores.entity_scores import conlleval_lines, entity_scores
 from bertjax.tasks.base import Context, Encoded
 from bertjax.tasks.sentences import check_length
-from bertjax.tokenizer import Tokenizer
+from bertjax.text.tokenizer import Tokenizer
 
 _SCORES = ("f1", "precision", "recall", "token_accuracy", "strict_f1")
 

@@ -15,7 +15,7 @@ import numpy as np
 from bertjax.data.rows import Row
 from bertjax.errors import UserError
 from bertjax.tasks.base import Context, Encoded
-from bertjax.tokenizer import Tokenizer
+from bertjax.text.tokenizer import Tokenizer
 
 
 class Example(NamedTuple):

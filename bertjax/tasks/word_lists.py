@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bertjax.errors import UserError
-from bertjax.tables import numbered_lines
+from bertjax.files.tables import numbered_lines
 
 # Columns with the rating, in the files that have a header.
 _RATINGS = ("SimLex999", "Human (mean)", "Human (Mean)", "similarity", "score")

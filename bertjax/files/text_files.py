@@ -1,0 +1,174 @@
+"""Finds the user's text files and opens them as streams of bytes, compressed or not."""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import lzma
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from bertjax.errors import UserError
+from bertjax.files import storage
+
+_BLOCK = 1 << 20
+# How many bytes of text a byte of the file stands for, about; to estimate disk need.
+EXPANSION = {"": 1.0, ".gz": 2.7, ".xz": 3.6, ".zst": 3.2}
+FORMATS = (".txt", ".jsonl")
+EXTENSIONS = tuple(kind + packing for kind in FORMATS for packing in EXPANSION)
+
+
+def files(inputs: Sequence[str | Path]) -> list[Path]:
+    """The text files that files, folders (searched recursively) and globs stand for, in order.
+
+    The inputs keep their order; what a folder or a glob holds is sorted by name.
+
+    Raises:
+      UserError: a missing input, an unknown extension, nothing to read in it.
+    """
+    return [path for given in inputs for path in _expand(str(given))]
+
+
+def _expand(given: str) -> list[Path]:
+    path, legal = storage.path(given), ", ".join(EXTENSIONS)
+    if path.is_dir():
+        found = sorted(filter(_is_text, storage.files_below(path)))
+        if not found:
+            raise UserError(f"{given}: no {legal} file in this folder")
+        return found
+    found = [path] if path.exists() else []
+    if not found and glob.has_magic(given):
+        found = storage.matching(given)
+        if not found:
+            raise UserError(f"{given}: no file matches")
+    if not found:
+        raise UserError(f"{given}: no such file or folder")
+    for file in found:
+        if not file.name.endswith(EXTENSIONS):
+            raise UserError(f"{file}: unknown extension; a text file ends in {legal}")
+    return found
+
+
+def _is_text(path: Path) -> bool:
+    return path.name.endswith(EXTENSIONS) and not path.name.startswith(".")
+
+
+def record_files(inputs: Sequence[str]) -> list[Path]:
+    """The TFRecord files among the inputs, globs and folders spread out; empty if it is text.
+
+    Raises:
+      UserError: both records and text.
+    """
+    found: list[Path] = []
+    text = False
+    for given in inputs:
+        path = storage.path(given)
+        meant = storage.matching(f"{given}/*.tfrecord*" if path.is_dir() else given)
+        records = [p for p in meant if ".tfrecord" in p.name]
+        text |= not records or records != meant
+        found += records
+    if found and text:
+        raise UserError("--input holds both text and .tfrecord files; prepare them one by one")
+    return found
+
+
+def packing(name: str | Path) -> str:
+    """The ending of a compressed file, ".gz", ".xz" or ".zst"; "" of others."""
+    suffix = Path(name).suffix
+    return suffix if suffix in EXPANSION else ""
+
+
+def is_jsonl(name: str | Path) -> bool:
+    return str(name).removesuffix(packing(name)).endswith(".jsonl")
+
+
+def blocks(path: Path) -> Iterator[bytes]:
+    """A file's text; as `unpacked`."""
+    with path.open("rb") as file:
+        yield from unpacked(file, path)
+
+
+def unpacked(file: IO[bytes], name: str | Path) -> Iterator[bytes]:
+    """The bytes of an open file, a megabyte at a time, without a byte order mark.
+
+    Args:
+      name: tells how it is packed.
+
+    Raises:
+      UserError: a compressed file that is cut short or damaged; the byte reached is named.
+    """
+    done = 0
+    try:
+        for block in _UNPACKERS[packing(name)](file):
+            yield block.removeprefix(b"\xef\xbb\xbf") if not done else block
+            done += len(block)
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, _Damaged):
+        raise UserError(
+            f"{name}: the compressed file is cut short or damaged, after {done:,} bytes of text; "
+            "fetch or compress it again"
+        ) from None
+
+
+class _Damaged(Exception):
+    """A .zst file that cannot be unpacked to its end."""
+
+
+def _read(file: IO[bytes]) -> Iterator[bytes]:
+    while block := file.read(_BLOCK):
+        yield block
+
+
+def _through(reader: Callable[..., Any]) -> Callable[[IO[bytes]], Iterator[bytes]]:
+    """Unpacks by what the standard library has for it."""
+
+    def unpack(file: IO[bytes]) -> Iterator[bytes]:
+        with reader(file, "rb") as inner:
+            yield from _read(inner)
+
+    return unpack
+
+
+def _unpack_zst(file: IO[bytes]) -> Iterator[bytes]:
+    """Its reader takes a file that is cut short for a whole one, so the frames are fed by hand."""
+    import zstandard
+
+    # Of files made with zstd --long=31, too.
+    reader = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+    held: list[bytes] = []
+    unpacker, packed = None, b""
+    try:
+        # Small pieces, for each can unpack to much.
+        while packed or (packed := file.read(_BLOCK // 64)):
+            unpacker = unpacker or reader.decompressobj()
+            held.append(unpacker.decompress(packed))
+            packed = unpacker.unused_data if unpacker.eof else b""
+            unpacker = None if unpacker.eof else unpacker
+            if sum(map(len, held)) >= _BLOCK:
+                yield b"".join(held)
+                held = []
+    except zstandard.ZstdError as error:
+        raise _Damaged from error
+    yield b"".join(held)
+    if unpacker is not None:
+        raise _Damaged
+
+
+_UNPACKERS: dict[str, Callable[[IO[bytes]], Iterator[bytes]]] = {
+    "": _read,
+    ".gz": _through(gzip.open),
+    ".xz": _through(lzma.open),
+    ".zst": _unpack_zst,
+}
+
+
+def line_at(path: Path, offset: int) -> int:
+    """The number of the line in which a byte of the unpacked text lies, counted from 1."""
+    lines, left = 1, offset
+    for block in blocks(path):
+        lines += block[: max(left, 0)].count(b"\n")
+        left -= len(block)
+        if left <= 0:
+            break
+    return lines

@@ -1,0 +1,1 @@
+"""Training and predicting on labelled tasks, once or many times."""

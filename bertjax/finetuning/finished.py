@@ -1,0 +1,107 @@
+"""Finished fine-tunings at work: predicting new examples, alone or as an ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+
+from bertjax.data.rows import Shape
+from bertjax.errors import UserError
+from bertjax.files.json_file import read_json
+from bertjax.finetuning import sweep
+from bertjax.finetuning.predictor import Predictor, conclude, row_shape
+from bertjax.models import encoders
+from bertjax.models.heads import TaskModel
+from bertjax.runs import checkpoint, run_folder
+from bertjax.tasks import own
+from bertjax.tasks.base import Context, Options, Task
+from bertjax.tasks.table import TASKS
+from bertjax.text import tokenizer
+
+
+class Finished(NamedTuple):
+    """A fine-tuned model with all that its predictions need."""
+
+    run: Path
+    task: Task
+    context: Context
+    predictor: Predictor
+    shape: Shape
+    params: Any
+
+
+def load(run: Path, mesh: Mesh) -> Finished:
+    """The best checkpoint of a run, or the best run of a sweep.
+
+    Raises:
+      UserError: not a fine-tuning.
+    """
+    run = best_of_sweep(run)
+    config = run_folder.load_config(run)
+    if config.get("kind") != "finetune":
+        raise UserError(f"{run}: not a fine-tuning; give the --workdir of bertjax.finetune")
+    params = checkpoint.load_params(run, best=True)
+    context = Context(tokenizer.load(run), config["labels"], Options(**config["options"]))
+    task = own.with_columns(TASKS[config["task"]], config["columns"])
+    model = TaskModel(
+        encoders.from_run(config),
+        config["head"],
+        config["num_outputs"],
+        words=context.tokenizer,
+        **config["features"],
+    )
+    # With the batches of the training, predictions are the same to the last bit.
+    shape = row_shape(model, context, config["settings"]["batch_size"])
+    return Finished(run, task, context, Predictor(model, mesh), shape, params)
+
+
+def best_of_sweep(run: Path) -> Path:
+    """The folder itself, or of a sweep that of its best run."""
+    path = run / sweep.RESULT
+    return run / read_json(path)["best"] if path.is_file() else run
+
+
+def predict(members: Sequence[Finished], examples: Sequence[Any]) -> list[Any]:
+    """Predictions for examples from the mean scores of all members (paper, table 2: ensemble).
+
+    Raises:
+      UserError: members that differ in task, labels, vocabulary or options.
+    """
+    first = members[0]
+    for other in members[1:]:
+        _check_alike(first, other)
+    family = first.task.family
+    encoded = family.encode(examples, first.context)
+    found = [member.predictor(member.params, encoded, member.shape) for member in members]
+    mean = [np.mean(scores, axis=0) for scores in zip(*found, strict=True)]
+    return family.predict(examples, encoded.rows, mean, first.context)
+
+
+def write(members: Sequence[Finished], split: str, examples: Sequence[Any], output: Path) -> None:
+    """Predicts, writes what the task writes for a split, and prints scores if there is gold."""
+    first, found = members[0], predict(members, examples)
+    family = first.task.family
+    written, scores = conclude(family, split, examples, found, first.context, output)
+    for path in written:
+        print(f"wrote {path}")
+    if scores:
+        print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+
+
+def _check_alike(first: Finished, other: Finished) -> None:
+    pairs = {
+        "task": (first.task.name, other.task.name),
+        "labels": (list(first.context.labels), list(other.context.labels)),
+        "vocabulary": (first.context.tokenizer.fingerprint, other.context.tokenizer.fingerprint),
+        "options": (first.context.options, other.context.options),
+    }
+    for name, (one, two) in pairs.items():
+        if one != two:
+            raise UserError(
+                f"{other.run}: its {name} differ(s) from {first.run}'s; an ensemble's members "
+                "must agree"
+            )

@@ -1,0 +1,80 @@
+"""Outputs of a task's model for whole splits: every example once, in order; and what they give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from bertjax import distributed, partition
+from bertjax.data import rows as data_rows
+from bertjax.files.whole_file import write_whole
+from bertjax.models import objectives
+from bertjax.models.heads import TASK_HEADS, TaskModel
+from bertjax.models.objectives import Batch
+from bertjax.tasks.base import Context, Encoded, Family
+
+# Passes batches on, one by one: a pulse beats at each.
+Through = Callable[[Iterable[Any]], Iterator[Any]]
+
+
+def row_shape(model: TaskModel, context: Context, batch_size: int) -> data_rows.Shape:
+    """How the rows of a task are laid out for a model."""
+    options, tokenizer = context.options, context.tokenizer
+    return data_rows.Shape(model.head, batch_size, options.max_seq_length, tokenizer.pad_id)
+
+
+def conclude(
+    family: Family,
+    split: str,
+    examples: Sequence[Any],
+    predictions: Sequence[Any],
+    context: Context,
+    folder: Path,
+) -> tuple[list[Path], dict[str, float]]:
+    """Writes what the family writes for a split; returns the files, and scores if there is gold."""
+    files = family.files(split, examples, predictions, context)
+    for name, content in files.items() if distributed.is_first() else ():
+        write_whole(folder / name, content.encode())
+    written = [folder / name for name in files]
+    if any(example.gold is None for example in examples):
+        return written, {}
+    return written, family.score(examples, predictions)
+
+
+class Predictor:
+    """Runs a model without dropout; compiled once for each length."""
+
+    def __init__(self, model: TaskModel, mesh: Mesh):
+        def predict(params: Any, batch: Batch) -> Array:
+            inputs = (batch["input_ids"], batch["input_mask"], batch["segment_ids"])
+            scores: Any = model.apply({"params": params}, *inputs)
+            if model.head == "choice":
+                return objectives.choice_scores(scores, batch["choice_mask"])
+            return scores
+
+        self._predict, self._mesh = jax.jit(partition.knowing(mesh, predict)), mesh
+        self._per_token = TASK_HEADS[model.head].per_token
+
+    def __call__(
+        self, params: Any, encoded: Encoded, shape: data_rows.Shape, through: Through = iter
+    ) -> list[np.ndarray]:
+        """Scores as base.Family.predict takes them, float32: [K], [T, K] or, of choices, [C].
+
+        Args:
+          through: what the batches are passed through.
+        """
+        shape = shape._replace(choices=encoded.choices)
+        found: list[np.ndarray] = [np.empty(0)] * (len(encoded.rows) // encoded.choices)
+        for numbers, batch in through(data_rows.eval_batches(encoded.rows, shape)):
+            own = partition.own_share(batch, self._mesh)
+            outputs = self._predict(params, partition.global_batch(own, self._mesh))
+            for number, output in zip(numbers, distributed.on_host(outputs), strict=False):
+                length = len(encoded.rows[number].ids) if self._per_token else None
+                found[number] = output[:length]
+        return found

@@ -1,0 +1,135 @@
+"""Many runs of one task: a grid of settings times seeds, the best by dev, one table."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bertjax import distributed
+from bertjax.files import storage
+from bertjax.files.json_file import read_json, write_json
+from bertjax.files.whole_file import write_whole
+from bertjax.finetuning.tuning import METRICS, Point, Result
+from bertjax.runs.checkpoint import CHECKPOINTS
+
+# The paper's search (appendix A.3).
+BATCH_SIZES = (16, 32)
+LEARNING_RATES = (5e-5, 3e-5, 2e-5)
+EPOCHS = (2, 3, 4)
+
+RESULT = "sweep.json"
+TABLE = "sweep.md"
+_HEADER = "| batch | rate | epochs | seeds | median | mean | deviation | best | collapsed |"
+
+
+def grid(first: Point, seeds: int) -> list[Point]:
+    """The paper's 18 settings, each with that many seeds from first.seed on."""
+    return [
+        point
+        for batch_size, rate, epochs in itertools.product(BATCH_SIZES, LEARNING_RATES, EPOCHS)
+        for point in repeated(Point(batch_size, rate, epochs, first.seed), seeds)
+    ]
+
+
+def repeated(point: Point, seeds: int) -> list[Point]:
+    """One setting with that many seeds."""
+    return [dataclasses.replace(point, seed=point.seed + seed) for seed in range(seeds)]
+
+
+def run(workdir: Path, points: Sequence[Point], tune: Callable[[Path, Point], Result]) -> Path:
+    """Runs all points, each in its folder, and writes the table; returns the best run's folder.
+
+    Finished runs are only read, so an interrupted sweep goes on where it stopped. Of all runs
+    only the best one keeps its weights; all keep their metrics and predictions.
+    """
+    best: Path | None = None
+    results: list[Result] = []
+    for number, point in enumerate(points, start=1):
+        folder = workdir / point.name
+        print(f"run {number} of {len(points)}: {point.name}")
+        results.append(tune(folder, point))
+        scores = [result["score"] for result in results]
+        # Of equals the first one is kept, whatever was interrupted.
+        if best is None or scores[-1] > max(scores[:-1]):
+            _drop_weights(best)
+            best = folder
+        else:
+            _drop_weights(folder)
+    assert best is not None
+    if not (best / CHECKPOINTS).is_dir():
+        print(f"the weights of {best} were given up by a larger sweep; delete it to train it again")
+    rows = summary(points, results)
+    table = markdown(rows, results[0]["primary"])
+    if distributed.is_first():
+        found = {"best": best.name, "rows": rows, "runs": _runs(points, results)}
+        write_json(workdir / RESULT, found)
+        write_whole(workdir / TABLE, table.encode())
+    print(f"{table}best run: {best}\nwrote {workdir}/{RESULT} and {TABLE}")
+    return best
+
+
+def _drop_weights(run: Path | None) -> None:
+    if run is not None and distributed.is_first():
+        storage.remove_folder(run / CHECKPOINTS)
+
+
+def _runs(points: Sequence[Point], results: Sequence[Result]) -> dict[str, Result]:
+    return {point.name: result for point, result in zip(points, results, strict=True)}
+
+
+def summary(points: Sequence[Point], results: Sequence[Result]) -> list[dict[str, Any]]:
+    """One row for each setting, over its seeds; the best median first.
+
+    A run has collapsed if it gives the same answer to every example of dev.
+    """
+    rows = []
+    paired = list(zip(points, results, strict=True))
+    for setting in dict.fromkeys(_setting(point) for point in points):
+        found = [(p, r) for p, r in paired if _setting(p) == setting]
+        scores = [result["score"] for _, result in found]
+        rows.append(
+            {
+                "batch_size": setting[0],
+                "learning_rate": setting[1],
+                "epochs": setting[2],
+                "seeds": len(scores),
+                "median": statistics.median(scores),
+                "mean": statistics.fmean(scores),
+                "deviation": statistics.stdev(scores) if len(scores) > 1 else None,
+                "best": max(scores),
+                "collapsed": [point.seed for point, result in found if result["collapsed"]],
+            }
+        )
+    return sorted(rows, key=lambda row: -row["median"])
+
+
+def _setting(point: Point) -> tuple[int, float, int]:
+    return point.batch_size, point.learning_rate, point.epochs
+
+
+def markdown(rows: Sequence[dict[str, Any]], primary: str) -> str:
+    lines = [f"dev {primary}", "", _HEADER, "|---|---|---|---|---|---|---|---|---|"]
+    for row in rows:
+        deviation = "-" if row["deviation"] is None else f"{row['deviation']:.4f}"
+        collapsed = ", ".join(f"seed {seed}" for seed in row["collapsed"]) or "none"
+        lines.append(
+            f"| {row['batch_size']} | {row['learning_rate']:g} | {row['epochs']} | {row['seeds']} "
+            f"| {row['median']:.4f} | {row['mean']:.4f} | {deviation} | {row['best']:.4f} "
+            f"| {collapsed} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def write_comparison(workdir: Path, runs: Mapping[str, Path]) -> None:
+    """One row for the best run of each kind of features (paper, table 7)."""
+    results = {name: read_json(run / METRICS) for name, run in runs.items()}
+    primary = next(iter(results.values()))["primary"]
+    lines = [f"| layers | dev {primary} |", "|---|---|"]
+    lines += [f"| {name} | {result['score']:.4f} |" for name, result in results.items()]
+    table = "\n".join(lines) + "\n"
+    write_whole(workdir / "layers.md", table.encode())
+    print(f"{table}wrote {workdir}/layers.md")

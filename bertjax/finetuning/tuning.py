@@ -1,0 +1,325 @@
+"""Fine-tuning: one encoder and one task, trained and evaluated once or many times."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from bertjax import distributed, partition
+from bertjax.data import rows as data_rows
+from bertjax.errors import UserError
+from bertjax.files.json_file import read_json, write_json
+from bertjax.finetuning import mixing
+from bertjax.finetuning.predictor import Predictor, Through, conclude, row_shape
+from bertjax.models import objectives
+from bertjax.models.heads import TaskModel
+from bertjax.runs import checkpoint, run_folder
+from bertjax.runs.state import TrainState, abstract_state, init_state, with_params
+from bertjax.scores import metrics
+from bertjax.tasks import sources
+from bertjax.tasks.base import Context, Encoded, Task
+from bertjax.training import loop, optimizer, schedules
+from bertjax.training.pulse import Pulse
+from bertjax.training.run_log import RunLog
+from bertjax.training.train_step import make_train_step
+from bertjax.weights import pretrained
+
+METRICS = "metrics.json"
+Result = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The splits of a task: examples as they were read and as rows.
+
+    Attributes:
+      source: where they came from, as it is saved with the run.
+      columns: what --columns was; predicting reads files with the same ones.
+    """
+
+    examples: Mapping[str, Sequence[Any]]
+    encoded: Mapping[str, Encoded]
+    source: str
+    columns: Sequence[str] = ()
+
+
+def encode(
+    task: Task,
+    examples: Mapping[str, Sequence[Any]],
+    context: Context,
+    source: str,
+    columns: Sequence[str] = (),
+) -> Data:
+    """All splits as rows; every label is checked before anything is trained."""
+    encoded = {}
+    for split, found in examples.items():
+        encoded[split] = task.family.encode(found, context)
+        notes = [f"{count:,} {what}" for what, count in encoded[split].counts.items()]
+        print("; ".join([f"{split}: {len(found):,} examples", *notes]))
+    return Data(examples, encoded, source, columns)
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """What differs between the runs of a sweep."""
+
+    batch_size: int
+    learning_rate: float
+    epochs: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return (
+            f"batch{self.batch_size}-rate{self.learning_rate:g}-epochs{self.epochs}-seed{self.seed}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """What all runs share beside model and data; see optimizer.make_optimizer."""
+
+    warmup_share: float = 0.1
+    bias_correction: bool = False
+    layer_decay: float = 1.0
+
+
+class Tuner:
+    """Trains one task from one start; what is compiled serves all its runs."""
+
+    def __init__(
+        self,
+        task: Task,
+        context: Context,
+        start: pretrained.Pretrained,
+        model: TaskModel,
+        mesh: Mesh,
+        method: Method,
+    ):
+        self.task, self.context, self.start, self.mesh = task, context, start, mesh
+        self.model, self.method = model, method
+        self.predictor = Predictor(model, mesh)
+        # A head on other features cannot go on from one on the paper's.
+        self._paper_head = pretrained.paper_head({"head": model.head, "features": self._features})
+        self._train_step = make_train_step(
+            objectives.task(model, model.head),
+            self._optimizer(schedules.linear(0, 0, 0)),
+            mesh=mesh,
+        )
+
+    def _optimizer(self, schedule: schedules.Schedule) -> Any:
+        return optimizer.make_optimizer(
+            "adamw" if self.method.bias_correction else "adam2018",
+            schedule,
+            layer_decay=self.method.layer_decay,
+            frozen="encoder" if self.model.frozen else "",
+        )
+
+    @property
+    def _features(self) -> dict[str, Any]:
+        model = self.model
+        return {"layers": model.layers, "frozen": model.frozen, "bilstm": model.bilstm}
+
+    def shape(self, batch_size: int) -> data_rows.Shape:
+        return row_shape(self.model, self.context, batch_size)
+
+    def config(self, point: Point, data: Data) -> dict[str, Any]:
+        """Everything that predicting and exporting need, and what made the run."""
+        model = self.model
+        return {
+            "kind": "finetune",
+            "task": self.task.name,
+            "head": model.head,
+            "num_outputs": model.num_outputs,
+            "labels": list(self.context.labels),
+            "encoder": model.config.encoder,
+            "model": model.config.to_dict(),
+            "features": self._features,
+            "tokenizer": {
+                "kind": self.context.tokenizer.kind,
+                "fingerprint": self.context.tokenizer.fingerprint,
+            },
+            "max_seq_length": self.context.options.max_seq_length,
+            "options": dataclasses.asdict(self.context.options),
+            "init": self.start.name,
+            "data": data.source,
+            "columns": list(data.columns),
+            "settings": dataclasses.asdict(point) | dataclasses.asdict(self.method),
+        }
+
+    def run(self, workdir: Path, point: Point, data: Data) -> Result:
+        """Trains, predicts with the checkpoint that is best on dev, and writes what was found.
+
+        A finished run is only read; one that was interrupted goes on where it was.
+
+        Raises:
+          UserError: the folder holds a run with other settings; the loss is not finite.
+        """
+        run_folder.save_config(workdir, self.config(point, data))
+        if distributed.everywhere((workdir / METRICS).exists()):
+            result = read_json(workdir / METRICS)
+            print(f"reusing {workdir}: {result['primary']} {result['score']:.4f} on dev")
+            return result
+        if distributed.is_first():
+            self.context.tokenizer.save(workdir)
+        seconds = self._train(workdir, point, data)
+        params = checkpoint.load_params(workdir, best=True)
+        result = self._finish(workdir, point, data, params)
+        result |= {"train_seconds": round(seconds, 1)}
+        if distributed.is_first():
+            if "mix" in params:
+                mixing.write(workdir, params["mix"], f"What {self.task.name} reads of each layer")
+            write_json(workdir / METRICS, result)
+        distributed.wait("written")
+        self._tell(workdir, result)
+        return result
+
+    def _tell(self, workdir: Path, result: Result) -> None:
+        baseline = result.get("majority_baseline")
+        note = f"; always the most frequent label: {baseline:.4f}" if baseline else ""
+        scores = ", ".join(
+            f"{name} {value:.4f}" for name, value in result["dev"].items() if name != "examples"
+        )
+        print(f"best on dev: {scores} ({result['dev']['examples']:,} examples{note})")
+        for split, found in result["other_splits"].items():
+            print(f"{split}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
+        print(f"wrote {workdir}/{METRICS} and the predictions")
+
+    def train_first(self, folder: Path, path: Path, point: Point, data: Data) -> None:
+        """Trains on another file, and starts from there (paper, section 4.2: TriviaQA)."""
+        examples = sources.load(self.task, {"train": path}, need=())["train"]
+        encoded = self.task.family.encode(examples, self.context)
+        print(f"first on {path}: {len(examples):,} examples")
+        first = dataclasses.replace(
+            data,
+            examples={**data.examples, "train": examples},
+            encoded={**data.encoded, "train": encoded},
+            source=f"{path} and {data.source}",
+        )
+        self.run(folder, point, first)
+        self.start = pretrained.load(folder)
+
+    def predict(
+        self,
+        params: Any,
+        examples: Sequence[Any],
+        encoded: Encoded,
+        batch: int,
+        through: Through = iter,
+    ) -> list:
+        outputs = self.predictor(params, encoded, self.shape(batch), through)
+        return self.task.family.predict(examples, encoded.rows, outputs, self.context)
+
+    def _train(self, workdir: Path, point: Point, data: Data) -> float:
+        """Trains to the last epoch, evaluating after each; returns seconds spent."""
+        train = data.encoded["train"]
+        shape = self.shape(point.batch_size)._replace(choices=train.choices)
+        per_epoch = data_rows.steps_per_epoch(len(train.rows) // train.choices, point.batch_size)
+        total = per_epoch * point.epochs
+        schedule = schedules.linear(
+            point.learning_rate, int(self.method.warmup_share * total), total
+        )
+        began = time.monotonic()
+        with checkpoint.Checkpoints(workdir, keep_last=1) as checkpoints:
+            state = self._start(checkpoints, schedule, point.seed)
+            first = int(state.step)
+            with RunLog(workdir, "fine-tuning", total, first) as log:
+                loop.train(
+                    state,
+                    self._train_step,
+                    (
+                        partition.own_share(batch, self.mesh)
+                        for batch in data_rows.train_batches(
+                            train.rows, shape, seed=point.seed, start_step=first
+                        )
+                    ),
+                    mesh=self.mesh,
+                    timetable=loop.Timetable(
+                        total,
+                        log_every=max(1, min(50, per_epoch)),
+                        eval_every=per_epoch,
+                        save_every=max(per_epoch, 1000),
+                    ),
+                    log=log,
+                    checkpoints=checkpoints,
+                    evaluate=self._evaluation(log, point.batch_size, per_epoch, data),
+                )
+        return time.monotonic() - began
+
+    def _init(self, key: Array) -> Any:
+        ids = np.zeros((1, 8), np.int32)
+        return self.model.init(key, ids, ids + 1, ids)["params"]
+
+    def _start(
+        self, checkpoints: checkpoint.Checkpoints, schedule: schedules.Schedule, seed: int
+    ) -> TrainState:
+        """1. this run's own checkpoint; 2. the given parameters; 3. scratch."""
+        tx = self._optimizer(schedule)
+        restored = checkpoints.restore(abstract_state(self._init, tx, self.mesh))
+        if restored is not None:
+            return restored
+        state = init_state(self._init, tx, self.mesh, seed)
+        if self.start.params is None:
+            return state
+        merged, changes = pretrained.transplant(
+            self.start, state.params, self._paper_head, self.context.labels
+        )
+        print("\n".join([f"weights from {self.start.name}", *changes]))
+        return with_params(state, merged)
+
+    def _evaluation(self, log: RunLog, batch_size: int, per_epoch: int, data: Data) -> Callable:
+        def evaluate(state: TrainState, pulse: Pulse) -> tuple[dict[str, float], float]:
+            examples, encoded = data.examples["dev"], data.encoded["dev"]
+            found = self.predict(state.params, examples, encoded, batch_size, pulse.through)
+            scores = self.task.family.score(examples, found)
+            score = scores[self.task.primary]
+            log.say(f"epoch {int(state.step) / per_epoch:g}: dev {self.task.primary} {score:.4f}")
+            return {f"dev_{name}": value for name, value in scores.items()}, score
+
+        return evaluate
+
+    def _finish(self, workdir: Path, point: Point, data: Data, params: Any) -> Result:
+        """Predicts all splits but train, writes them, and scores those that have gold."""
+        task, splits, collapsed = self.task, {}, False
+        for split in [name for name in data.examples if name != "train"]:
+            examples = data.examples[split]
+            found = self.predict(params, examples, data.encoded[split], point.batch_size)
+            _, scores = conclude(task.family, split, examples, found, self.context, workdir)
+            if scores:
+                splits[split] = scores | {"examples": len(examples)}
+            if split == "dev":
+                collapsed = task.family.collapsed(found, self.context)
+        dev = splits.pop("dev")
+        return {
+            "task": task.name,
+            "split": "dev",
+            "primary": task.primary,
+            "score": dev[task.primary],
+            "dev": dev,
+            **self._baseline(data),
+            "collapsed": collapsed,
+            "other_splits": splits,
+            "init": self.start.name,
+        }
+
+    def _baseline(self, data: Data) -> dict[str, float]:
+        if self.model.head != "classification":
+            return {}
+        gold = [example.gold for example in data.examples["dev"]]
+        return {"majority_baseline": metrics.majority_share(gold)}
+
+
+def check(point: Point, mesh: Mesh) -> None:
+    """Raises UserError: settings that cannot be trained with."""
+    partition.check_batch_size(point.batch_size, mesh)
+    if point.epochs < 1:
+        raise UserError(f"--epochs={point.epochs}: give at least 1")
+    if not point.learning_rate >= 0:
+        raise UserError(f"--learning_rate={point.learning_rate}: give a positive number")

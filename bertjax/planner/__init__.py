@@ -1,0 +1,1 @@
+"""What a train step costs on TPUs that are not there."""

@@ -1,0 +1,161 @@
+"""The plan of a run on a topology: which mesh, which batches, how long; and the largest batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from bertjax import partition
+from bertjax.models import flops
+from bertjax.models.config import BertConfig
+from bertjax.planner import estimate, topology
+from bertjax.planner.estimate import Estimate
+from bertjax.planner.planned_work import Work
+from bertjax.planner.topology import Topology
+from bertjax.training.phases import Phase
+
+
+class Site(NamedTuple):
+    """Where: a topology's devices in a mesh."""
+
+    topology: Topology
+    mesh: Mesh
+
+
+def site(wanted: Topology, work: Work, chosen_mesh: bool) -> Site:
+    """The devices in the mesh of the config, or in one that suits the model.
+
+    Raises:
+      UserError: no libtpu, an unknown topology, a mesh or batch that the chips do not divide.
+    """
+    devices = topology.devices(wanted)
+    sizes = work.config.mesh.to_dict()
+    if not chosen_mesh:
+        sizes["fsdp"] = suitable_fsdp(work, wanted, len(devices))
+    mesh = partition.make_mesh(**sizes, devices=devices)
+    for phase in work.phases:
+        partition.check_batch_size(phase.batch_size, mesh, work.config.train.microbatches)
+    return Site(wanted, mesh)
+
+
+def suitable_fsdp(work: Work, wanted: Topology, devices: int) -> int:
+    """1, unless parameters, gradients and moments would take over a third of a device's memory."""
+    one = work.build(None)
+    state = jax.eval_shape(one.init, jax.random.key(0))
+    size = sum(4 * math.prod(leaf.shape) for leaf in jax.tree.leaves(state))
+    memory = wanted.chip.usable * wanted.chips / devices
+    inside, fsdp = devices // wanted.slices, 1
+    while 4 * size / fsdp > memory / 3 and inside % (2 * fsdp) == 0:
+        fsdp *= 2
+    return fsdp
+
+
+def rows(site: Site, work: Work, compiles: int, cache: Path | None) -> list[dict[str, Any]]:
+    """One row of facts for each phase; see table for what they are."""
+    chip, mesh = site.topology.chip, site.mesh
+    share = site.topology.chips / mesh.devices.size
+    made = work.build(mesh)
+    found = []
+    for phase in work.phases:
+
+        def compiled(rows: int, phase: Phase = phase) -> Estimate:
+            return estimate.estimate(made, work.shapes(phase, rows), mesh, cache)
+
+        step = compiled(phase.batch_size)
+        usable = chip.usable * share
+        per_rows = mesh.shape["data"] * mesh.shape["fsdp"]
+        per_rows *= work.config.train.microbatches or 1
+        largest, sure = largest_batch(
+            compiled, phase.batch_size, step, usable, per_rows, compiles - 1
+        )
+        facts = {
+            "topology": site.topology.name,
+            "chips": site.topology.chips,
+            "mesh": " ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1),
+            "rows": phase.batch_size,
+            "length": phase.records.manifest.max_seq_length,
+            "fits": step.fits,
+            "used": step.used / share,
+            "usable": chip.usable,
+            "memory": {kind: size / share for kind, size in step.memory.items()},
+            "largest_batch": largest,
+            "largest_batch_compiled": sure,
+        }
+        found.append(facts | (_speed(site, work, phase, step) if step.fits else {}))
+    return found
+
+
+def _speed(site: Site, work: Work, phase: Phase, step: Estimate) -> dict[str, Any]:
+    chip, chips = site.topology.chip, site.topology.chips
+    manifest = phase.records.manifest
+    seconds = estimate.seconds(step, chip)
+    facts = {
+        "seconds": seconds,
+        "cycles": step.cycles,
+        "cycles_by_kind": step.by_kind,
+        "exchanges": step.exchanges,
+        "sent_waiting": step.waiting,
+        "sent_between_slices": step.between_slices,
+        # Real ones: padding is no token.
+        "tokens_per_second": phase.batch_size
+        * manifest.max_seq_length
+        * (1 - manifest.padding_share)
+        / seconds,
+        "steps": phase.num_steps,
+        "days": phase.num_steps * seconds / 86400,
+    }
+    if isinstance(work.encoder, BertConfig):
+        operations = flops.pretraining_step(
+            work.encoder,
+            phase.batch_size,
+            manifest.max_seq_length,
+            manifest.max_predictions_per_seq,
+            manifest.max_sequences,
+        )
+        facts["share_of_peak"] = operations / (chip.peak * chips * seconds)
+    return facts
+
+
+def largest_batch(
+    compiled: Callable[[int], Estimate],
+    rows: int,
+    step: Estimate,
+    usable: float,
+    multiple: int,
+    compiles: int,
+) -> tuple[int, bool]:
+    """The most rows that fit, as far as a few compiles can tell; and whether they were compiled.
+
+    Memory grows about evenly with the rows: the next try is where the line through what is known
+    meets the chip's memory, and the search ends within a tenth, or when `compiles` are used up.
+    """
+    fixed = sum(step.memory.get(kind, 0.0) for kind in ("parameters", "optimizer", "program"))
+    good, bad = (rows, 0) if step.fits else (0, rows)
+    slope = max(step.used - fixed, 1.0) / rows
+    guess = _rounded((usable - fixed) / slope, multiple)
+    for _ in range(compiles):
+        guess = max(guess, good + multiple) if not bad else min(guess, bad - multiple)
+        if guess <= good or guess < multiple:
+            break
+        found = compiled(guess)
+        if found.fits:
+            good = guess
+        else:
+            bad = guess
+        slope = max(found.used - fixed, 1.0) / guess
+        next_guess = _rounded((usable - fixed) / slope, multiple)
+        if found.fits and next_guess < 1.1 * guess:
+            break
+        guess = next_guess if next_guess != guess else _rounded(guess * 0.9, multiple)
+    return (good, True) if compiles else (max(guess, good), False)
+
+
+def _rounded(rows: float, multiple: int) -> int:
+    """Down to a multiple, of eight rows a device if there are so many."""
+    step = 8 * multiple if rows >= 8 * multiple else multiple
+    return int(rows // step) * step

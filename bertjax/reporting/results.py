@@ -1,0 +1,112 @@
+"""Reads what finished runs left behind: logs, scores, predictions, the facts of their records."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bertjax.data import manifest as manifests
+from bertjax.errors import UserError
+from bertjax.files import storage
+from bertjax.runs import run_folder
+from bertjax.training import run_log
+
+Row = dict[str, Any]
+
+
+class Pretraining(NamedTuple):
+    """A pretraining run: its folder, resolved config, log lines and the manifest of its records."""
+
+    run: Path
+    config: Row
+    metrics: list[Row]
+    manifest: manifests.Manifest
+
+
+class Finetuning(NamedTuple):
+    """A finished fine-tuning: its folder, log lines, final metrics and predictions on dev."""
+
+    run: Path
+    metrics: list[Row]
+    result: Row
+    predictions: list[dict[str, str]]
+
+    @property
+    def name(self) -> str:
+        return "random weights" if self.result["init"] == "scratch" else "pretrained weights"
+
+
+def last(metrics: list[Row], name: str) -> float | None:
+    """What the last log line that has this metric says of it."""
+    return next((line[name] for line in reversed(metrics) if name in line), None)
+
+
+def _log_lines(run: Path) -> list[Row]:
+    lines: list[Row] = [*run_log.read_metrics(run)]
+    if not lines:
+        raise UserError(f"{run}: no {run_log.METRICS}; run the training first")
+    return lines
+
+
+def read_pretraining(run: Path) -> Pretraining:
+    """Raises UserError: not a pretraining run, nothing logged yet, or its records are gone."""
+    config = run_folder.load_config(run)
+    if config.get("kind") != "pretrain":
+        raise UserError(f"{run}: not a pretraining run; give --pretrain a run of bertjax.pretrain")
+    lines = _log_lines(run)
+    if not any("masked_lm_loss" in line for line in lines):
+        raise UserError(
+            f"{run}: was not pretrained on masked words, which is what this report tells of; its "
+            "curves are in TensorBoard's events and in metrics.jsonl"
+        )
+    manifest = manifests.load(storage.path(config["settings"]["data"]["records"]))
+    return Pretraining(run, config, lines, manifest)
+
+
+def _read(path: Path, mend: str) -> str:
+    if not path.is_file():
+        raise UserError(f"{path}: not found; {mend}")
+    return path.read_text(encoding="utf-8")
+
+
+def _table(path: Path, mend: str) -> list[dict[str, str]]:
+    # Lines end where the csv module says so: texts may hold any of Unicode's line separators.
+    content = io.StringIO(_read(path, mend), newline="")
+    return list(csv.DictReader(content, delimiter="\t"))
+
+
+def read_json(path: Path, mend: str) -> Any:
+    try:
+        return json.loads(_read(path, mend))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); {mend}") from error
+
+
+def read_finetuning(run: Path) -> Finetuning:
+    """Raises UserError: the run is not finished."""
+    mend = "run bertjax.finetune to its end first"
+    result = read_json(run / "metrics.json", mend)
+    predictions = _table(run / "predictions-dev.tsv", mend)
+    return Finetuning(run, _log_lines(run), result, predictions)
+
+
+def read_answers(run: Path, split: str) -> list[str]:
+    """The predictions column of a split's table."""
+    mend = "run bertjax.finetune to its end first"
+    return [row["prediction"] for row in _table(run / f"predictions-{split}.tsv", mend)]
+
+
+def read_times(path: Path) -> list[tuple[str, float]]:
+    """Seconds by name, in order; a name that occurs again (a continued run) is added up."""
+    seconds: dict[str, float] = defaultdict(float)
+    for number, line in enumerate(_read(path, "give a file of names and seconds").splitlines(), 1):
+        name, _, value = line.partition("\t")
+        try:
+            seconds[name] += float(value)
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: write a name, a tab and seconds") from error
+    return list(seconds.items())

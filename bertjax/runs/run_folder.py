@@ -1,0 +1,72 @@
+"""Run folders: the resolved config that belongs to all else that lies in them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from flax import traverse_util
+
+from bertjax import distributed
+from bertjax.errors import UserError
+from bertjax.files.json_file import read_json, write_json
+
+CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
+
+
+def save_config(run: Path, config: dict[str, Any]) -> None:
+    """Writes the resolved config of a run.
+
+    Raises:
+      UserError: the folder already belongs to a run with another config; the difference is named.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    if (run / CONFIG).exists():
+        _refuse_difference(run, load_config(run), config)
+    if distributed.is_first():
+        write_json(run / CONFIG, config)
+
+
+def load_config(run: Path) -> dict[str, Any]:
+    """The resolved config of a run.
+
+    Raises:
+      UserError: not a run folder.
+    """
+    path = run / CONFIG
+    if not path.is_file():
+        raise UserError(f"{run}: not a run (no {CONFIG}); give the --workdir of a training run")
+    return read_json(path)
+
+
+def newest_run(folder: Path, kind: str) -> Path:
+    """The run with the newest config of that kind among the folders in `folder`.
+
+    Raises:
+      UserError: there is none.
+    """
+    configs = [path for path in folder.glob(f"**/{CONFIG}") if (path.parent / CHECKPOINTS).is_dir()]
+    runs = [path for path in configs if read_json(path).get("kind") == kind]
+    if not runs:
+        raise UserError(
+            f"--init is missing, and {folder}/ holds no {kind}ing run to take instead; give a run, "
+            "or a Hugging Face or TF1 folder"
+        )
+    return max(runs, key=lambda path: path.stat().st_mtime).parent
+
+
+def _refuse_difference(run: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    old = traverse_util.flatten_dict(saved, sep=".")
+    new = traverse_util.flatten_dict(json.loads(json.dumps(wanted)), sep=".")
+    changed = [
+        f"{name} was {old.get(name, 'unset')}, is {new.get(name, 'unset')}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+    if changed:
+        raise UserError(
+            f"{run}: holds a run with other settings ({'; '.join(changed[:3])}); "
+            "use another --workdir or delete the folder"
+        )

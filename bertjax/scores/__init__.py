@@ -1,0 +1,1 @@
+"""Scores of predictions, exact to the official scorers."""

@@ -1,0 +1,1 @@
+"""Text and a task to begin with, of what every installation carries."""

@@ -1,0 +1,1 @@
+"""Pretraining, from opened inputs to the loop that owns time."""

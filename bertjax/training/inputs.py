@@ -1,0 +1,125 @@
+"""What a pretraining run is given: records in phases, their encoder, a model to go on from."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from bertjax import partition, settings
+from bertjax.data.records import Records
+from bertjax.files import storage
+from bertjax.models import encoders
+from bertjax.models.config import EncoderConfig
+from bertjax.text import tokenizer
+from bertjax.training import continuation, phases, program
+from bertjax.weights import pretrained
+
+
+class Inputs(NamedTuple):
+    """What to train on, in phases; the encoder that fits it.
+
+    If wanted, records held out and a model to go on from.
+    """
+
+    phases: list[phases.Phase]
+    held_out: Records | None
+    encoder: EncoderConfig
+    start: pretrained.Pretrained | None
+
+    @property
+    def pretraining(self) -> encoders.Pretraining:
+        return encoders.pretraining(self.encoder)
+
+    @property
+    def entropy(self) -> float:
+        """Of the pieces' frequencies, in nats."""
+        return self.records.manifest.corpus["unigram_entropy"]
+
+    @property
+    def records(self) -> Records:
+        """Those of the first phase."""
+        return self.phases[0].records
+
+
+def build_config(
+    config: ConfigDict, records: Records, start: pretrained.Pretrained | None
+) -> EncoderConfig:
+    """The encoder that fits the records; what the manifest says is not repeated in the config.
+
+    A model to go on from tells its own sizes.
+    """
+    encoder = config.get("encoder", "bert")
+    wanted = encoders.from_settings(encoder, records.manifest.vocab_size, config.model.to_dict())
+    return wanted if start is None else continuation.resized(start, wanted)
+
+
+def open_inputs(config: ConfigDict) -> Inputs:
+    """Opens the records and checks them against each other and the config.
+
+    Raises:
+      UserError: anything that would fail later, before anything is computed or written.
+    """
+    data = config.data
+    records = phases.open_records(data.records, "data.records", data.skip_damaged)
+    config.train.steps = phases.count_steps(config, records)
+    opened: list[Records | None] = [None, None]
+    for place, name in enumerate(("long_records", "eval_records")):
+        if data[name]:
+            found = phases.open_records(data[name], f"data.{name}", data.skip_damaged)
+            phases.check_same(records, found)
+            opened[place] = found
+    longer, held_out = opened
+    start = pretrained.load(storage.path(config.init)) if config.init else None
+    if start is not None:
+        continuation.check_vocabulary(start, tokenizer.load(records.folder))
+    encoder = build_config(config, records, start)
+    inputs = Inputs(phases.plan(config, records, longer), held_out, encoder, start)
+    for each in filter(None, (records, longer, held_out)):
+        phases.check_length(each, encoder.max_positions)
+        phases.masks(config, each, inputs.pretraining.masks)
+    return inputs
+
+
+class Opened(NamedTuple):
+    """A run that is to begin: what it is given and what it will compute."""
+
+    config: ConfigDict
+    inputs: Inputs
+    mesh: Mesh
+    program: program.Program
+
+
+def open_run(spec: str, overrides: list[str]) -> Opened:
+    """Opens and checks all that a run on these devices needs; nothing is computed or written yet.
+
+    Args:
+      spec, overrides: as settings.load takes them.
+
+    Raises:
+      UserError: anything that would fail later.
+    """
+    config = settings.load(spec, overrides)
+    inputs = open_inputs(config)
+    mesh = partition.make_mesh(**config.mesh.to_dict())
+    for phase in inputs.phases:
+        partition.check_batch_size(phase.batch_size, mesh, config.train.microbatches)
+    return Opened(config, inputs, mesh, build_program(config, inputs, mesh))
+
+
+def build_program(config: ConfigDict, inputs: Inputs, mesh: Mesh | None) -> program.Program:
+    """The functions of a run on these inputs; `mesh` as for program.build."""
+    opened = [phase.records for phase in inputs.phases]
+    masks = inputs.pretraining.masks
+    manifest = inputs.records.manifest
+    labels = manifest.has_label and config.train.get("next_sentence", True)
+    return program.build(
+        config,
+        inputs.encoder,
+        phases.schedule(config, inputs.phases),
+        text=encoders.Text(labels, manifest.piece_counts),
+        words=tokenizer.load(inputs.records.folder),
+        expand=phases.expander(config, opened, config.train.seed, masks),
+        mesh=mesh,
+    )

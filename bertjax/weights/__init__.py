@@ -1,0 +1,1 @@
+"""Weights and vectors in the layouts of others, read and written."""

@@ -1,0 +1,215 @@
+"""What a fine-tuning starts from: a run of ours or the folder of another code, as one thing."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from bertjax.errors import UserError
+from bertjax.files import storage
+from bertjax.models import encoders
+from bertjax.models.config import EncoderConfig
+from bertjax.models.heads import TASK_HEADS
+from bertjax.models.word2vec import Word2VecConfig
+from bertjax.runs import checkpoint, run_folder
+from bertjax.text import tokenizer
+from bertjax.text.chunk_tokenizer import SPECIALS
+from bertjax.weights import google, huggingface, word_vectors
+from bertjax.weights.convert import part_of
+from bertjax.weights.model_folder import FolderInfo
+
+FOLDERS = (
+    "a run of bertjax, a Hugging Face folder (config.json, model.safetensors) or a folder of "
+    f"Google's 2018 layout ({google.CONFIG}, {google.CHECKPOINT}.index); or a file of word vectors "
+    "in word2vec's text or binary format"
+)
+
+
+class Pretrained(NamedTuple):
+    """An encoder with what stands on it.
+
+    Attributes:
+      name: the folder it came from.
+      config, tokenizer: the encoder's.
+      params: {"encoder": ..., and the heads} as NumPy arrays; None for random ones.
+      head: the kind of task head in params, a key of TASK_HEADS; "" without one that reads what
+        the paper's read (see paper_head).
+      labels: names of that head's outputs in their order; empty if unknown or without names.
+      skipped: how many tensors of an optimizer the folder holds beside them.
+    """
+
+    name: str
+    config: EncoderConfig
+    params: Any
+    tokenizer: tokenizer.Tokenizer
+    head: str
+    labels: Sequence[str]
+    skipped: int
+
+
+# --- Loading --------------------------------------------------------------------------------
+
+
+def find(init: str | None) -> Pretrained:
+    """The start that --init names.
+
+    Args:
+      init: a folder; "scratch" or "scratch:FOLDER" for random weights (params None) with the size
+        and the vocabulary of a folder; where no folder is named, the newest pretraining in ./runs.
+    """
+    kind, _, like = (init or "").partition(":")
+    scratch = kind == "scratch"
+    folder = like if scratch else init
+    start = load(
+        storage.path(folder) if folder else run_folder.newest_run(Path("runs"), "pretrain")
+    )
+    if scratch:
+        print(f"weights: random ones, of the size and with the vocabulary of {start.name}")
+        return start._replace(name="scratch", params=None)
+    if not init:
+        print(f"weights: the newest run, {start.name} (others: --init)")
+    return start
+
+
+def load(folder: Path) -> Pretrained:
+    """Loads the newest (or, of a fine-tuned run, the best) parameters of a folder.
+
+    Raises:
+      UserError: none of FOLDERS, or one whose vocabulary or config does not fit its parameters.
+    """
+    if folder.is_file():
+        return _read_vectors(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give {FOLDERS}")
+    config: EncoderConfig
+    if (folder / run_folder.CHECKPOINTS).is_dir():
+        config, params, info = _read_run(folder)
+    elif (folder / run_folder.CONFIG).is_file():
+        config, params, info = huggingface.read_huggingface(folder)
+    elif (folder / google.CONFIG).is_file():
+        config, params, info = google.read_google(folder)
+    else:
+        raise UserError(
+            f"{folder}: neither {run_folder.CONFIG} nor {google.CONFIG} in it; give {FOLDERS}"
+        )
+    words = tokenizer.load(folder)
+    if words.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{folder}: the vocabulary has {words.vocab_size} entries, the model only "
+            f"{config.vocab_size}; use the vocabulary the model was trained with"
+        )
+    return Pretrained(str(folder), config, params, words, info.head, info.labels, info.skipped)
+
+
+def _read_vectors(path: Path) -> Pretrained:
+    """A file of word vectors as a word2vec; special entries have the vector 0."""
+    found = word_vectors.read(path)
+    tokens = [*SPECIALS, *(word for word in found.words if word not in SPECIALS)]
+    tokens += [f"[unused{i}]" for i in range(-len(tokens) % 8)]
+    lowercase = all(word == word.lower() for word in found.words)
+    words = tokenizer.WordTokenizer(tokens, lowercase)
+    table = np.zeros((len(tokens), found.vectors.shape[1]), np.float32)
+    table[[words.ids[word] for word in found.words]] = found.vectors
+    params = {"encoder": {"embeddings": {"token": {"embedding": table}}}}
+    config = Word2VecConfig(len(tokens), table.shape[1])
+    return Pretrained(str(path), config, params, words, "", [], 0)
+
+
+def _read_run(folder: Path) -> tuple[EncoderConfig, Any, FolderInfo]:
+    run = run_folder.load_config(folder)
+    config = encoders.from_run(run)
+    params = checkpoint.load_params(folder, best=True)
+    # Compared with what its config would make, before anything is built on it.
+    row = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    encoder = encoders.build(config, tokenizer.load(folder))
+    wanted = jax.eval_shape(encoder.init, jax.random.key(0), row, row, row)["params"]
+    checkpoint.check_shapes(folder, {"encoder": params["encoder"]}, {"encoder": wanted})
+    head = paper_head(run)
+    return config, params, FolderInfo(head, run["labels"] if head else [])
+
+
+def paper_head(run: dict[str, Any]) -> str:
+    """The kind of a run's head if it is one linear layer on what the paper's heads read.
+
+    Args:
+      run: its config, as run_folder.load_config gives it.
+
+    Returns:
+      A key of TASK_HEADS; "" for a pretraining run, and for a head that reads other layers or is
+      a BiLSTM.
+    """
+    head, features = run.get("head", ""), run.get("features", {})
+    usual = ("", "last") if head and TASK_HEADS[head].per_token else ("",)
+    other = features.get("bilstm") or features.get("layers", "") not in usual
+    return "" if other else head
+
+
+# --- Putting it into a new model ------------------------------------------------------------
+
+
+def transplant(
+    start: Pretrained, fresh: Any, head: str = "", labels: Sequence[str] = ()
+) -> tuple[Any, list[str]]:
+    """Puts given parameters in place of fresh ones, part by part ("encoder", "head", ...).
+
+    The encoder must fit exactly. A head is taken only if it is of the kind that is asked for and
+    has the same names of labels; its outputs are then put into the order that is asked for. A
+    part that only the fresh tree has stays fresh; one that only the given tree has is left out;
+    both are told.
+
+    Args:
+      head, labels: of the fresh tree's head, to go on with the given one if it is the same.
+
+    Returns:
+      The merged tree, and lines that begin with = (a head that is kept), + (a part that starts
+      fresh) or - (one that is left out).
+    """
+    given, wanted = _parts(start.params), _parts(fresh)
+    taken = {part: leaves for part, leaves in given.items() if part.startswith("encoder")}
+    for part, leaves in taken.items():
+        checkpoint.check_shapes(start.name, leaves, wanted[part])
+    lines = []
+    if head and head == start.head and sorted(labels) == sorted(start.labels):
+        reordered = _reorder(given["head"], [list(start.labels).index(name) for name in labels])
+        # A head of this kind may read other features in the fresh tree.
+        if "mix" not in wanted and _shapes(reordered) == _shapes(wanted["head"]):
+            taken["head"] = reordered
+            lines.append(f"= head: kept ({_describe_head(start)})")
+    lines += [f"+ {part}: starts fresh" for part in wanted if part not in taken]
+    for part in given:
+        if part not in taken:
+            note = f" ({_describe_head(start)})" if part == "head" else ""
+            lines.append(f"- {part}: left out{note}")
+    if start.skipped:
+        lines.append(f"- optimizer: {start.skipped} tensors left out")
+    merged = {path: leaf for part in wanted for path, leaf in (wanted | taken)[part].items()}
+    return traverse_util.unflatten_dict(merged, sep="/"), lines
+
+
+def _parts(params: Any) -> dict[str, dict[str, Any]]:
+    """{"encoder": {"encoder/embeddings/norm/bias": array, ...}, "encoder/pooler": ..., ...}."""
+    parts: dict[str, dict[str, Any]] = {}
+    for path, leaf in checkpoint.flat(params).items():
+        parts.setdefault(part_of(path), {})[path] = leaf
+    return parts
+
+
+def _reorder(head: dict[str, Any], order: list[int]) -> dict[str, Any]:
+    """A linear head with its outputs in another order; without names there is none."""
+    return {path: leaf[..., order] if order else leaf for path, leaf in head.items()}
+
+
+def _shapes(part: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {path: tuple(leaf.shape) for path, leaf in part.items()}
+
+
+def _describe_head(start: Pretrained) -> str:
+    names = textwrap.shorten(", ".join(start.labels), 60, placeholder=" ...")
+    return f"{start.head or 'of another kind'}{f' of {names}' if names else ''}"

@@ -1,0 +1,77 @@
+"""The vectors that any encoder has for words by themselves: those of its layer of embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bertjax.models import encoders
+from bertjax.weights.pretrained import Pretrained
+
+_ROWS = 512
+
+
+class KnownWords(NamedTuple):
+    """Words of one piece, which an answer is looked for among.
+
+    Attributes:
+      ids: {word: row}; vectors: [N, D] float32.
+    """
+
+    ids: dict[str, int]
+    vectors: np.ndarray
+
+
+class WordLayer:
+    """Looks words up: the mean over a word's pieces of the embeddings, what --layers=embeddings is.
+
+    Each word stands alone between [CLS] and [SEP].
+    """
+
+    def __init__(self, start: Pretrained) -> None:
+        self.start, self.tokenizer = start, start.tokenizer
+        encoder = encoders.build(start.config, start.tokenizer)
+
+        def read(params: Any, ids: Any, mask: Any) -> Any:
+            found: Any = encoder.apply({"params": params}, ids, mask, jnp.zeros_like(ids))
+            place = jnp.arange(ids.shape[1])
+            inner = (place > 0) & (place < mask.sum(axis=1, keepdims=True) - 1)
+            # [B, T, D] -> [B, D]
+            layer = jnp.where(inner[..., None], found.layers[0], 0).astype(jnp.float32)
+            return layer.sum(axis=1) / inner.sum(axis=1)[:, None]
+
+        self._read = jax.jit(read)
+
+    def encode(self, word: str) -> list[int] | None:
+        """The pieces of a word; None if it is unknown."""
+        ids = self.tokenizer.encode(word)
+        return None if not ids or self.tokenizer.unk_id in ids else ids
+
+    def vectors(self, pieces: Sequence[Sequence[int]]) -> np.ndarray:
+        """[N, D] of words that encode has told the pieces of."""
+        length = 2 + max(map(len, pieces), default=1)
+        found = []
+        for first in range(0, len(pieces), _ROWS):
+            some = pieces[first : first + _ROWS]
+            ids = np.full((_ROWS, length), self.tokenizer.pad_id, np.int32)
+            lengths = np.full(_ROWS, 3)
+            ids[:, :3] = self.tokenizer.cls_id, self.tokenizer.unk_id, self.tokenizer.sep_id
+            for row, own in enumerate(some):
+                ids[row, : len(own) + 2] = [self.tokenizer.cls_id, *own, self.tokenizer.sep_id]
+                lengths[row] = len(own) + 2
+            mask = (np.arange(length) < lengths[:, None]).astype(np.int32)
+            read = self._read(self.start.params["encoder"], ids, mask)
+            found.append(np.asarray(read)[: len(some)])
+        return np.concatenate(found)
+
+    def known(self) -> KnownWords:
+        """All entries of the vocabulary that are whole words."""
+        words = self.tokenizer
+        ids = np.setdiff1d(np.flatnonzero(words.starts_word()), words.never_random)
+        names = [name.removeprefix("▁") for name in words.pieces(ids.tolist())]
+        rows = {name: row for row, name in reversed(list(enumerate(names))) if name}
+        return KnownWords(rows, self.vectors([[i] for i in ids.tolist()]))
