@@ -39,6 +39,7 @@ from bertjax import memory, partition
 from bertjax.data import rows as data_rows
 from bertjax.files.whole_file import write_whole
 from bertjax.finetuning import tuning
+from bertjax.finetuning.method import Data, Method, Point
 from bertjax.models.heads import TASK_HEADS, TaskModel
 from bertjax.tasks import sources
 from bertjax.tasks.base import Context, Encoded, Options, Task
@@ -135,12 +136,12 @@ def make_tuner(exercise: Exercise) -> tuning.Tuner:
     config = dataclasses.replace(start.config, hidden_dropout=0.1, attention_dropout=0.1)
     model = TaskModel(config, exercise.shape.head, exercise.outputs)
     mesh = partition.make_mesh()
-    return tuning.Tuner(exercise.task, exercise.context, start, model, mesh, tuning.Method())
+    return tuning.Tuner(exercise.task, exercise.context, start, model, mesh, Method())
 
 
 def run_ours(tuner: tuning.Tuner, exercise: Exercise, folder: Path, seed: int) -> Any:
-    point = tuning.Point(exercise.shape.batch_size, exercise.rate, exercise.epochs, seed)
-    data = tuning.Data(exercise.examples, exercise.encoded, str(exercise.paths["train"]))
+    point = Point(exercise.shape.batch_size, exercise.rate, exercise.epochs, seed)
+    data = Data(exercise.examples, exercise.encoded, str(exercise.paths["train"]))
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         found = tuner.run(folder / f"run-{seed}", point, data)
     tests = found["other_splits"].values()

@@ -20,8 +20,9 @@ from bertjax import compile_cache, distributed, memory, partition
 from bertjax.command_line import new_parser
 from bertjax.errors import UserError
 from bertjax.files import storage
-from bertjax.finetuning import finished, sweep, tuning, word_tests
-from bertjax.finetuning.tuning import Data, Method, Point, Tuner
+from bertjax.finetuning import finished, method, sweep, word_tests
+from bertjax.finetuning.method import Data, Method, Point
+from bertjax.finetuning.tuning import Tuner
 from bertjax.models import encoders, features
 from bertjax.models.heads import TASK_HEADS, TaskModel
 from bertjax.reporting import results
@@ -216,7 +217,7 @@ def first_point(flags: argparse.Namespace, task: Task) -> Point:
 
 def train(flags: argparse.Namespace, task: Task) -> None:
     mesh = partition.make_mesh()
-    tuning.check(first_point(flags, task), mesh)
+    method.check(first_point(flags, task), mesh)
     start = find_start(flags)
     limit = row_length(flags, task, start)
     options = Options(**{**task.options, **given(flags, Options), "max_seq_length": limit})
@@ -226,12 +227,12 @@ def train(flags: argparse.Namespace, task: Task) -> None:
     context = Context(start.tokenizer, labels, options)
     kinds = features.CHOICES if flags.layers == EVERY else (flags.layers,)
     models = [build_model(flags, task, start, len(labels), layers) for layers in kinds]
-    data = tuning.encode(task, examples, context, source, flags.columns)
-    method = Method(**given(flags, Method))
+    data = method.encode(task, examples, context, source, flags.columns)
+    shared = Method(**given(flags, Method))
     runs = []
     for model in models:
         folder = flags.workdir / model.layers if len(models) > 1 else flags.workdir
-        tuner = Tuner(task, context, start, model, mesh, method)
+        tuner = Tuner(task, context, start, model, mesh, shared)
         runs.append(run_all(flags, tuner, folder, data))
     if not distributed.is_first():
         return

@@ -13,7 +13,7 @@ import pytest
 
 from bertjax import finetune, own_command, reproduce
 from bertjax.finetuning import sweep
-from bertjax.finetuning.tuning import Point
+from bertjax.finetuning.method import Point
 
 Command = Callable[..., int]
 FIRST = Point(batch_size=32, learning_rate=3e-5, epochs=3, seed=7)

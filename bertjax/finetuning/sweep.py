@@ -13,7 +13,8 @@ from bertjax import distributed
 from bertjax.files import storage
 from bertjax.files.json_file import read_json, write_json
 from bertjax.files.whole_file import write_whole
-from bertjax.finetuning.tuning import METRICS, Point, Result
+from bertjax.finetuning.method import Point
+from bertjax.finetuning.tuning import METRICS, Result
 from bertjax.runs.checkpoint import CHECKPOINTS
 
 # The paper's search (appendix A.3).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 
 from bertjax import distributed, partition
 from bertjax.data import rows as data_rows
-from bertjax.errors import UserError
 from bertjax.files.json_file import read_json, write_json
 from bertjax.finetuning import mixing
+from bertjax.finetuning.method import Data, Method, Point
 from bertjax.finetuning.predictor import Predictor, Through, conclude, row_shape
 from bertjax.models import objectives
 from bertjax.models.heads import TaskModel
@@ -33,62 +33,6 @@ from bertjax.weights import pretrained
 
 METRICS = "metrics.json"
 Result = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """The splits of a task: examples as they were read and as rows.
-
-    Attributes:
-      source: where they came from, as it is saved with the run.
-      columns: what --columns was; predicting reads files with the same ones.
-    """
-
-    examples: Mapping[str, Sequence[Any]]
-    encoded: Mapping[str, Encoded]
-    source: str
-    columns: Sequence[str] = ()
-
-
-def encode(
-    task: Task,
-    examples: Mapping[str, Sequence[Any]],
-    context: Context,
-    source: str,
-    columns: Sequence[str] = (),
-) -> Data:
-    """All splits as rows; every label is checked before anything is trained."""
-    encoded = {}
-    for split, found in examples.items():
-        encoded[split] = task.family.encode(found, context)
-        notes = [f"{count:,} {what}" for what, count in encoded[split].counts.items()]
-        print("; ".join([f"{split}: {len(found):,} examples", *notes]))
-    return Data(examples, encoded, source, columns)
-
-
-@dataclasses.dataclass(frozen=True)
-class Point:
-    """What differs between the runs of a sweep."""
-
-    batch_size: int
-    learning_rate: float
-    epochs: int
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return (
-            f"batch{self.batch_size}-rate{self.learning_rate:g}-epochs{self.epochs}-seed{self.seed}"
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """What all runs share beside model and data; see optimizer.make_optimizer."""
-
-    warmup_share: float = 0.1
-    bias_correction: bool = False
-    layer_decay: float = 1.0
 
 
 class Tuner:
@@ -314,12 +258,3 @@ class Tuner:
             return {}
         gold = [example.gold for example in data.examples["dev"]]
         return {"majority_baseline": metrics.majority_share(gold)}
-
-
-def check(point: Point, mesh: Mesh) -> None:
-    """Raises UserError: settings that cannot be trained with."""
-    partition.check_batch_size(point.batch_size, mesh)
-    if point.epochs < 1:
-        raise UserError(f"--epochs={point.epochs}: give at least 1")
-    if not point.learning_rate >= 0:
-        raise UserError(f"--learning_rate={point.learning_rate}: give a positive number")

@@ -1,0 +1,78 @@
+"""What a fine-tuning trains on and by which numbers: the data of a task, the points of a sweep."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jax.sharding import Mesh
+
+from bertjax import partition
+from bertjax.errors import UserError
+from bertjax.tasks.base import Context, Encoded, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The splits of a task: examples as they were read and as rows.
+
+    Attributes:
+      source: where they came from, as it is saved with the run.
+      columns: what --columns was; predicting reads files with the same ones.
+    """
+
+    examples: Mapping[str, Sequence[Any]]
+    encoded: Mapping[str, Encoded]
+    source: str
+    columns: Sequence[str] = ()
+
+
+def encode(
+    task: Task,
+    examples: Mapping[str, Sequence[Any]],
+    context: Context,
+    source: str,
+    columns: Sequence[str] = (),
+) -> Data:
+    """All splits as rows; every label is checked before anything is trained."""
+    encoded = {}
+    for split, found in examples.items():
+        encoded[split] = task.family.encode(found, context)
+        notes = [f"{count:,} {what}" for what, count in encoded[split].counts.items()]
+        print("; ".join([f"{split}: {len(found):,} examples", *notes]))
+    return Data(examples, encoded, source, columns)
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """What differs between the runs of a sweep."""
+
+    batch_size: int
+    learning_rate: float
+    epochs: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return (
+            f"batch{self.batch_size}-rate{self.learning_rate:g}-epochs{self.epochs}-seed{self.seed}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """What all runs share beside model and data; see optimizer.make_optimizer."""
+
+    warmup_share: float = 0.1
+    bias_correction: bool = False
+    layer_decay: float = 1.0
+
+
+def check(point: Point, mesh: Mesh) -> None:
+    """Raises UserError: settings that cannot be trained with."""
+    partition.check_batch_size(point.batch_size, mesh)
+    if point.epochs < 1:
+        raise UserError(f"--epochs={point.epochs}: give at least 1")
+    if not point.learning_rate >= 0:
+        raise UserError(f"--learning_rate={point.learning_rate}: give a positive number")
