@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,7 @@ import transformers
 from bertjax.models import masked_lm
 from bertjax.models.bert import Bert
 from bertjax.models.config import SIZES, BertConfig, size
+from bertjax.models.encoder_output import Packing, of_places
 from bertjax.models.heads import TaskModel
 from bertjax.models.layers import Dropout, LayerNorm
 from bertjax.models.masked_lm import PretrainingModel
@@ -286,3 +289,63 @@ def test_classifier_is_dropout_and_a_linear_map_of_the_pooled_position(
     expected = np.asarray(pooled) @ params["head"]["kernel"] + params["head"]["bias"]
     found = _apply(model, params, inputs)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+# --- Only what is read ----------------------------------------------------------------------
+
+SPARSE = [
+    {},
+    {"residual": "pre_norm", "positions": "rope"},
+    {"attention": "causal"},
+    {"attention": "local_global", "attention_window": 4, "num_layers": 3},
+    {"num_layers": 1},
+]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("changes", SPARSE)
+def test_places_that_are_read_alone_are_encoded_as_with_all(
+    changes: dict[str, Any],
+    packed: bool,
+    tiny_config: BertConfig,
+    random_params: Callable[..., Any],
+) -> None:
+    """Values and gradients; of the places that nobody reads the last layer is not computed."""
+    config = dataclasses.replace(tiny_config, **changes)
+    model, rng = Bert(config), np.random.default_rng(0)
+    params = random_params(model)
+    ids = jnp.asarray(rng.integers(5, 50, (2, 12)))
+    numbers = jnp.asarray([[1] * 5 + [2] * 5 + [0] * 2] * 2) if packed else ids * 0 + 1
+    packing = None
+    if packed:
+        position_ids = jnp.asarray([[*range(5), *range(5), 0, 0]] * 2)
+        packing = Packing(position_ids, jnp.asarray([[0, 5]] * 2))
+    reads = jnp.asarray([[3, 7, 3], [9, 0, 1]])
+    slopes = jnp.asarray(rng.normal(size=(2, 3, config.hidden_size)), jnp.float32)
+
+    def run(params: Any, sparse: bool) -> tuple[Any, Any]:
+        inputs = (ids, numbers, ids * 0)
+        chosen = reads if sparse else None
+        found: Any = model.apply({"params": params}, *inputs, packing=packing, reads=chosen)
+        if not sparse:
+            found = of_places(found, reads)
+        return jnp.sum(found.sequence * slopes) + jnp.sum(found.pooled), found
+
+    (sparse, found), sparse_slopes = jax.value_and_grad(run, has_aux=True)(params, True)
+    (whole, wanted), whole_slopes = jax.value_and_grad(run, has_aux=True)(params, False)
+    assert float(sparse) == pytest.approx(float(whole), rel=1e-5)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-5), found, wanted)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, atol=1e-4), sparse_slopes, whole_slopes
+    )
+
+
+def test_pretraining_computes_the_last_layer_where_it_is_read(tiny_config: BertConfig) -> None:
+    """Feed-forward products of the last layer are of 1 + P places, not of all T."""
+    model, ids = PretrainingModel(tiny_config), jnp.ones((2, 24), jnp.int32)
+    inputs = (ids, ids, ids * 0, ids[:, :3])
+    params = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+    text = jax.jit(model.apply).lower(params, *inputs).as_text()
+    inner = tiny_config.intermediate_size
+    made = re.findall(rf"dot_general.*-> tensor<(\d+)x{inner}xf32>", text)
+    assert [int(rows) for rows in made] == [48] * (tiny_config.num_layers - 1) + [2 * (1 + 3)]

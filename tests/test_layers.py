@@ -128,13 +128,18 @@ def test_devices_draw_for_their_own_rows() -> None:
 
 
 def test_where_the_norm_stands() -> None:
-    around = layers.Around(lambda x: x + 1, lambda x: 2 * x, lambda x, added: x + 2 * added + 1)
+    around = layers.Around(
+        norm=lambda x: x + 1,
+        drop=lambda x: 2 * x,
+        drop_add_norm=lambda x, added: x + 2 * added + 1,
+        kept=lambda x: 100 * x,
+    )
 
     def run(name: str) -> float:
         return float(layers.RESIDUALS[name](jnp.float32(3), lambda x: 10 * x, around))
 
-    assert run("post_norm") == 3 + 2 * (10 * 3) + 1
-    assert run("pre_norm") == 3 + 2 * (10 * (3 + 1))
+    assert run("post_norm") == 300 + 2 * (10 * 3) + 1
+    assert run("pre_norm") == 300 + 2 * (10 * (3 + 1))
 
 
 @pytest.mark.parametrize(

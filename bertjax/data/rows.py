@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bertjax.data.lengths import fewest_padded, padded
+
 Batch = dict[str, np.ndarray]
-# Batches are padded to the next of these lengths; each is compiled once.
-LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 # Examples are sorted by length within this many batches, so that a batch holds similar ones.
 _GROUP = 32
 
@@ -76,14 +76,13 @@ TARGETS: dict[str, Callable[[Sequence[Row], int], np.ndarray]] = {
 }
 
 
-def _padded_length(longest: int, max_seq_length: int) -> int:
-    return next((n for n in LENGTHS if longest <= n < max_seq_length), max_seq_length)
-
-
-def collate(examples: Sequence[Sequence[Row]], shape: Shape) -> Batch:
+def collate(examples: Sequence[Sequence[Row]], shape: Shape, lengths: Sequence[int] = ()) -> Batch:
     """Lays out examples of C rows each; examples that only fill the batch up have weight 0.
 
     A row without tokens stands for a choice that its example does not have.
+
+    Args:
+      lengths: T is the next of these, or max_seq_length.
 
     Returns:
       input_ids, input_mask, segment_ids: [B C, T] int32; labels: see TARGETS;
@@ -91,7 +90,7 @@ def collate(examples: Sequence[Sequence[Row]], shape: Shape) -> Batch:
     """
     rows = [row for example in examples for row in example]
     number = shape.batch_size * shape.choices
-    length = _padded_length(max(len(row.ids) for row in rows), shape.max_seq_length)
+    length = padded(max(len(row.ids) for row in rows), lengths, shape.max_seq_length)
     ids = np.full((number, length), shape.pad_id, np.int32)
     # Rows that fill the batch up have one token, so that no softmax is over nothing.
     lengths, firsts = np.ones(number, np.int32), np.ones(number, np.int32)
@@ -124,6 +123,10 @@ def _lengths(examples: Sequence[Sequence[Row]]) -> np.ndarray:
     return np.array([max(len(row.ids) for row in example) for example in examples])
 
 
+def _longest(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> list[int]:
+    return [int(lengths[batch].max()) for batch in batches]
+
+
 def epoch_order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
     """The batches of an epoch as arrays of example numbers; a function of its arguments alone.
 
@@ -146,10 +149,14 @@ def train_batches(
     """The endless stream of training batches from a step on."""
     examples = _examples(rows, shape.choices)
     lengths = _lengths(examples)
+    # Of one seed for all, so that all seeds share their compiled shapes.
+    typical = _longest(lengths, epoch_order(lengths, shape.batch_size, 0, 0))
+    # Batches of other epochs may be longer than any of these, but not than the longest example.
+    shapes = fewest_padded([*typical, lengths.max()], shape.max_seq_length)
     epoch, first = divmod(start_step, steps_per_epoch(len(examples), shape.batch_size))
     while True:
         for chosen in epoch_order(lengths, shape.batch_size, seed, epoch)[first:]:
-            yield collate([examples[i] for i in chosen], shape)
+            yield collate([examples[i] for i in chosen], shape, shapes)
         epoch, first = epoch + 1, 0
 
 
@@ -160,7 +167,10 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
 def eval_batches(rows: Sequence[Row], shape: Shape) -> Iterator[tuple[np.ndarray, Batch]]:
     """Every example once, by length; yields (numbers of the real examples, batch)."""
     examples = _examples(rows, shape.choices)
-    order = np.argsort(_lengths(examples), kind="stable")
-    for start in range(0, len(order), shape.batch_size):
-        chosen = order[start : start + shape.batch_size]
-        yield chosen, collate([examples[i] for i in chosen], shape)
+    lengths = _lengths(examples)
+    order = np.argsort(lengths, kind="stable")
+    size = shape.batch_size
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    shapes = fewest_padded(_longest(lengths, batches), shape.max_seq_length) if batches else []
+    for chosen in batches:
+        yield chosen, collate([examples[i] for i in chosen], shape, shapes)

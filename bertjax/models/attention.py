@@ -25,16 +25,21 @@ def heads(qkv: QKV, how: How) -> list[Array]:
     return [x.reshape(*x.shape[:2], how.heads, -1) for x in each]
 
 
-def einsum(qkv: QKV, sequences: Array, rng: Array | None, how: How) -> Array:
+def einsum(
+    qkv: QKV, sequences: Array, rng: Array | None, how: How, places: Array | None = None
+) -> Array:
     """Scores and weights as arrays; the softmax is float32."""
     query, key, value = heads(qkv, how)
-    # [B, T, H, K] x [B, S, H, K] -> [B, H, T, S]
-    scores = jnp.einsum("bthk,bshk->bhts", query, key).astype(jnp.float32)
-    bias = attention_bias(sequences, how.packed, how.span)
+    if places is not None:
+        # [B, T, H, K] -> [B, P, H, K]
+        query = jnp.take_along_axis(query, places[..., None, None], axis=1)
+    # [B, P, H, K] x [B, T, H, K] -> [B, H, P, T]
+    scores = jnp.einsum("bphk,bthk->bhpt", query, key).astype(jnp.float32)
+    bias = attention_bias(sequences, how.packed, how.span, places)
     weights = jax.nn.softmax(scores + bias, axis=-1).astype(query.dtype)
-    # [B, H, T, S] x [B, S, H, K] -> [B, T, H, K] -> [B, T, D]
-    mixed = jnp.einsum("bhts,bshk->bthk", drop(weights, how.rate, rng), value)
-    return mixed.reshape(*sequences.shape, -1)
+    # [B, H, P, T] x [B, T, H, K] -> [B, P, H, K] -> [B, P, D]
+    mixed = jnp.einsum("bhpt,bthk->bphk", drop(weights, how.rate, rng), value)
+    return mixed.reshape(*mixed.shape[:2], -1)
 
 
 def dot_product(qkv: QKV, sequences: Array, rng: Array | None, how: How) -> Array:
@@ -78,12 +83,25 @@ ATTENTIONS = {
 AUTO = "auto"
 
 
-def attend(name: str, qkv: QKV, sequences: Array, rng: Array | None, how: How) -> Array:
+def attend(
+    name: str,
+    qkv: QKV,
+    sequences: Array,
+    rng: Array | None,
+    how: How,
+    places: Array | None = None,
+) -> Array:
     """Attention as the entry of that name computes it; "auto" is what suits platform and shapes.
+
+    Args:
+      places: [B, P], the only ones whose vectors are wanted; the result is [B, P, D]. The kernels
+        are made for all of them; of a few, scores and weights are small arrays anywhere.
 
     Raises:
       UserError: the entry is not made for such shapes.
     """
+    if places is not None:
+        return einsum(qkv, sequences, rng, how, places)
     width = sum(x.shape[2] for x in qkv) // 3
     shape = qkv[0].shape[1], how.heads, width // how.heads
     if name == AUTO:

@@ -74,6 +74,7 @@ class Bert(nn.Module):
         *,
         packing: Packing | None = None,
         deterministic: bool = True,
+        reads: Array | None = None,
     ) -> EncoderOutput:
         """Encodes a batch.
 
@@ -83,6 +84,8 @@ class Bert(nn.Module):
           segment_ids: [B, T], 0 for the first segment and 1 for the second.
           packing: for rows of several sequences; input_mask then numbers these from 1.
           deterministic: False turns dropout on; the "dropout" random stream is then needed.
+          reads: [B, P] int32, the only places of the last layer that are read. It is then computed
+            for these and the pooled ones alone, and the output is as of encoder_output.of_places.
         """
         config, number = self.config, len(self.layer)
         rngs: list[Array | None] = [None] * (1 + number)
@@ -96,25 +99,30 @@ class Bert(nn.Module):
         # [B, T, D] -> [B T, D], and back at the end
         x = embedded.reshape(-1, embedded.shape[-1])
         layers = [embedded]
+        pooled_at = self._pooled_places(input_mask, packing)
+        wanted = None if reads is None else jnp.concatenate([pooled_at, reads], axis=1)
         for place, (layer, rng) in enumerate(zip(self.layer, rngs[1:], strict=True)):
             span = SPANS[config.attention](config, place)
             how = How(config.num_heads, packing is not None, span, rate)
-            x = layer(x, input_mask, how, rng)
-            layers.append(x.reshape(embedded.shape))
+            x = layer(x, input_mask, how, rng, wanted if place == number - 1 else None)
+            layers.append(x.reshape(len(embedded), -1, x.shape[-1]))
         if self.config.residual == "pre_norm":
             layers[-1] = self.final_norm(layers[-1])
-        pooled = jnp.tanh(self.pooler(self._summary(layers[-1], input_mask, packing)))
-        return EncoderOutput(sequence=layers[-1], layers=jnp.stack(layers), pooled=pooled)
+        last, count = layers[-1], pooled_at.shape[1]
+        if reads is None:
+            summary = jnp.take_along_axis(last, pooled_at[..., None], axis=1)
+        else:
+            summary, last = last[:, :count], last[:, count:]
+        # [B, S, D], of which there is one where rows are not packed
+        pooled = jnp.tanh(self.pooler(summary if packing is not None else summary[:, 0]))
+        kept = layers if reads is None else layers[:-1]
+        return EncoderOutput(sequence=last, layers=jnp.stack(kept), pooled=pooled)
 
-    def _summary(self, sequence: Array, input_mask: Array, packing: Packing | None) -> Array:
-        """[B, T, D] -> [B, D], or [B, S, D] of packed rows."""
+    def _pooled_places(self, input_mask: Array, packing: Packing | None) -> Array:
+        """[B, S]; of rows that are not packed [B, 1]."""
+        starts = jnp.zeros((len(input_mask), 1), jnp.int32) if packing is None else packing.starts
         causal = self.config.attention == "causal"
-        if packing is None and not causal:
-            return sequence[:, 0]
-        starts = jnp.zeros((len(sequence), 1), jnp.int32) if packing is None else packing.starts
-        places = last_places(input_mask, starts) if causal else starts
-        chosen = jnp.take_along_axis(sequence, places[..., None], axis=1)
-        return chosen[:, 0] if packing is None else chosen
+        return last_places(input_mask, starts) if causal else starts
 
     def token_table(self) -> Array:
         """[V, D], which the masked-LM head shares with the input (paper, appendix A.2)."""

@@ -12,7 +12,7 @@ from jax import Array
 
 from bertjax.errors import UserError
 from bertjax.models import characters, softmax
-from bertjax.models.encoder_output import EncoderOutput, Packing, last_places
+from bertjax.models.encoder_output import EncoderOutput, Packing, last_places, of_places
 from bertjax.models.layers import Dropout
 from bertjax.models.lstm import Limits, LstmLayer
 
@@ -182,6 +182,7 @@ class Elmo(nn.Module):
         *,
         packing: Packing | None = None,
         deterministic: bool = True,
+        reads: Array | None = None,
     ) -> EncoderOutput:
         """Encodes a batch; arguments as Bert's. Segments make no difference."""
         keep = _same_sequence(input_mask)
@@ -195,7 +196,8 @@ class Elmo(nn.Module):
             layers.append(x)
         # [L + 1, T, 2, B, P] -> [L + 1, B, T, 2 P]
         both = jnp.stack([_side_by_side(layer) for layer in layers])
-        return EncoderOutput(both[-1], both, _ends(both[-1], input_mask, packing))
+        pooled = _ends(both[-1], input_mask, packing)
+        return of_places(EncoderOutput(both[-1], both, pooled), reads)
 
 
 def _directions(x: Array) -> Array:

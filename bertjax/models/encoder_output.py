@@ -22,6 +22,17 @@ class EncoderOutput(NamedTuple):
     pooled: Array
 
 
+def of_places(output: EncoderOutput, reads: Array | None) -> EncoderOutput:
+    """What is left of an output when only the places `reads` [B, P] of the last layer are read.
+
+    sequence is [B, P, D], and layers is without the last. None: all is read.
+    """
+    if reads is None:
+        return output
+    chosen = jnp.take_along_axis(output.sequence, reads[..., None], axis=1)
+    return output._replace(sequence=chosen, layers=output.layers[:-1])
+
+
 class Packing(NamedTuple):
     """Where the sequences of packed rows lie; each is encoded as if it were alone.
 

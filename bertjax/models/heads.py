@@ -93,8 +93,13 @@ class TaskModel(nn.Module):
     ) -> Array:
         """Returns float32 scores: [B, T, num_outputs] or, of whole sequences, [B, num_outputs]."""
         encoder = encoders.build(self.config, self.words, name="encoder")
+        pooled_alone = not (self.layers or TASK_HEADS[self.head].per_token)
         encoded: EncoderOutput = encoder(
-            input_ids, input_mask, segment_ids, deterministic=deterministic or self.frozen
+            input_ids,
+            input_mask,
+            segment_ids,
+            deterministic=deterministic or self.frozen,
+            reads=jnp.zeros((len(input_ids), 0), jnp.int32) if pooled_alone else None,
         )
         if self.frozen:
             encoded = jax.lax.stop_gradient(encoded)

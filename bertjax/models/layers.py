@@ -152,7 +152,9 @@ class SelfAttention(nn.Module):
     config: BertConfig
 
     @nn.compact
-    def __call__(self, x: Array, sequences: Array, how: How, rng: Array | None) -> Array:
+    def __call__(
+        self, x: Array, sequences: Array, how: How, rng: Array | None, places: Array | None
+    ) -> Array:
         config = self.config
         width, root = config.hidden_size, math.sqrt(config.hidden_size // config.num_heads)
         maps = [Weights(config, width, name=name)(width) for name in ("query", "key", "value")]
@@ -164,9 +166,9 @@ class SelfAttention(nn.Module):
         # [B T, D] -> [B, T, D] of each, or [B, T, 3 D]
         qkv = [y.reshape(*sequences.shape, -1) for y in mapped]
         placed = POSITIONS[config.positions](qkv, how)
-        mixed = attend(config.attention_kernel, placed, sequences, rng, how)
-        # [B, T, D] -> [B T, D]
-        return dense(width, config, "output")(mixed.reshape(x.shape))
+        mixed = attend(config.attention_kernel, placed, sequences, rng, how, places)
+        # [B, T or P, D] -> [B T or B P, D]
+        return dense(width, config, "output")(mixed.reshape(-1, width))
 
 
 # --- Feed-forward ---------------------------------------------------------------------------
@@ -209,22 +211,34 @@ FEED_FORWARDS: dict[str, Callable[[BertConfig], nn.Module]] = {
 
 # --- The layer ------------------------------------------------------------------------------
 
+
+def at_places(x: Array, places: Array, shape: tuple[int, ...]) -> Array:
+    """[B T, D] -> [B P, D], of `places` [B, P] in rows of `shape` (B, T)."""
+    chosen = jnp.take_along_axis(x.reshape(*shape, -1), places[..., None], axis=1)
+    return chosen.reshape(-1, x.shape[-1])
+
+
 Part = Callable[[Array], Array]
 
 
 class Around(NamedTuple):
-    """What stands around a part: a norm, dropout, and the norm of x + dropped(added)."""
+    """What stands around a part: a norm, dropout, and the norm of x + dropped(added).
+
+    Attributes:
+      kept: of x, the rows that the part returns.
+    """
 
     norm: Part
     drop: Part
     drop_add_norm: Callable[[Array, Array], Array]
+    kept: Part
 
 
 # (x, part, what stands around it) -> what comes next.
 RESIDUALS: dict[str, Callable[[Array, Part, Around], Array]] = {
-    "post_norm": lambda x, part, around: around.drop_add_norm(x, part(x)),
+    "post_norm": lambda x, part, around: around.drop_add_norm(around.kept(x), part(x)),
     # Xiong et al. 2020; the encoder has one more norm at its end.
-    "pre_norm": lambda x, part, around: x + around.drop(part(around.norm(x))),
+    "pre_norm": lambda x, part, around: around.kept(x) + around.drop(part(around.norm(x))),
 }
 
 
@@ -234,26 +248,40 @@ class EncoderLayer(nn.Module):
     config: BertConfig
 
     @nn.compact
-    def __call__(self, x: Array, sequences: Array, how: How, rngs: Array | None) -> Array:
+    def __call__(
+        self,
+        x: Array,
+        sequences: Array,
+        how: How,
+        rngs: Array | None,
+        places: Array | None = None,
+    ) -> Array:
         """[B T, D] -> [B T, D].
 
         Args:
           sequences: [B, T] int32, which sequence of its row a token is of; 0 for padding.
           rngs: three random keys; None: nothing is dropped.
+          places: [B, P], of the tokens that are wanted; only keys and values are computed for the
+            others. The result is [B P, D].
         """
         config = self.config
         of_weights, *of_parts = (None, None, None) if rngs is None else rngs
         attention = SelfAttention(config, name="attention")
-        parts: dict[str, Part] = {
-            "attention": lambda x: attention(x, sequences, how, of_weights),
-            "feed_forward": FEED_FORWARDS[config.feed_forward](config),
+        wanted = sequences if places is None else places
+        parts: dict[str, tuple[Part, Part]] = {
+            "attention": (
+                lambda x: attention(x, sequences, how, of_weights, places),
+                lambda x: x if places is None else at_places(x, places, sequences.shape),
+            ),
+            "feed_forward": (FEED_FORWARDS[config.feed_forward](config), lambda x: x),
         }
-        for (name, part), rng in zip(parts.items(), of_parts, strict=True):
+        for (name, (part, kept)), rng in zip(parts.items(), of_parts, strict=True):
             norm = LayerNorm(config, name=f"{name}_norm")
             around = Around(
                 norm,
                 functools.partial(drop, rate=config.hidden_dropout, rng=rng),
-                functools.partial(norm.of_sum, rng=rng, length=sequences.shape[1]),
+                functools.partial(norm.of_sum, rng=rng, length=wanted.shape[1]),
+                kept,
             )
             x = RESIDUALS[config.residual](x, part, around)
         return x

@@ -47,13 +47,11 @@ class MaskedLM(nn.Module):
         """[..., D] -> [..., D], what the token table is multiplied with."""
         return self.norm(nn.gelu(self.transform(x), approximate=False))
 
-    def __call__(self, sequence: Array, positions: Array, token_table: Array) -> Array:
-        # [B, T, D] -> [B, P, D]: only masked positions are worth a product with the vocabulary.
-        chosen = jnp.take_along_axis(sequence, positions[..., None], axis=1)
+    def __call__(self, chosen: Array, token_table: Array) -> Array:
         # [B, P, D] -> [B P, D]
         x = self.states(chosen.reshape(-1, chosen.shape[-1]))
         # [B P, D] x [V, D] -> [B P, V] -> [B, P, V]
-        return scores(x, token_table, self.bias).reshape(*positions.shape, -1)
+        return scores(x, token_table, self.bias).reshape(*chosen.shape[:2], -1)
 
 
 class PretrainingModel(nn.Module):
@@ -77,13 +75,17 @@ class PretrainingModel(nn.Module):
         deterministic: bool = True,
     ) -> PretrainingOutput:
         """Scores the vocabulary at masked_lm_positions [B, P], and the pairs of segments."""
+        # Only masked positions are worth the last layer and a product with the vocabulary.
         encoded = self.encoder(
-            input_ids, input_mask, segment_ids, packing=packing, deterministic=deterministic
+            input_ids,
+            input_mask,
+            segment_ids,
+            packing=packing,
+            deterministic=deterministic,
+            reads=masked_lm_positions,
         )
         return PretrainingOutput(
-            masked_lm=self.masked_lm(
-                encoded.sequence, masked_lm_positions, self.encoder.token_table()
-            ),
+            masked_lm=self.masked_lm(encoded.sequence, self.encoder.token_table()),
             next_sentence=self.next_sentence(encoded.pooled).astype(jnp.float32),
         )
 

@@ -36,7 +36,12 @@ SPANS: dict[str, Callable[[BertConfig, int], Span]] = {
 }
 
 
-def attention_bias(input_mask: Array, packed: bool = False, span: Span | None = None) -> Array:
+def attention_bias(
+    input_mask: Array,
+    packed: bool = False,
+    span: Span | None = None,
+    places: Array | None = None,
+) -> Array:
     """0 where a key may be attended to and a large negative number where it may not.
 
     Args:
@@ -44,18 +49,21 @@ def attention_bias(input_mask: Array, packed: bool = False, span: Span | None = 
         counted from 1.
       packed: a token attends to its own sequence only.
       span: and only so far.
+      places: [B, P], where the queries are; None: everywhere, P = T.
 
     Returns:
-      [B, 1, 1, T], or [B, 1, T, T] if packed or within a span, float32, to be added to scores
-      [B, H, T, T].
+      [B, 1, 1, T], or [B or 1, 1, P, T] if packed or within a span, float32, to be added to scores
+      [B, H, P, T].
     """
+    place = jnp.arange(input_mask.shape[1])
+    queries = place[None] if places is None else places
     allowed = input_mask[:, None, None, :] > 0
     if packed:
-        # [B, 1, T, 1] = [B, 1, 1, T] -> [B, 1, T, T]
-        allowed = allowed & (input_mask[:, None, :, None] == input_mask[:, None, None, :])
-    place = jnp.arange(input_mask.shape[1])
-    # [T, T], from the query to the key
-    steps = place[None, :] - place[:, None]
+        own = input_mask if places is None else jnp.take_along_axis(input_mask, places, axis=1)
+        # [B, 1, P, 1] = [B, 1, 1, T] -> [B, 1, P, T]
+        allowed = allowed & (own[:, None, :, None] == input_mask[:, None, None, :])
+    # [B or 1, 1, P, T], from the query to the key
+    steps = place - queries[:, None, :, None]
     if span is not None and span.causal:
         allowed = allowed & (steps <= 0)
     if span is not None and span.window:

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import Array
 
 from bertjax.errors import UserError
-from bertjax.models.encoder_output import EncoderOutput, Packing
+from bertjax.models.encoder_output import EncoderOutput, Packing, of_places
 
 METHODS = ("skip_gram", "cbow")
 
@@ -111,6 +111,7 @@ class Word2Vec(nn.Module):
         *,
         packing: Packing | None = None,
         deterministic: bool = True,
+        reads: Array | None = None,
     ) -> EncoderOutput:
         """As Bert; layers has one entry, and pooled is the mean of the words known."""
         del segment_ids, deterministic
@@ -122,7 +123,7 @@ class Word2Vec(nn.Module):
         total = jnp.einsum("bts,btd->bsd", member.astype(sequence.dtype), sequence)
         mean = total / jnp.maximum(member.sum(axis=1), 1)[..., None].astype(sequence.dtype)
         pooled = mean[:, 0] if packing is None else mean
-        return EncoderOutput(sequence=sequence, layers=sequence[None], pooled=pooled)
+        return of_places(EncoderOutput(sequence, sequence[None], pooled), reads)
 
     def _special(self) -> Array:
         """[V] bool."""
