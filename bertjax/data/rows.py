@@ -76,13 +76,15 @@ TARGETS: dict[str, Callable[[Sequence[Row], int], np.ndarray]] = {
 }
 
 
-def collate(examples: Sequence[Sequence[Row]], shape: Shape, lengths: Sequence[int] = ()) -> Batch:
+def collate(
+    examples: Sequence[Sequence[Row]], shape: Shape, padded_to: Sequence[int] = ()
+) -> Batch:
     """Lays out examples of C rows each; examples that only fill the batch up have weight 0.
 
     A row without tokens stands for a choice that its example does not have.
 
     Args:
-      lengths: T is the next of these, or max_seq_length.
+      padded_to: T is the next of these, or max_seq_length.
 
     Returns:
       input_ids, input_mask, segment_ids: [B C, T] int32; labels: see TARGETS;
@@ -90,7 +92,7 @@ def collate(examples: Sequence[Sequence[Row]], shape: Shape, lengths: Sequence[i
     """
     rows = [row for example in examples for row in example]
     number = shape.batch_size * shape.choices
-    length = padded(max(len(row.ids) for row in rows), lengths, shape.max_seq_length)
+    length = padded(max(len(row.ids) for row in rows), padded_to, shape.max_seq_length)
     ids = np.full((number, length), shape.pad_id, np.int32)
     # Rows that fill the batch up have one token, so that no softmax is over nothing.
     lengths, firsts = np.ones(number, np.int32), np.ones(number, np.int32)
