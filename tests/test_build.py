@@ -131,7 +131,8 @@ def test_memory_for_a_few_documents_at_a_time_gives_the_same_bytes(
 # done, or when two shards are.
 KILLED = """
 import os, signal, sys
-from bertjax import build_need, prepare
+from bertjax.data import build_need
+from bertjax import prepare
 from bertjax.data import build, tfrecord
 from bertjax.data.store import Runs
 

@@ -340,8 +340,9 @@ _FULL = """
 import resource, sys
 from pathlib import Path
 import jax
-from bertjax import checkpoint, errors
-from bertjax.state import TrainState
+from bertjax.runs import checkpoint
+from bertjax import errors
+from bertjax.runs.state import TrainState
 
 def main():
     numbers = {f"kernel_{i}": jax.random.normal(jax.random.key(i), (200, 200)) for i in range(9)}

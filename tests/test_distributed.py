@@ -31,7 +31,8 @@ _QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes
 CHILD = """
 import atexit, os, signal, sys, time
 from pathlib import Path
-from bertjax import distributed, pretrain, run_log
+from bertjax import distributed, pretrain
+from bertjax.training import run_log
 from bertjax.data.records import Records
 
 number = os.environ["BERTJAX_PROCESS_ID"]

@@ -249,7 +249,7 @@ def test_an_evaluation_that_sigterm_interrupts_is_made_up_for(mesh: Mesh, tmp_pa
 def test_a_stuck_step_prints_where_it_is(tmp_path: Path) -> None:
     code = """
 import time
-from bertjax.pulse import Pulse
+from bertjax.training.pulse import Pulse
 
 def waits_for_ever():
     time.sleep(1.5)

@@ -46,7 +46,8 @@ def arguments(tiny_settings: Path, tiny_records: Path) -> list[str]:
 # Kills its own process, without any farewell, when step 8 is logged and a checkpoint is whole.
 KILLED = """
 import os, signal, time
-from bertjax import pretrain, run_log
+from bertjax import pretrain
+from bertjax.training import run_log
 keep = run_log.RunLog.keep
 
 def kept(self, step, metrics):

@@ -404,7 +404,7 @@ import resource, sys
 from pathlib import Path
 from bertjax import errors
 from bertjax.data.shards import write_records
-from bertjax.whole_file import write_whole
+from bertjax.files.whole_file import write_whole
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 target = Path(sys.argv[1])
 def main():

@@ -82,7 +82,8 @@ def test_it_learns_from_the_loss_of_a_coin(word_run: Path) -> None:
 # Kills its own process, without any farewell, when step 8 is logged and a checkpoint is whole.
 KILLED = """
 import os, signal, time
-from bertjax import pretrain, run_log
+from bertjax import pretrain
+from bertjax.training import run_log
 keep = run_log.RunLog.keep
 
 def kept(self, step, metrics):

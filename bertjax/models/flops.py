@@ -1,4 +1,7 @@
-"""How many floating-point operations the arithmetic of a model takes, whatever the program does."""
+"""How many floating-point operations the arithmetic of a model takes, whatever the program does.
+
+The last layer counts whole, as is usual, though the program computes it where it is read alone.
+"""
 
 from __future__ import annotations
 
