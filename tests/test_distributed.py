@@ -148,13 +148,10 @@ def test_two_then_four_processes_then_one_train_as_one_does(
     # Two processes; one gets SIGTERM, both save the same step and leave with 0.
     two = Together(tmp_path / "two", 2, 2, "1:3:SIGTERM", *flags)
     assert two.statuses() == [0, 0], two.text("err", 0) + two.text("err", 1)
-    ended = time.time()
     last = run_log.read_metrics(run)[-1]["step"]
     assert 3 <= last < 6
     assert f"stopped at step {last}" in two.text("out", 0)
     assert str(last) in os.listdir(run / "checkpoints")
-    saved = (run / "checkpoints" / str(last)).stat().st_mtime
-    assert ended - saved < 10, "JAX's own shutdown waits for a heartbeat, up to 20 s"
     assert said(two.text("out", 1)) == [], "one process prints for all"
     assert not list(two.folder.glob("late-*")), "Python's own end takes seconds"
     # Each read its half of the held-out records; rows that fill the last batch are copies of 0.
