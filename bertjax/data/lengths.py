@@ -25,8 +25,7 @@ def fewest_padded(longest: Sequence[int], at_most: int, multiple: int = _MULTIPL
     up_to = np.cumsum(counts)
     number = min(MOST, 1 + len(longest) // _BATCHES_EACH)
     # between[i, j]: positions of the batches above values[i] up to values[j], padded to values[j].
-    between = np.triu((up_to[None, :] - up_to[:, None]) * values[None, :])
-    between = np.where(np.arange(len(values))[:, None] > np.arange(len(values)), np.inf, between)
+    between = np.where(values[:, None] > values, np.inf, (up_to - up_to[:, None]) * values)
     # positions[j]: of all batches up to values[j] with the lengths chosen so far, one at first.
     positions, cuts = values * up_to.astype(float), []
     for _ in range(number - 1):

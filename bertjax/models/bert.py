@@ -9,7 +9,7 @@ from jax import Array
 
 from bertjax.models.config import BertConfig
 from bertjax.models.dropout import drop
-from bertjax.models.encoder_output import EncoderOutput, Packing, last_places
+from bertjax.models.encoder_output import EncoderOutput, Packing, at_places, last_places
 from bertjax.models.layers import EncoderLayer, LayerNorm, dense
 from bertjax.models.linear import kernel_init
 from bertjax.models.spans import SPANS, How
@@ -110,7 +110,7 @@ class Bert(nn.Module):
             layers[-1] = self.final_norm(layers[-1])
         last, count = layers[-1], pooled_at.shape[1]
         if reads is None:
-            summary = jnp.take_along_axis(last, pooled_at[..., None], axis=1)
+            summary = at_places(last, pooled_at)
         else:
             summary, last = last[:, :count], last[:, count:]
         # [B, S, D], of which there is one where rows are not packed

@@ -12,7 +12,7 @@ from jax import Array
 
 from bertjax.errors import UserError
 from bertjax.models import characters, softmax
-from bertjax.models.encoder_output import EncoderOutput, Packing, last_places, of_places
+from bertjax.models.encoder_output import EncoderOutput, Packing, at_places, last_places, of_places
 from bertjax.models.layers import Dropout
 from bertjax.models.lstm import Limits, LstmLayer
 
@@ -227,7 +227,7 @@ def _ends(sequence: Array, input_mask: Array, packing: Packing | None) -> Array:
     last = last_places(input_mask, starts)
     half = sequence.shape[-1] // 2
     # [B, T, P] -> [B, S, P]
-    forward = jnp.take_along_axis(sequence[..., :half], last[..., None], axis=1)
-    backward = jnp.take_along_axis(sequence[..., half:], starts[..., None], axis=1)
+    forward = at_places(sequence[..., :half], last)
+    backward = at_places(sequence[..., half:], starts)
     pooled = jnp.concatenate([forward, backward], axis=-1)
     return pooled[:, 0] if packing is None else pooled

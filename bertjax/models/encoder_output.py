@@ -22,6 +22,11 @@ class EncoderOutput(NamedTuple):
     pooled: Array
 
 
+def at_places(x: Array, places: Array) -> Array:
+    """[B, T, D] -> [B, P, D], at `places` [B, P]."""
+    return jnp.take_along_axis(x, places[..., None], axis=1)
+
+
 def of_places(output: EncoderOutput, reads: Array | None) -> EncoderOutput:
     """What is left of an output when only the places `reads` [B, P] of the last layer are read.
 
@@ -29,8 +34,7 @@ def of_places(output: EncoderOutput, reads: Array | None) -> EncoderOutput:
     """
     if reads is None:
         return output
-    chosen = jnp.take_along_axis(output.sequence, reads[..., None], axis=1)
-    return output._replace(sequence=chosen, layers=output.layers[:-1])
+    return output._replace(sequence=at_places(output.sequence, reads), layers=output.layers[:-1])
 
 
 class Packing(NamedTuple):

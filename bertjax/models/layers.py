@@ -21,6 +21,7 @@ from bertjax.models import drop_add_norm
 from bertjax.models.attention import QKV, attend, heads
 from bertjax.models.config import BertConfig, EncoderConfig
 from bertjax.models.dropout import drop
+from bertjax.models.encoder_output import at_places
 from bertjax.models.linear import Dense, Weights, linear, side_by_side
 from bertjax.models.spans import How
 
@@ -212,12 +213,6 @@ FEED_FORWARDS: dict[str, Callable[[BertConfig], nn.Module]] = {
 # --- The layer ------------------------------------------------------------------------------
 
 
-def at_places(x: Array, places: Array, shape: tuple[int, ...]) -> Array:
-    """[B T, D] -> [B P, D], of `places` [B, P] in rows of `shape` (B, T)."""
-    chosen = jnp.take_along_axis(x.reshape(*shape, -1), places[..., None], axis=1)
-    return chosen.reshape(-1, x.shape[-1])
-
-
 Part = Callable[[Array], Array]
 
 
@@ -268,20 +263,27 @@ class EncoderLayer(nn.Module):
         of_weights, *of_parts = (None, None, None) if rngs is None else rngs
         attention = SelfAttention(config, name="attention")
         wanted = sequences if places is None else places
+
+        def kept(x: Array) -> Array:
+            # [B T, D] -> [B P, D]
+            if places is None:
+                return x
+            return at_places(x.reshape(*sequences.shape, -1), places).reshape(-1, x.shape[-1])
+
         parts: dict[str, tuple[Part, Part]] = {
             "attention": (
                 lambda x: attention(x, sequences, how, of_weights, places),
-                lambda x: x if places is None else at_places(x, places, sequences.shape),
+                kept,
             ),
             "feed_forward": (FEED_FORWARDS[config.feed_forward](config), lambda x: x),
         }
-        for (name, (part, kept)), rng in zip(parts.items(), of_parts, strict=True):
+        for (name, (part, own)), rng in zip(parts.items(), of_parts, strict=True):
             norm = LayerNorm(config, name=f"{name}_norm")
             around = Around(
                 norm,
                 functools.partial(drop, rate=config.hidden_dropout, rng=rng),
                 functools.partial(norm.of_sum, rng=rng, length=wanted.shape[1]),
-                kept,
+                own,
             )
             x = RESIDUALS[config.residual](x, part, around)
         return x

@@ -1,4 +1,4 @@
-"""Pages made of the templates in templates/, with nothing outside of them."""
+"""Pages made of the templates beside this file, with nothing outside of them."""
 
 from __future__ import annotations
 
