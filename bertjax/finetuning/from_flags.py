@@ -1,0 +1,109 @@
+"""What the flags of bertjax.finetune stand for: the start, the examples, the model, the runs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from bertjax.errors import UserError
+from bertjax.finetuning import sweep
+from bertjax.finetuning.method import Data, Point
+from bertjax.finetuning.tuning import Tuner
+from bertjax.models import encoders, features
+from bertjax.models.heads import TASK_HEADS, TaskModel
+from bertjax.tasks import sources
+from bertjax.tasks.base import Recipe, Task
+from bertjax.weights import pretrained
+
+
+def given(flags: argparse.Namespace, kind: type) -> dict[str, Any]:
+    """The flags that were given, of those that a dataclass has as fields."""
+    found = {field.name: getattr(flags, field.name) for field in dataclasses.fields(kind)}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def find_start(flags: argparse.Namespace) -> pretrained.Pretrained:
+    """What --init names, with what the flags change in it."""
+    start = pretrained.find(flags.init)
+    config: Any = start.config
+    if flags.dropout is not None:
+        config = encoders.with_dropout(config, flags.dropout)
+    return start._replace(config=dataclasses.replace(config, dtype=flags.dtype))
+
+
+def row_length(flags: argparse.Namespace, task: Task, start: pretrained.Pretrained) -> int:
+    """--max_seq_length, or the task's as far as the encoder has positions.
+
+    Raises:
+      UserError: --max_seq_length is more than that.
+    """
+    wanted, positions = task.recipe.max_seq_length, start.config.max_positions
+    if flags.max_seq_length is None and wanted > positions:
+        print(f"max_seq_length: {positions}, all that {start.name} has (usual are {wanted})")
+    limit = flags.max_seq_length or min(wanted, positions)
+    if limit > positions:
+        raise UserError(
+            f"--max_seq_length={limit}: {start.name} has {positions} positions; give at most that"
+        )
+    return limit
+
+
+def read_data(
+    task: Task, flags: argparse.Namespace, need: tuple[str, ...] = ("train", "dev")
+) -> tuple[dict[str, list[Any]], str]:
+    """{split: examples}, and where they came from."""
+    files = {split: getattr(flags, split) for split in ("train", "dev", "test")}
+    files = {split: path for split, path in files.items() if path is not None}
+    examples = sources.load(task, files, flags.data_dir, need)
+    named = [str(flags.data_dir)] * bool(flags.data_dir)
+    named += [f"{split}={path}" for split, path in files.items()]
+    source = " ".join(named) or "tfds"
+    if flags.train_examples is not None and "train" in examples:
+        examples["train"] = sources.drawn(examples["train"], flags.train_examples)
+        source += f", {len(examples['train']):,} training examples"
+    return examples, source
+
+
+def build_model(
+    flags: argparse.Namespace,
+    task: Task,
+    start: pretrained.Pretrained,
+    num_labels: int,
+    layers: str,
+) -> TaskModel:
+    """Raises UserError: flags that do not go together."""
+    head, frozen = task.family.head, flags.encoder == "frozen"
+    if layers:
+        features.check(layers, start.config.num_layers)
+    kind = flags.head or ("bilstm" if frozen and head == "tagging" else "linear")
+    if kind == "bilstm" and head != "tagging":
+        raise UserError(f"--head=bilstm: is for tagging, not for --task={task.name}")
+    return TaskModel(
+        start.config,
+        head,
+        TASK_HEADS[head].num_outputs or num_labels,
+        layers=layers,
+        frozen=frozen,
+        bilstm=kind == "bilstm",
+        words=start.tokenizer,
+    )
+
+
+def run_all(flags: argparse.Namespace, tuner: Tuner, folder: Path, data: Data) -> Path:
+    """One run, or many of which the best by dev is kept; returns the best run's folder."""
+    point = first_point(flags, tuner.task)
+    if flags.extra_train:
+        tuner.train_first(folder / "extra", flags.extra_train, point, data)
+    seeds = flags.seeds or (5 if flags.sweep else 1)
+    if seeds == 1 and not flags.sweep:
+        tuner.run(folder, point, data)
+        return folder
+    points = sweep.grid(point, seeds) if flags.sweep else sweep.repeated(point, seeds)
+    return sweep.run(folder, points, lambda run, point: tuner.run(run, point, data))
+
+
+def first_point(flags: argparse.Namespace, task: Task) -> Point:
+    recipe = dataclasses.asdict(task.recipe) | given(flags, Recipe)
+    return Point(recipe["batch_size"], recipe["learning_rate"], recipe["epochs"], flags.seed)
