@@ -132,6 +132,19 @@ def knowing(mesh: Mesh | None, function: Callable[..., T]) -> Callable[..., T]:
     return traced
 
 
+def jit(mesh: Mesh | None, function: Callable[..., T], *, donated: Sequence[int] = ()) -> Any:
+    """jax.jit of a function that is traced with the mesh known, for the devices of the mesh.
+
+    Args:
+      donated: numbers of the arguments whose memory the results may take.
+    """
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    # LLVM's next level takes twice as long, and the programs are no faster: seen with training
+    # steps of 2 to 6 layers.
+    options: Any = {"xla_backend_optimization_level": 2} if platform == "cpu" else None
+    return jax.jit(knowing(mesh, function), donate_argnums=donated, compiler_options=options)
+
+
 def traced_platform() -> str:
     """Of the devices that is traced for: "cpu", "gpu", "tpu". JAX's own if no mesh is known."""
     device = jax.sharding.get_abstract_mesh().abstract_device

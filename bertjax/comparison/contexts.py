@@ -8,9 +8,9 @@ from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
+from bertjax import partition
 from bertjax.data.rows import Row, Shape, eval_batches
 from bertjax.errors import UserError
 from bertjax.files.json_file import write_json
@@ -118,13 +118,14 @@ def _last_layer(start: Pretrained, texts: Sequence[Sequence[int]]) -> list[np.nd
     """[T, D] for each text of T pieces."""
     words = start.tokenizer
     model = encoders.build(start.config, words)
-    encode = jax.jit(lambda *inputs: model.apply({"params": start.params["encoder"]}, *inputs))
+    params: Any = start.params
+    encode = partition.jit(None, lambda *inputs: model.apply(*inputs))
     rows = [Row([words.cls_id, *ids, words.sep_id], len(ids) + 2) for ids in texts]
     longest = max(len(row.ids) for row in rows)
     found: list[np.ndarray] = [np.empty(0)] * len(rows)
     for numbers, batch in eval_batches(rows, Shape("tagging", _BATCH, longest, words.pad_id)):
         inputs = (batch["input_ids"], batch["input_mask"], batch["segment_ids"])
-        output: Any = encode(*inputs)
+        output: Any = encode({"params": params["encoder"]}, *inputs)
         sequence = np.asarray(output.sequence, np.float32)
         for number, vectors in zip(numbers.tolist(), sequence, strict=False):
             found[number] = vectors[1 : len(texts[number]) + 1]

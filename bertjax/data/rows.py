@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bertjax.data.lengths import fewest_padded, padded
+from bertjax.data.lengths import fewest_padded, padded, price_of_one
 
 Batch = dict[str, np.ndarray]
 # Examples are sorted by length within this many batches, so that a batch holds similar ones.
 _GROUP = 32
+# How often the rows of a split are gone through, about: the paper's epochs.
+_PASSES = 3
 
 
 class Row(NamedTuple):
@@ -41,6 +43,8 @@ class Shape(NamedTuple):
       max_seq_length: no row is longer.
       pad_id: the token that fills rows up.
       choices: C, consecutive rows that belong to one example; 1 but for "choice".
+      price: positions that one more length must save, see lengths.price_of_one; by default that
+        of 10M parameters on CPU cores.
     """
 
     head: str
@@ -48,6 +52,12 @@ class Shape(NamedTuple):
     max_seq_length: int
     pad_id: int
     choices: int = 1
+    price: float = price_of_one(10_000_000, "cpu")
+
+    def lengths(self, longest: Sequence[int]) -> list[int]:
+        """Those that batches are padded to, given the longest row of each."""
+        positions = self.price / _PASSES / (self.batch_size * self.choices)
+        return fewest_padded(longest, self.max_seq_length, positions)
 
 
 def _numbers(kind: type) -> Callable[[Sequence[Row], int], np.ndarray]:
@@ -154,7 +164,7 @@ def train_batches(
     # Of one seed for all, so that all seeds share their compiled shapes.
     typical = _longest(lengths, epoch_order(lengths, shape.batch_size, 0, 0))
     # Batches of other epochs may be longer than any of these, but not than the longest example.
-    shapes = fewest_padded([*typical, lengths.max()], shape.max_seq_length)
+    shapes = shape.lengths([*typical, lengths.max()])
     epoch, first = divmod(start_step, steps_per_epoch(len(examples), shape.batch_size))
     while True:
         for chosen in epoch_order(lengths, shape.batch_size, seed, epoch)[first:]:
@@ -173,6 +183,6 @@ def eval_batches(rows: Sequence[Row], shape: Shape) -> Iterator[tuple[np.ndarray
     order = np.argsort(lengths, kind="stable")
     size = shape.batch_size
     batches = [order[start : start + size] for start in range(0, len(order), size)]
-    shapes = fewest_padded(_longest(lengths, batches), shape.max_seq_length) if batches else []
+    shapes = shape.lengths(_longest(lengths, batches)) if batches else []
     for chosen in batches:
         yield chosen, collate([examples[i] for i in chosen], shape, shapes)

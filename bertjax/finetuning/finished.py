@@ -55,7 +55,7 @@ def load(run: Path, mesh: Mesh) -> Finished:
         **config["features"],
     )
     # With the batches of the training, predictions are the same to the last bit.
-    shape = row_shape(model, context, config["settings"]["batch_size"])
+    shape = row_shape(model, params, context, config["settings"]["batch_size"])
     return Finished(run, task, context, Predictor(model, mesh), shape, params)
 
 

@@ -12,6 +12,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from bertjax import distributed, partition
+from bertjax.data import lengths
 from bertjax.data import rows as data_rows
 from bertjax.files.whole_file import write_whole
 from bertjax.models import objectives
@@ -23,10 +24,15 @@ from bertjax.tasks.base import Context, Encoded, Family
 Through = Callable[[Iterable[Any]], Iterator[Any]]
 
 
-def row_shape(model: TaskModel, context: Context, batch_size: int) -> data_rows.Shape:
-    """How the rows of a task are laid out for a model."""
+def row_shape(model: TaskModel, params: Any, context: Context, batch_size: int) -> data_rows.Shape:
+    """How the rows of a task are laid out for a model; of params, arrays or their shapes."""
     options, tokenizer = context.options, context.tokenizer
-    return data_rows.Shape(model.head, batch_size, options.max_seq_length, tokenizer.pad_id)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    met = sum(leaf.size for path, leaf in leaves if "embedding" not in partition.path_name(path))
+    price = lengths.price_of_one(met, jax.devices()[0].platform)
+    return data_rows.Shape(
+        model.head, batch_size, options.max_seq_length, tokenizer.pad_id, price=price
+    )
 
 
 def conclude(
@@ -58,7 +64,7 @@ class Predictor:
                 return objectives.choice_scores(scores, batch["choice_mask"])
             return scores
 
-        self._predict, self._mesh = jax.jit(partition.knowing(mesh, predict)), mesh
+        self._predict, self._mesh = partition.jit(mesh, predict), mesh
         self._per_token = TASK_HEADS[model.head].per_token
 
     def __call__(

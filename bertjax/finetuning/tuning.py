@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
@@ -72,7 +73,8 @@ class Tuner:
         return {"layers": model.layers, "frozen": model.frozen, "bilstm": model.bilstm}
 
     def shape(self, batch_size: int) -> data_rows.Shape:
-        return row_shape(self.model, self.context, batch_size)
+        params = jax.eval_shape(self._init, jax.random.key(0))
+        return row_shape(self.model, params, self.context, batch_size)
 
     def config(self, point: Point, data: Data) -> dict[str, Any]:
         """Everything that predicting and exporting need, and what made the run."""

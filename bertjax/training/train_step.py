@@ -148,7 +148,7 @@ def make_train_step(
         state = state.replace(params=kept[0], opt_state=kept[1])
         return partition.by_rows(state, mesh), metrics
 
-    return jax.jit(partition.knowing(mesh, step), donate_argnums=0)
+    return partition.jit(mesh, step, donated=[0])
 
 
 def make_row_step(
@@ -183,7 +183,7 @@ def make_row_step(
         state = state.replace(params=params, opt_state=opt_state)
         return partition.by_rows(state, mesh), metrics
 
-    return jax.jit(partition.knowing(mesh, step), donate_argnums=0)
+    return partition.jit(mesh, step, donated=[0])
 
 
 EvalStep = Callable[[Any, Batch], tuple[objectives.Sums, dict[str, Array]]]
@@ -200,4 +200,4 @@ def make_eval_step(
         batch = expand(batch)
         return objective.sums(params, batch, None), objective.counts(batch)
 
-    return jax.jit(partition.knowing(mesh, step))
+    return partition.jit(mesh, step)
