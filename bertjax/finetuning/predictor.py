@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from bertjax.models.heads import TASK_HEADS, TaskModel
 from bertjax.models.objectives import Batch
 from bertjax.tasks.base import Context, Encoded, Family
 
+T = TypeVar("T")
 # Passes batches on, one by one: a pulse beats at each.
 Through = Callable[[Iterable[Any]], Iterator[Any]]
 
@@ -77,10 +79,21 @@ class Predictor:
         """
         shape = shape._replace(choices=encoded.choices)
         found: list[np.ndarray] = [np.empty(0)] * (len(encoded.rows) // encoded.choices)
-        for numbers, batch in through(data_rows.eval_batches(encoded.rows, shape)):
-            own = partition.own_share(batch, self._mesh)
-            outputs = self._predict(params, partition.global_batch(own, self._mesh))
+        batches = through(data_rows.eval_batches(encoded.rows, shape))
+        for numbers, outputs in _one_ahead(self._started(params, batches)):
             for number, output in zip(numbers, distributed.on_host(outputs), strict=False):
                 length = len(encoded.rows[number].ids) if self._per_token else None
                 found[number] = output[:length]
         return found
+
+    def _started(self, params: Any, batches: Iterable[Any]) -> Iterator[tuple[np.ndarray, Array]]:
+        for numbers, batch in batches:
+            own = partition.own_share(batch, self._mesh)
+            yield numbers, self._predict(params, partition.global_batch(own, self._mesh))
+
+
+def _one_ahead(items: Iterable[T]) -> Iterator[T]:
+    """The items; when one is handed out the next has been started, and devices do not wait."""
+    for item, _ in itertools.pairwise(itertools.chain(items, [None])):
+        assert item is not None
+        yield item

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +35,15 @@ from bertjax.weights import pretrained
 
 METRICS = "metrics.json"
 Result = dict[str, Any]
+
+
+@dataclasses.dataclass
+class _Best:
+    """The evaluation with the highest score of those that this process has made."""
+
+    step: int = -1
+    score: float = -math.inf
+    predictions: list[Any] = dataclasses.field(default_factory=list)
 
 
 class Tuner:
@@ -115,9 +125,12 @@ class Tuner:
             return result
         if distributed.is_first():
             self.context.tokenizer.save(workdir)
-        seconds = self._train(workdir, point, data)
-        params = checkpoint.load_params(workdir, best=True)
-        result = self._finish(workdir, point, data, params)
+        best = _Best()
+        seconds = self._train(workdir, point, data, best)
+        step = checkpoint.best_step(workdir)
+        params = checkpoint.load_params(workdir, step)
+        known = {"dev": best.predictions} if best.step == step else {}
+        result = self._finish(workdir, point, data, params, known)
         result |= {"train_seconds": round(seconds, 1)}
         if distributed.is_first():
             if "mix" in params:
@@ -163,7 +176,7 @@ class Tuner:
         outputs = self.predictor(params, encoded, self.shape(batch), through)
         return self.task.family.predict(examples, encoded.rows, outputs, self.context)
 
-    def _train(self, workdir: Path, point: Point, data: Data) -> float:
+    def _train(self, workdir: Path, point: Point, data: Data, best: _Best) -> float:
         """Trains to the last epoch, evaluating after each; returns seconds spent."""
         train = data.encoded["train"]
         shape = self.shape(point.batch_size)._replace(choices=train.choices)
@@ -195,7 +208,7 @@ class Tuner:
                     ),
                     log=log,
                     checkpoints=checkpoints,
-                    evaluate=self._evaluation(log, point.batch_size, per_epoch, data),
+                    evaluate=self._evaluation(log, point.batch_size, per_epoch, data, best),
                 )
         return time.monotonic() - began
 
@@ -220,23 +233,35 @@ class Tuner:
         print("\n".join([f"weights from {self.start.name}", *changes]))
         return with_params(state, merged)
 
-    def _evaluation(self, log: RunLog, batch_size: int, per_epoch: int, data: Data) -> Callable:
+    def _evaluation(
+        self, log: RunLog, batch_size: int, per_epoch: int, data: Data, best: _Best
+    ) -> Callable:
         def evaluate(state: TrainState, pulse: Pulse) -> tuple[dict[str, float], float]:
             examples, encoded = data.examples["dev"], data.encoded["dev"]
             found = self.predict(state.params, examples, encoded, batch_size, pulse.through)
             scores = self.task.family.score(examples, found)
             score = scores[self.task.primary]
+            if score > best.score:
+                best.step, best.score, best.predictions = int(state.step), score, found
             log.say(f"epoch {int(state.step) / per_epoch:g}: dev {self.task.primary} {score:.4f}")
             return {f"dev_{name}": value for name, value in scores.items()}, score
 
         return evaluate
 
-    def _finish(self, workdir: Path, point: Point, data: Data, params: Any) -> Result:
-        """Predicts all splits but train, writes them, and scores those that have gold."""
+    def _finish(
+        self, workdir: Path, point: Point, data: Data, params: Any, known: dict[str, Any]
+    ) -> Result:
+        """Predicts all splits but train, writes them, and scores those that have gold.
+
+        Args:
+          known: {split: predictions of these parameters}, where they have been made.
+        """
         task, splits, collapsed = self.task, {}, False
         for split in [name for name in data.examples if name != "train"]:
             examples = data.examples[split]
-            found = self.predict(params, examples, data.encoded[split], point.batch_size)
+            found = known.get(split) or self.predict(
+                params, examples, data.encoded[split], point.batch_size
+            )
             _, scores = conclude(task.family, split, examples, found, self.context, workdir)
             if scores:
                 splits[split] = scores | {"examples": len(examples)}

@@ -313,6 +313,19 @@ def check_shapes(source: str | Path, given: Any, wanted: Any) -> None:
             )
 
 
+def _chosen(manager: Any, best: bool) -> int | None:
+    """The newest step, or the first of those with the highest score; None: there are none."""
+    steps = sorted(manager.all_steps())
+    scores = {s: found["score"] for s in steps if best and (found := manager.metrics(s))}
+    return max(scores, key=lambda s: scores[s], default=steps[-1] if steps else None)
+
+
+def best_step(run: Path) -> int | None:
+    """What load_params takes as the best, None where there is no checkpoint."""
+    with _open(run, ocp.CheckpointManagerOptions(best_fn=_score, read_only=True)) as manager:
+        return _chosen(manager, best=True)
+
+
 def load_params(run: Path, step: int | None = None, *, best: bool = False) -> Any:
     """A run's parameters as a nested dict of NumPy arrays, on the host.
 
@@ -328,10 +341,7 @@ def load_params(run: Path, step: int | None = None, *, best: bool = False) -> An
         raise UserError(f"{run}: no checkpoint yet; run the training first")
     with _open(run, ocp.CheckpointManagerOptions(best_fn=_score, read_only=True)) as manager:
         steps = sorted(manager.all_steps())
-        chosen = step if step is not None else (steps[-1] if steps else None)
-        if best and step is None:
-            scores = {s: found["score"] for s in steps if (found := manager.metrics(s))}
-            chosen = max(scores, key=lambda s: scores[s], default=chosen)
+        chosen = step if step is not None else _chosen(manager, best)
         if chosen not in steps:
             raise UserError(
                 f"{run}: no checkpoint {'' if step is None else f'of step {step} '}"
