@@ -128,7 +128,7 @@ class Exercise:
                     found[number] = output[:real]
         family, examples = self.task.family, self.examples[split]
         predictions = family.predict(examples, rows, found, self.context)
-        return family.score(examples, predictions)[self.task.primary]
+        return self.task.share(family.score(examples, predictions))
 
 
 def make_tuner(exercise: Exercise) -> tuning.Tuner:
@@ -145,7 +145,7 @@ def run_ours(tuner: tuning.Tuner, exercise: Exercise, folder: Path, seed: int) -
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         found = tuner.run(folder / f"run-{seed}", point, data)
     tests = found["other_splits"].values()
-    return found | {"test": [scores[exercise.task.primary] for scores in tests]}
+    return found | {"test": [exercise.task.share(scores) for scores in tests]}
 
 
 def run_torch(peer: contest.Contender, exercise: Exercise, folder: Path, seed: int) -> Any:
@@ -199,9 +199,8 @@ def compare(
 
 def row(side: str, found: list[contest.Result], shown: int) -> dict[str, str]:
     """One line of the table; `shown` examples were trained on, epochs counted."""
-    scale = 1 if found[0]["score"] > 1 else 100
-    scores = [scale * result["score"] for result in found]
-    tests = [scale * value for result in found for value in result["test"]]
+    scores = [100 * result["score"] for result in found]
+    tests = [100 * value for result in found for value in result["test"]]
     return {
         "side": side,
         "dev by seed": ", ".join(f"{score:.2f}" for score in scores),

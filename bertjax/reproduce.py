@@ -34,7 +34,7 @@ FOLDERS = {
 }
 TABLE = "paper.md"
 _HEADER = (
-    "| task | metric | median on dev | deviation | best | seeds | other splits, best run "
+    "| task | metric, percent | median on dev | deviation | best | seeds | other splits, best run "
     "| the paper's BERT-base | command |"
 )
 
@@ -95,13 +95,14 @@ def line(row: Row) -> str:
     result, task = row.result, row.task
     best = result["rows"][0]
     others = "; ".join(
-        f"{split} {found[task.primary]:.4f}"
+        f"{split} {100 * task.share(found):.2f}"
         for split, found in result["runs"][result["best"]]["other_splits"].items()
     )
-    deviation = "-" if best["deviation"] is None else f"{best['deviation']:.4f}"
+    deviation = "-" if best["deviation"] is None else f"{100 * best['deviation']:.2f}"
+    paper = task.paper.get("BERT-base", "-")
     return (
-        f"| {task.name} | {task.primary} | {best['median']:.4f} | {deviation} | {best['best']:.4f} "
-        f"| {best['seeds']} | {others or '-'} | {task.paper.get('BERT-base', '-')} "
+        f"| {task.name} | {task.primary} | {100 * best['median']:.2f} | {deviation} "
+        f"| {100 * best['best']:.2f} | {best['seeds']} | {others or '-'} | {paper} "
         f"| `{own_command.shown('finetune', row.command)}` |"
     )
 

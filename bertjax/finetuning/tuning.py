@@ -121,7 +121,8 @@ class Tuner:
         run_folder.save_config(workdir, self.config(point, data))
         if distributed.everywhere((workdir / METRICS).exists()):
             result = read_json(workdir / METRICS)
-            print(f"reusing {workdir}: {result['primary']} {result['score']:.4f} on dev")
+            primary = result["primary"]
+            print(f"reusing {workdir}: {primary} {result['dev'][primary]:.4f} on dev")
             return result
         if distributed.is_first():
             self.context.tokenizer.save(workdir)
@@ -240,7 +241,7 @@ class Tuner:
             examples, encoded = data.examples["dev"], data.encoded["dev"]
             found = self.predict(state.params, examples, encoded, batch_size, pulse.through)
             scores = self.task.family.score(examples, found)
-            score = scores[self.task.primary]
+            score = self.task.share(scores)
             if score > best.score:
                 best.step, best.score, best.predictions = int(state.step), score, found
             log.say(f"epoch {int(state.step) / per_epoch:g}: dev {self.task.primary} {score:.4f}")
@@ -272,7 +273,8 @@ class Tuner:
             "task": task.name,
             "split": "dev",
             "primary": task.primary,
-            "score": dev[task.primary],
+            "perfect": task.perfect,
+            "score": task.share(dev),
             "dev": dev,
             **self._baseline(data),
             "collapsed": collapsed,

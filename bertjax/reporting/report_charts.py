@@ -59,9 +59,15 @@ def pretraining_charts(run: Pretraining) -> list[Row]:
     ]
 
 
+def _shares(run: Finetuning, name: str) -> Line:
+    """A curve of a metric with 1 as its highest value."""
+    line = curve(run.metrics, name, run.name, points=True)
+    return line._replace(y=[value / run.result["perfect"] for value in line.y])
+
+
 def task_charts(runs: list[Finetuning]) -> list[Row]:
     primary = runs[0].result["primary"]
-    scores = [curve(r.metrics, f"dev_{primary}", r.name, points=True) for r in runs]
+    scores = [_shares(r, f"dev_{primary}") for r in runs]
     baseline = runs[0].result.get("majority_baseline")
     return [
         _chart(

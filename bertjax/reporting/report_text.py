@@ -82,13 +82,14 @@ def finetuning_story(runs: list[Finetuning]) -> list[Row]:
         "Then it was fine-tuned on a labelled task, with "
         f"{ours['dev']['examples']:,} examples kept aside. From the pretrained weights it "
         f"reaches {share(ours['score'])} {ours['primary']}, from random weights "
-        f"{share(scratch['score'])}, and always saying the most frequent "
-        f"label {share(ours['majority_baseline'])}. "
+        f"{share(scratch['score'])}"
     )
+    if "majority_baseline" in ours:
+        text += f", and always saying the most frequent label {share(ours['majority_baseline'])}"
     text += (
-        f"So pretraining bought {gain:.1f} points."
+        f". So pretraining bought {gain:.1f} points."
         if gain > 0
-        else "So pretraining bought nothing here: it was too short, or the task needs other text."
+        else ". So pretraining bought nothing here: it was too short, or the task needs other text."
     )
     return [{"text": text, "warning": gain <= 0}]
 
@@ -106,13 +107,17 @@ def tiles(run: Pretraining, runs: list[Finetuning]) -> list[Row]:
     return [{"name": name, "value": value} for name, value in shown]
 
 
+def _baseline(run: Finetuning) -> float | None:
+    return run.result.get("majority_baseline")
+
+
 def task_table(runs: list[Finetuning]) -> list[Row]:
     return [
         {
             "name": run.name,
             "primary": run.result["primary"],
             "score": share(run.result["score"]),
-            "majority": share(run.result.get("majority_baseline", 0)),
+            "majority": share(baseline) if (baseline := _baseline(run)) is not None else "-",
             "examples": f"{run.result['dev']['examples']:,}",
             "seconds": _duration(run.result["train_seconds"]),
         }

@@ -164,6 +164,7 @@ class Task:
       name: what --task takes.
       reader, family: see there.
       primary: the metric by which the best checkpoint is chosen; higher is better.
+      perfect: the highest value of it; SQuAD's official scores are in percent.
       labels: in the order of their ids; None: those of the training examples.
       recipe: defaults for training.
       options: defaults of the family's options that differ from those of Options.
@@ -180,3 +181,8 @@ class Task:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     submission: Mapping[str, str] = dataclasses.field(default_factory=dict)
     paper: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    perfect: float = 1.0
+
+    def share(self, scores: Mapping[str, float]) -> float:
+        """The primary metric with 1 as its highest value, so that tasks can be set side by side."""
+        return scores[self.primary] / self.perfect

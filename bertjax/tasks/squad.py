@@ -163,6 +163,7 @@ def _task(name: str, reader: Squad, recipe: Recipe, paper: Mapping[str, str] | N
         reader=reader,
         family=Spans(reader.unanswerable),
         primary="f1",
+        perfect=100.0,
         labels=(),
         recipe=recipe,
         paper=paper or {},
