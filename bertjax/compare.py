@@ -9,13 +9,16 @@ left out. Killed and started again, it goes on where it was.
 from __future__ import annotations
 
 import argparse
+import math
+import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from bertjax import errors, settings
 from bertjax.command_line import new_parser
-from bertjax.comparison import budget, contexts, pages, systems
-from bertjax.comparison.systems import Comparison, System
+from bertjax.comparison import budget, contexts, jobs, pages, systems
+from bertjax.comparison.systems import Comparison, System, Trial
 from bertjax.errors import UserError
 from bertjax.files import storage
 from bertjax.own_command import call
@@ -31,6 +34,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--config", default="configs/compare.py", help="what is compared (%(default)s)")
     add("--budget", default="2h", metavar="TIME", help="for all together, about (%(default)s)")
     add("--held_out", type=float, default=0.03, metavar="P", help="share of the text (%(default)s)")
+    add("--jobs", type=int, metavar="N",
+        help="at a time, on a share of the cores each (one a core; on accelerators 1)")  # fmt: skip
     add("--seeds", type=int, default=3, metavar="N", help="runs of each task (%(default)s)")
     return parser.parse_args(argv)
 
@@ -63,32 +68,47 @@ def pretraining(system: System, workdir: Path) -> list[str]:
     ]
 
 
-def pretrain(flags: argparse.Namespace, wanted: Comparison) -> None:
+def pretrain(flags: argparse.Namespace, system: System, share: float) -> None:
+    """One system, for `share` seconds."""
+    arguments = pretraining(system, flags.workdir)
+    log = flags.workdir / "logs" / f"pretrain-{system.name}.txt"
+    steps = budget.steps(system, arguments, share, flags.workdir, log)
+    often = [f"log_every={max(1, steps // 100)}", f"save_every={max(1, steps // 10)}"]
+    often += [f"eval_every={max(1, steps // 8)}", f"train.warmup_steps={steps // 20}"]
+    run = run_folder(flags.workdir, system)
+    call("pretrain", [f"--workdir={run}", *arguments, f"train.steps={steps}", *often], log)
+
+
+def pretrain_all(flags: argparse.Namespace, wanted: Comparison) -> None:
     """Each system as long as any other."""
-    share = budget.seconds(flags.budget) / 2 / len(wanted.systems)
-    for system in wanted.systems:
-        arguments = pretraining(system, flags.workdir)
-        steps = budget.steps(system, arguments, share, flags.workdir)
-        often = [f"log_every={max(1, steps // 100)}", f"save_every={max(1, steps // 10)}"]
-        often += [f"eval_every={max(1, steps // 8)}", f"train.warmup_steps={steps // 20}"]
-        run = run_folder(flags.workdir, system)
-        call("pretrain", [f"--workdir={run}", *arguments, f"train.steps={steps}", *often])
+    rounds = math.ceil(len(wanted.systems) / flags.jobs)
+    share = budget.seconds(flags.budget) / 2 / rounds
+    print(f"\npretraining of {len(wanted.systems)} systems, {share / 60:.1f} minutes each")
+    todo = {s.name: partial(pretrain, flags, s, share) for s in wanted.systems}
+    jobs.run(todo, flags.jobs)
 
 
 def run_folder(workdir: Path, system: System) -> Path:
     return workdir / "pretrained" / system.name
 
 
+def run_trial(flags: argparse.Namespace, trial: Trial) -> None:
+    start = f"--init={run_folder(flags.workdir, trial.system)}"
+    folder = f"--workdir={trial.folder(flags.workdir)}"
+    seeds = [] if trial.reading == "vectors" else [f"--seeds={flags.seeds}"]
+    log = flags.workdir / "logs" / f"{trial.name.replace(', ', '-').replace(' ', '-')}.txt"
+    call("finetune", [*trial.options, start, folder, *seeds], log)
+
+
 def run_tasks(flags: argparse.Namespace, wanted: Comparison) -> None:
-    for trial in wanted.trials:
-        start = f"--init={run_folder(flags.workdir, trial.system)}"
-        folder = f"--workdir={trial.folder(flags.workdir)}"
-        seeds = [] if trial.reading == "vectors" else [f"--seeds={flags.seeds}"]
-        call("finetune", [*trial.options, start, folder, *seeds])
+    print(f"\n{len(wanted.trials)} tasks")
+    jobs.run({trial.name: partial(run_trial, flags, trial) for trial in wanted.trials}, flags.jobs)
 
 
 def main() -> None:
     flags = parse_arguments()
+    if flags.jobs is not None and flags.jobs < 1:
+        raise UserError(f"--jobs={flags.jobs}: give at least 1")
     if flags.seeds < 2:
         raise UserError(f"--seeds={flags.seeds}: a score alone says little; give at least 2")
     budget.seconds(flags.budget)
@@ -96,8 +116,11 @@ def main() -> None:
     wanted = systems.read(config, Path(flags.config).parent, flags.data_dir)
     for name, path in wanted.left_out.items():
         print(f"{name} is left out: {path} is not there")
+    # As ^C does: what runs is saved, and goes on with the same command.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    flags.jobs = flags.jobs or jobs.suitable()
     prepare_text(flags, wanted)
-    pretrain(flags, wanted)
+    pretrain_all(flags, wanted)
     run_tasks(flags, wanted)
     runs = {
         system.name: run_folder(flags.workdir, system)

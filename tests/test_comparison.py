@@ -61,9 +61,10 @@ def compared(
     config.write_text(CONFIG % {"settings": str(tiny_settings)}, encoding="utf-8")
     flags = [f"--config={config}", f"--data_dir={folder}", f"--workdir={folder / 'runs'}"]
     flags += ["--input", str(tiny_corpus), "--budget=1s", "--seeds=2", "--held_out=0.3"]
+    flags += ["--jobs=1"]
     ran: list[str] = []
 
-    def call(module: str, arguments: Sequence[str]) -> None:
+    def call(module: str, arguments: Sequence[str], log: Path | None = None) -> None:
         ran.append(own_command.shown(module, arguments))
         assert command(importlib.import_module(f"bertjax.{module}"), *arguments) == 0
 
@@ -113,7 +114,7 @@ def test_a_finished_comparison_measures_nothing_again(
     before = (runs / "report.md").read_bytes()
     ran: list[str] = []
 
-    def call(module: str, arguments: Sequence[str]) -> None:
+    def call(module: str, arguments: Sequence[str], log: Path | None = None) -> None:
         ran.append(module)
 
     monkeypatch.setattr(compare, "call", call)

@@ -153,14 +153,13 @@ def test_reproduce_sets_our_scores_beside_the_paper_s(
     _, done = swept
     ran: list[list[str]] = []
 
-    def run(made: list[str], check: bool) -> Any:
+    def run(made: list[str]) -> int:
         ran.append(made)
         rest = [flag for flag in done if flag.split("=")[0] not in ("--task", "--workdir")]
         workdir = next(flag for flag in made if flag.startswith("--workdir"))
-        status = command(finetune, "--task=rte", workdir, *rest)
-        return type("Finished", (), {"returncode": status})
+        return command(finetune, "--task=rte", workdir, *rest)
 
-    monkeypatch.setattr(own_command.subprocess, "run", run)
+    monkeypatch.setattr(own_command, "run_program", run)
     flags = [f"--data_dir={rte}", f"--init={tiny_run}", f"--workdir={tmp_path}", "--seeds=2"]
     assert command(reproduce, *flags) == 0
     ((_, *rest),) = ran

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import shutil
 import statistics
+import threading
 from pathlib import Path
+from typing import Any
 
 from bertjax.comparison.systems import System
 from bertjax.errors import UserError
@@ -14,6 +16,8 @@ from bertjax.own_command import call
 from bertjax.training import run_log
 
 STEPS = "steps.json"
+# Several systems are measured at once, and all are told in one file.
+_FILE = threading.Lock()
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 # Steps that are measured, and how often they are logged; the first line holds the compilation.
 _MEASURED, _LOGGED = 60, 15
@@ -33,21 +37,28 @@ def seconds(budget: str) -> float:
     return float(found[1]) * _UNITS[found[2]]
 
 
-def steps(system: System, arguments: list[str], share: float, workdir: Path) -> int:
+def steps(
+    system: System, arguments: list[str], share: float, workdir: Path, log: Path | None = None
+) -> int:
     """How many steps a system makes in `share` seconds; measured when it is first asked for.
 
     A continued comparison reads what was measured, so that runs go on to the same last step.
     """
     path = workdir / STEPS
-    known = read_json(path) if path.is_file() else {}
-    if system.name not in known:
-        folder = workdir / "measuring"
+    known = _read(path).get(system.name)
+    if known is None:
+        folder = workdir / "measuring" / system.name
         shutil.rmtree(folder, ignore_errors=True)
         short = [f"train.steps={_MEASURED}", f"log_every={_LOGGED}", "data.eval_records="]
-        call("pretrain", [f"--workdir={folder}", *arguments, *short])
+        call("pretrain", [f"--workdir={folder}", *arguments, *short], log)
         rows = run_log.read_metrics(folder)[1:]
         one = statistics.median(row["seconds_per_step"] for row in rows)
         shutil.rmtree(folder)
-        known[system.name] = {"seconds_per_step": one, "steps": max(_LEAST, round(share / one))}
-        write_json(path, known)
-    return known[system.name]["steps"]
+        known = {"seconds_per_step": one, "steps": max(_LEAST, round(share / one))}
+        with _FILE:
+            write_json(path, _read(path) | {system.name: known})
+    return known["steps"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}

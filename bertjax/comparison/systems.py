@@ -43,6 +43,10 @@ class Trial(NamedTuple):
     reading: str
     options: Sequence[str]
 
+    @property
+    def name(self) -> str:
+        return f"{self.system.name} {self.task} {self.reading}"
+
     def folder(self, workdir: Path) -> Path:
         return workdir / "tasks" / self.system.name / self.task / self.reading.replace(", ", "-")
 
