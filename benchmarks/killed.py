@@ -1,10 +1,10 @@
-"""Kills a build and a training run at random moments and compares what comes out in the end.
+"""Kills a build and trainings at random moments and compares what comes out in the end.
 
     python benchmarks/killed.py --input TEXT ... [--kills 10]
 
-Both are first run undisturbed, then again with SIGKILL to all their processes after random times,
-started anew each time with the same command. The bytes of all files of the build, and the losses of
-all steps of the run, must be those of the undisturbed ones.
+The build, and a training of every system, are first run undisturbed, then again with SIGKILL to all
+their processes after random times, started anew each time with the same command. The bytes of all
+files of the build, and the losses of all steps of a training, must be those of the undisturbed one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import contest
@@ -26,17 +27,29 @@ import contest
 Command = list[str]
 
 
-def prepare(inputs: list[str], output: Path) -> Command:
-    flags = ["--vocab_size=8192", "--masking=dynamic", "--packed", "--num_shards=20"]
+# Records by their options, and the systems that learn from them.
+PIECES = ("--vocab_size=8192",)
+WORDS = ("--vocab_kind=words", "--vocab_size=8192", "--segments=doc_sentences")
+SYSTEMS = {
+    "bert.py:tiny": PIECES,
+    "modern.py:tiny": PIECES,
+    "left_to_right.py:tiny": PIECES,
+    "elmo.py:tiny": WORDS,
+    "word2vec.py:100": WORDS,
+}
+
+
+def prepare(inputs: list[str], kind: Sequence[str], output: Path) -> Command:
+    flags = [*kind, "--masking=dynamic", "--packed", "--num_shards=20"]
     given = ["--input", *inputs, f"--output={output}"]
     return [sys.executable, "-m", "bertjax.prepare", *given, *flags, "--memory=500MB"]
 
 
-def pretrain(records: Path, run: Path) -> Command:
-    config = contest.HERE.parent / "configs" / "bert.py"
+def pretrain(system: str, records: Path, run: Path) -> Command:
+    config = contest.HERE.parent / "configs" / system
     settings = [f"data.records={records}", "train.steps=300", "train.batch_size=16"]
-    settings += ["train.learning_rate=3e-4", "train.warmup_steps=20", "log_every=1"]
-    given = [f"--config={config}:tiny", f"--workdir={run}", "save_every=10"]
+    settings += ["train.warmup_steps=20", "log_every=1"]
+    given = [f"--config={config}", f"--workdir={run}", "save_every=10"]
     return [sys.executable, "-m", "bertjax.pretrain", *given, *settings]
 
 
@@ -94,25 +107,29 @@ def main() -> None:
     )
     flags.add_argument("--input", nargs="+", required=True, help="text, a few MB")
     flags.add_argument("--kills", type=int, default=10)
+    flags.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     flags.add_argument("--seed", type=int, default=0)
     options = flags.parse_args()
     rng = random.Random(options.seed)
     print("command: python " + " ".join(sys.argv) + "\n" + contest.machine())
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        calm, calm_run = Path(scratch, "calm"), Path(scratch, "calm-run")
-        builds, runs = Path(scratch, "builds"), Path(scratch, "runs")
-        seconds = finish(prepare(options.input, calm))
-        found = repeat(
-            lambda output: prepare(options.input, output), builds, options.kills, seconds, rng
-        )
-        same = all(content(calm) == content(folder) for folder in found)
+        pieces, words = Path(scratch, "pieces"), Path(scratch, "words")
+        seconds = finish(prepare(options.input, PIECES, pieces))
+        finish(prepare(options.input, WORDS, words))
+        builds = Path(scratch, "builds")
+        build = partial(prepare, options.input, PIECES)
+        found = repeat(build, builds, options.kills, seconds, rng)
+        same = all(content(pieces) == content(folder) for folder in found)
         rows.append(row("build", seconds, options.kills, found, same))
-
-        seconds = finish(pretrain(calm, calm_run))
-        found = repeat(lambda run: pretrain(calm, run), runs, options.kills, seconds, rng)
-        same = all(losses(calm_run) == losses(folder) for folder in found)
-        rows.append(row("training", seconds, options.kills, found, same))
+        for system in options.systems:
+            records = pieces if SYSTEMS[system] is PIECES else words
+            train = partial(pretrain, system, records)
+            calm, runs = Path(scratch, f"calm-{system}"), Path(scratch, f"runs-{system}")
+            seconds = finish(train(calm))
+            found = repeat(train, runs, options.kills, seconds, rng)
+            same = all(losses(calm) == losses(folder) for folder in found)
+            rows.append(row(f"training, {system}", seconds, options.kills, found, same))
     contest.print_table(rows)
 
 

@@ -32,7 +32,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--workdir", type=storage.local_path, default=Path("runs/compare"), metavar="RUNS",
         help="continued if it has runs (%(default)s)")  # fmt: skip
     add("--config", default="configs/compare.py", help="what is compared (%(default)s)")
-    add("--budget", default="2h", metavar="TIME", help="for all together, about (%(default)s)")
+    add(
+        "--budget",
+        default="2h",
+        metavar="TIME",
+        help="half of it for pretraining, about half for tasks (%(default)s)",
+    )
     add("--held_out", type=float, default=0.03, metavar="P", help="share of the text (%(default)s)")
     add("--jobs", type=int, metavar="N",
         help="at a time, on a share of the cores each (one a core; on accelerators 1)")  # fmt: skip
