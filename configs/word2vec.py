@@ -25,6 +25,10 @@ def get_config(size: str = "100") -> ConfigDict:
                 "negatives": 5,
                 "subsample": 1e-3,
                 "noise_power": 0.75,
+                # fastText: so many rows for n-grams, by which unseen words have vectors, too.
+                "buckets": 0,
+                "min_gram": 3,
+                "max_gram": 6,
                 "update_tokens": 128,
             },
             "data": {

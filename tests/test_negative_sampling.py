@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from bertjax import partition
 from bertjax.models import negative_sampling as sampling
-from bertjax.models import word_stream
+from bertjax.models import subwords, word_stream
 from bertjax.models.negative_sampling import BLOCK, NOISE, PART
 from bertjax.models.word2vec import METHODS, Word2VecConfig, Word2VecTables
 from bertjax.models.word_stream import Stream
@@ -119,6 +119,35 @@ def test_one_update_is_the_gradient_of_the_papers_loss(method: str) -> None:
     np.testing.assert_allclose(new_inputs, inputs - rate * wanted.inputs, atol=1e-6)
     np.testing.assert_allclose(new_outputs, outputs - rate * wanted.outputs, atol=1e-6)
     assert abs(wanted.inputs).max() > 1 and counts[PART] > 50
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_word_learns_all_its_n_grams_learn(method: str) -> None:
+    """So its vector, their mean, takes the step that a word without parts would take."""
+    config = dataclasses.replace(CONFIG, method=method, update_tokens=160, buckets=60, min_gram=1)
+    parts = subwords.table(WORDS, config)
+    rng = np.random.default_rng(0)
+    rows = rng.normal(0, 0.5, (V + 60, D)).astype(np.float32)
+    before = make_params()
+    before["encoder"]["embeddings"]["token"]["embedding"] = jnp.asarray(rows)
+    batch, key, rate = make_batch(), jax.random.key(3), 1e-4
+    update = jax.jit(sampling.word_updates(config, COUNTS, WORDS).update)
+    params, sums, _ = update(before, batch, key, rate)
+    first, second = jax.random.split(key)
+    table = word_stream.tables(config, COUNTS, WORDS)
+    words = word_stream.stream(batch, first, config, table)
+    noise = np.asarray(word_stream.draw_noise(second, (1, 5, NOISE), table))[0]
+    own = [part[part < len(rows)] for part in parts]
+    inputs = np.stack([rows[part].mean(axis=0) for part in own])
+    outputs = flat(before)[1]
+    wanted = reference(inputs, outputs, words, noise, method)
+    assert abs(wanted.inputs).max() > 1
+    assert sums[PART]["loss"] == pytest.approx(wanted.loss, rel=1e-5)
+    expected = rows.copy()
+    for word, part in enumerate(own):
+        np.add.at(expected, part, -rate * wanted.inputs[word])
+    np.testing.assert_allclose(flat(params)[0], expected, atol=1e-6)
+    np.testing.assert_allclose(flat(params)[1], outputs - rate * wanted.outputs, atol=1e-6)
 
 
 def test_groups_follow_one_another() -> None:

@@ -20,7 +20,7 @@ from bertjax.runs import checkpoint, run_folder
 from bertjax.tasks import own
 from bertjax.tasks.base import Context, Options, Task
 from bertjax.tasks.table import TASKS
-from bertjax.text import tokenizer
+from bertjax.weights import pretrained
 
 
 class Finished(NamedTuple):
@@ -45,10 +45,12 @@ def load(run: Path, mesh: Mesh) -> Finished:
     if config.get("kind") != "finetune":
         raise UserError(f"{run}: not a fine-tuning; give the --workdir of bertjax.finetune")
     params = checkpoint.load_params(run, best=True)
-    context = Context(tokenizer.load(run), config["labels"], Options(**config["options"]))
+    encoder = encoders.from_run(config)
+    words = pretrained.load_words(run, encoder)
+    context = Context(words, config["labels"], Options(**config["options"]))
     task = own.with_columns(TASKS[config["task"]], config["columns"])
     model = TaskModel(
-        encoders.from_run(config),
+        encoder,
         config["head"],
         config["num_outputs"],
         words=context.tokenizer,
@@ -75,10 +77,14 @@ def predict(members: Sequence[Finished], examples: Sequence[Any]) -> list[Any]:
     for other in members[1:]:
         _check_alike(first, other)
     family = first.task.family
-    encoded = family.encode(examples, first.context)
-    found = [member.predictor(member.params, encoded, member.shape) for member in members]
+    # Each with its own tokenizer: an open one has the words that it has met.
+    encoded = [family.encode(examples, member.context) for member in members]
+    found = [
+        member.predictor(member.params, rows, member.shape)
+        for member, rows in zip(members, encoded, strict=True)
+    ]
     mean = [np.mean(scores, axis=0) for scores in zip(*found, strict=True)]
-    return family.predict(examples, encoded.rows, mean, first.context)
+    return family.predict(examples, encoded[0].rows, mean, first.context)
 
 
 def write(members: Sequence[Finished], split: str, examples: Sequence[Any], output: Path) -> None:

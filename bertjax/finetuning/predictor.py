@@ -59,6 +59,17 @@ class Predictor:
     """Runs a model without dropout; compiled once for each length."""
 
     def __init__(self, model: TaskModel, mesh: Mesh):
+        self._model, self._mesh = model, mesh
+        self._per_token = TASK_HEADS[model.head].per_token
+        self._predict, self._words_met = self._compiled(), self._words()
+
+    def _words(self) -> int:
+        """A vocabulary may take in new words, which a program compiled before does not know."""
+        return 0 if self._model.words is None else self._model.words.vocab_size
+
+    def _compiled(self) -> Any:
+        model = self._model
+
         def predict(params: Any, batch: Batch) -> Array:
             inputs = (batch["input_ids"], batch["input_mask"], batch["segment_ids"])
             scores: Any = model.apply({"params": params}, *inputs)
@@ -66,8 +77,7 @@ class Predictor:
                 return objectives.choice_scores(scores, batch["choice_mask"])
             return scores
 
-        self._predict, self._mesh = partition.jit(mesh, predict), mesh
-        self._per_token = TASK_HEADS[model.head].per_token
+        return partition.jit(self._mesh, predict)
 
     def __call__(
         self, params: Any, encoded: Encoded, shape: data_rows.Shape, through: Through = iter
@@ -77,6 +87,8 @@ class Predictor:
         Args:
           through: what the batches are passed through.
         """
+        if self._words() != self._words_met:
+            self._predict, self._words_met = self._compiled(), self._words()
         shape = shape._replace(choices=encoded.choices)
         found: list[np.ndarray] = [np.empty(0)] * (len(encoded.rows) // encoded.choices)
         batches = through(data_rows.eval_batches(encoded.rows, shape))

@@ -17,6 +17,7 @@ class EncoderConfig(Protocol):
       vocab_size: V.
       hidden_size: D, the width of what heads read.
       num_layers: L, layers above the embeddings.
+      reads_letters: words have vectors by their letters, also those not in the vocabulary.
       max_positions: the longest row.
       hidden_dropout, initializer_range, dtype: of the heads, too; see BertConfig.
     """
@@ -37,6 +38,8 @@ class EncoderConfig(Protocol):
     def initializer_range(self) -> float: ...
     @property
     def dtype(self) -> str: ...
+    @property
+    def reads_letters(self) -> bool: ...
 
     def to_dict(self) -> dict[str, Any]: ...
 
@@ -77,6 +80,7 @@ class BertConfig:
     """
 
     encoder: ClassVar[str] = "bert"
+    reads_letters: ClassVar[bool] = False
 
     vocab_size: int
     hidden_size: int = 768

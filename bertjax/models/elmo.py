@@ -91,6 +91,10 @@ class ElmoConfig:
         """D: both directions side by side."""
         return 2 * self.projection_size
 
+    @property
+    def reads_letters(self) -> bool:
+        return self.words == "characters"
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 

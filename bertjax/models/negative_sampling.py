@@ -9,6 +9,9 @@ words around it, and one with vectors of noise that the block shares. A shared w
 k / (number of them) for every pair, so that the sum is the same on average. Only rows that occur
 are changed.
 
+Where words have n-grams, what is to be added to a word's vector is added to each of its parts, as
+the fastText program does: then the vector, their mean, moves by as much as one without parts.
+
 Some blocks are changed together, by one sum for each row. Where a word is so frequent that its sum
 would overshoot, it is made smaller: see `learn`.
 """
@@ -23,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from bertjax.models import subwords
 from bertjax.models.objectives import Batch, Objective, Sums
 from bertjax.models.word2vec import Word2VecConfig
 from bertjax.models.word_stream import Stream, draw_noise, num_pairs, stream, tables
@@ -129,10 +133,39 @@ def _rows(*parts: tuple[Array, Array, Array]) -> Rows:
     )
 
 
-def skip_gram(inputs: Array, outputs: Array, some: Group, config: Word2VecConfig) -> Change:
+class Words(NamedTuple):
+    """The vectors of words as they are now, and whose rows they are.
+
+    Attributes:
+      rows: [N, D] the table that is learnt.
+      parts: [V, P] see subwords.table; None: a word is a row.
+    """
+
+    rows: Array
+    parts: Array | None
+
+    def vectors(self, ids: Array) -> Array:
+        return self.rows[ids] if self.parts is None else subwords.mean(self.rows, self.parts, ids)
+
+    def spread(self, some: Rows) -> Rows:
+        """What is to be added to words as what is to be added to their rows."""
+        if self.parts is None:
+            return some
+        found = self.parts[some.ids]
+        shape = (*found.shape, some.change.shape[1])
+        return _rows(
+            (
+                found,
+                jnp.broadcast_to(some.change[:, None], shape),
+                jnp.broadcast_to(some.curvature[:, None], found.shape),
+            )
+        )
+
+
+def skip_gram(inputs: Words, outputs: Array, some: Group, config: Word2VecConfig) -> Change:
     """Every word foretells each word that it sees."""
     targets = jnp.concatenate([some.around, some.noise], axis=1)
-    vectors, others = inputs[some.centre], outputs[targets]
+    vectors, others = inputs.vectors(some.centre), outputs[targets]
     # [G, 32, D] x [G, C, D] -> [G, 32, C]; C: the words around, then the noise
     scores = jnp.einsum("gbd,gcd->gbc", vectors, others)
     positive = jnp.pad(some.sees, ((0, 0), (0, 0), (0, some.noise.shape[1])))
@@ -144,17 +177,17 @@ def skip_gram(inputs: Array, outputs: Array, some: Group, config: Word2VecConfig
     steep = jnp.einsum("gbc,gc->gb", pull.curvature, _square(others))
     steep_others = jnp.einsum("gbc,gb->gc", pull.curvature, _square(vectors))
     return Change(
-        _rows((some.centre, to_vectors, steep)),
+        inputs.spread(_rows((some.centre, to_vectors, steep))),
         _rows((targets, to_others, steep_others)),
         pull.loss,
     )
 
 
-def cbow(inputs: Array, outputs: Array, some: Group, config: Word2VecConfig) -> Change:
+def cbow(inputs: Words, outputs: Array, some: Group, config: Word2VecConfig) -> Change:
     """The mean of the words that a word sees foretells it; the exact gradient of that mean."""
     number = some.sees.sum(axis=2, keepdims=True)
     share = some.sees / jnp.maximum(number, 1)
-    vectors, own, others = inputs[some.around], outputs[some.centre], outputs[some.noise]
+    vectors, own, others = inputs.vectors(some.around), outputs[some.centre], outputs[some.noise]
     # [G, 32, 32 + 2 W] x [G, 32 + 2 W, D] -> [G, 32, D]
     mean = jnp.einsum("gbc,gcd->gbd", share, vectors)
     foretells = (number > 0).astype(mean.dtype)
@@ -168,8 +201,9 @@ def cbow(inputs: Array, outputs: Array, some: Group, config: Word2VecConfig) -> 
     steep_noise = jnp.einsum("gbk,gb->gk", false.curvature, _square(mean))
     # Were all words of a mean the same one, its share would be 1 and not 1 / n.
     steep_vectors = jnp.einsum("gbc,gb->gc", share, steep)
+    to_vectors = jnp.einsum("gbc,gbd->gcd", share, to_mean)
     return Change(
-        _rows((some.around, jnp.einsum("gbc,gbd->gcd", share, to_mean), steep_vectors)),
+        inputs.spread(_rows((some.around, to_vectors, steep_vectors))),
         _rows(
             (some.centre, true.change * mean, true.curvature[..., 0] * _square(mean)),
             (some.noise, to_noise, steep_noise),
@@ -182,7 +216,7 @@ _CHANGES = {"skip_gram": skip_gram, "cbow": cbow}
 
 
 class Table(NamedTuple):
-    """A table that is learnt, and [V] zeros to add up what meets in a row."""
+    """A table that is learnt, and [N] zeros to add up what meets in a row."""
 
     rows: Array
     total: Array
@@ -219,6 +253,7 @@ class WordUpdates(NamedTuple):
 def word_updates(config: Word2VecConfig, counts: np.ndarray, words: Any) -> WordUpdates:
     """Args are those of `tables`."""
     table = tables(config, counts, words)
+    parts = subwords.table(words, config) if config.buckets else None
     change = _CHANGES[config.method]
 
     def count(found: Stream) -> dict[str, Array]:
@@ -233,14 +268,15 @@ def word_updates(config: Word2VecConfig, counts: np.ndarray, words: Any) -> Word
         def one(number: Array, carry: tuple[Table, Table, Array]) -> tuple[Table, Table, Array]:
             inputs, outputs, loss = carry
             some = group(found, number * size, noise[number], config)
-            made = change(inputs.rows, outputs.rows, some, config)
+            now = Words(inputs.rows, None if parts is None else jnp.asarray(parts))
+            made = change(now, outputs.rows, some, config)
             if rate is not None:
                 inputs = learn(inputs, made.inputs, rate)
                 outputs = learn(outputs, made.outputs, rate)
             return inputs, outputs, loss + made.loss
 
         both = params["encoder"]["embeddings"]["token"]["embedding"], params["output"]["embedding"]
-        first, second = (Table(rows, jnp.zeros(config.vocab_size)) for rows in both)
+        first, second = (Table(rows, jnp.zeros(len(rows))) for rows in both)
         groups = -(-found.size // size)
         inputs, outputs, loss = jax.lax.fori_loop(0, groups, one, (first, second, jnp.zeros(())))
         encoder = {"embeddings": {"token": {"embedding": inputs.rows}}}

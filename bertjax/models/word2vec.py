@@ -11,6 +11,7 @@ from flax import linen as nn
 from jax import Array
 
 from bertjax.errors import UserError
+from bertjax.models import subwords
 from bertjax.models.encoder_output import EncoderOutput, Packing, of_places
 
 METHODS = ("skip_gram", "cbow")
@@ -28,6 +29,9 @@ class Word2VecConfig:
       negatives: words of noise for each pair.
       subsample: words of a larger share of the text are left out at random; 0: none.
       noise_power: noise is drawn by counts to this power.
+      buckets: rows for the n-grams of words, see subwords.py; 0: words have no parts.
+      min_gram, max_gram: how many letters n-grams have.
+      max_characters: of a word, its two ends included; the n-grams of the rest have no part in it.
       update_tokens: words whose vectors are changed together; a multiple of 32. Many at once are
         faster on accelerators, and too many make the sums of frequent words overshoot.
       hidden_dropout, initializer_range, dtype: of the heads; see BertConfig.
@@ -45,6 +49,10 @@ class Word2VecConfig:
     negatives: int = 5
     subsample: float = 1e-3
     noise_power: float = 0.75
+    buckets: int = 0
+    min_gram: int = 3
+    max_gram: int = 6
+    max_characters: int = 20
     update_tokens: int = 128
     hidden_dropout: float = 0.0
     initializer_range: float = 0.02
@@ -58,8 +66,19 @@ class Word2VecConfig:
                 raise UserError(f"model.{name}={getattr(self, name)}: give at least 1")
         if self.update_tokens < 32 or self.update_tokens % 32:
             raise UserError(f"model.update_tokens={self.update_tokens}: give a multiple of 32")
+        if self.buckets < 0:
+            raise UserError(f"model.buckets={self.buckets}: give 0 or more, such as 200000")
+        if not 1 <= self.min_gram <= self.max_gram <= self.max_characters:
+            raise UserError(
+                f"model.min_gram={self.min_gram} model.max_gram={self.max_gram}: give numbers from "
+                f"1 up to model.max_characters={self.max_characters}, the smaller first"
+            )
         if not 0 <= self.subsample <= 1:
             raise UserError(f"model.subsample={self.subsample}: give a share from 0 to 1")
+
+    @property
+    def reads_letters(self) -> bool:
+        return self.buckets > 0
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -78,16 +97,25 @@ def _small(width: int) -> nn.initializers.Initializer:
 
 
 class Embeddings(nn.Module):
-    """The table of the words."""
+    """The table of the words, and behind them of their n-grams.
+
+    Attributes:
+      words: the tokenizer, whose entries have n-grams.
+    """
 
     config: Word2VecConfig
+    words: Any = None
 
     def setup(self) -> None:
         width = self.config.hidden_size
-        self.token = nn.Embed(self.config.vocab_size, width, embedding_init=_small(width))
+        rows = self.config.vocab_size + self.config.buckets
+        self.token = nn.Embed(rows, width, embedding_init=_small(width))
 
     def __call__(self, input_ids: Array) -> Array:
-        return self.token(input_ids)
+        if not self.config.buckets or self.words is None:
+            return self.token(input_ids)
+        parts = subwords.table(self.words, self.config)
+        return subwords.mean(self.token.embedding, parts, input_ids)
 
 
 class Word2Vec(nn.Module):
@@ -101,7 +129,7 @@ class Word2Vec(nn.Module):
     words: Any = None
 
     def setup(self) -> None:
-        self.embeddings = Embeddings(self.config)
+        self.embeddings = Embeddings(self.config, self.words)
 
     def __call__(
         self,
@@ -126,8 +154,9 @@ class Word2Vec(nn.Module):
         return of_places(EncoderOutput(sequence, sequence[None], pooled), reads)
 
     def _special(self) -> Array:
-        """[V] bool."""
-        special = np.zeros(self.config.vocab_size, bool)
+        """[V] bool; of all words that the tokenizer has, also of those added to it."""
+        size = self.config.vocab_size
+        special = np.zeros(size if self.words is None else max(size, self.words.vocab_size), bool)
         if self.words is not None:
             special[self.words.never_random] = True
         return jnp.asarray(special)

@@ -1,4 +1,4 @@
-"""Whole words as the vocabulary: a word that is not in it is [UNK].
+"""Whole words as the vocabulary: a word that is not in it is [UNK], or is added to it.
 
 What word2vec and ELMo take; words are cut by the rules of 2018, so punctuation stands alone.
 """
@@ -31,3 +31,24 @@ class WordTokenizer(ChunkTokenizer):
 
     def starts_word(self) -> np.ndarray:
         return np.ones(self.vocab_size, bool)
+
+
+class OpenWords(WordTokenizer):
+    """Words to which each new one is added when it is met, for encoders that read its letters.
+
+    Ids do not change; what is saved, and the fingerprint, are those of the first vocabulary.
+    """
+
+    def __init__(self, words: WordTokenizer) -> None:
+        self._first = len(words.tokens)
+        super().__init__(list(words.tokens), words.lowercase, words.max_chars_per_word)
+
+    def _match_word(self, word: str) -> list[tuple[int, int]]:
+        if word not in self.ids and len(word) <= self.max_chars_per_word:
+            self.ids[word] = len(self.tokens)
+            self.tokens.append(word)
+            self.vocab_size = len(self.tokens)
+        return super()._match_word(word)
+
+    def _vocabulary(self) -> bytes:
+        return "".join(token + "\n" for token in self.tokens[: self._first]).encode()

@@ -21,6 +21,7 @@ from bertjax.models.word2vec import Word2VecConfig
 from bertjax.runs import checkpoint, run_folder
 from bertjax.text import tokenizer
 from bertjax.text.chunk_tokenizer import SPECIALS
+from bertjax.text.words import OpenWords, WordTokenizer
 from bertjax.weights import google, huggingface, word_vectors
 from bertjax.weights.convert import part_of
 from bertjax.weights.model_folder import FolderInfo
@@ -99,13 +100,25 @@ def load(folder: Path) -> Pretrained:
         raise UserError(
             f"{folder}: neither {run_folder.CONFIG} nor {google.CONFIG} in it; give {FOLDERS}"
         )
+    words = load_words(folder, config)
+    return Pretrained(str(folder), config, params, words, info.head, info.labels, info.skipped)
+
+
+def load_words(folder: Path, config: EncoderConfig) -> tokenizer.Tokenizer:
+    """The tokenizer of a model; where that reads letters, one that takes every new word in.
+
+    Raises:
+      UserError: it has more entries than the model.
+    """
     words = tokenizer.load(folder)
     if words.vocab_size > config.vocab_size:
         raise UserError(
             f"{folder}: the vocabulary has {words.vocab_size} entries, the model only "
             f"{config.vocab_size}; use the vocabulary the model was trained with"
         )
-    return Pretrained(str(folder), config, params, words, info.head, info.labels, info.skipped)
+    if config.reads_letters and isinstance(words, WordTokenizer):
+        return OpenWords(words)
+    return words
 
 
 def _read_vectors(path: Path) -> Pretrained:
@@ -114,7 +127,7 @@ def _read_vectors(path: Path) -> Pretrained:
     tokens = [*SPECIALS, *(word for word in found.words if word not in SPECIALS)]
     tokens += [f"[unused{i}]" for i in range(-len(tokens) % 8)]
     lowercase = all(word == word.lower() for word in found.words)
-    words = tokenizer.WordTokenizer(tokens, lowercase)
+    words = WordTokenizer(tokens, lowercase)
     table = np.zeros((len(tokens), found.vectors.shape[1]), np.float32)
     table[[words.ids[word] for word in found.words]] = found.vectors
     params = {"encoder": {"embeddings": {"token": {"embedding": table}}}}

@@ -34,7 +34,10 @@ class WordLayer:
 
     def __init__(self, start: Pretrained) -> None:
         self.start, self.tokenizer = start, start.tokenizer
-        encoder = encoders.build(start.config, start.tokenizer)
+
+    def _reader(self) -> Any:
+        """Of the vocabulary as it is now, for it may take in new words."""
+        encoder = encoders.build(self.start.config, self.tokenizer)
 
         def read(params: Any, ids: Any, mask: Any) -> Any:
             found: Any = encoder.apply({"params": params}, ids, mask, jnp.zeros_like(ids))
@@ -44,7 +47,7 @@ class WordLayer:
             layer = jnp.where(inner[..., None], found.layers[0], 0).astype(jnp.float32)
             return layer.sum(axis=1) / inner.sum(axis=1)[:, None]
 
-        self._read = jax.jit(read)
+        return jax.jit(read)
 
     def encode(self, word: str) -> list[int] | None:
         """The pieces of a word; None if it is unknown."""
@@ -54,7 +57,7 @@ class WordLayer:
     def vectors(self, pieces: Sequence[Sequence[int]]) -> np.ndarray:
         """[N, D] of words that encode has told the pieces of."""
         length = 2 + max(map(len, pieces), default=1)
-        found = []
+        found, read = [], self._reader()
         for first in range(0, len(pieces), _ROWS):
             some = pieces[first : first + _ROWS]
             ids = np.full((_ROWS, length), self.tokenizer.pad_id, np.int32)
@@ -64,8 +67,8 @@ class WordLayer:
                 ids[row, : len(own) + 2] = [self.tokenizer.cls_id, *own, self.tokenizer.sep_id]
                 lengths[row] = len(own) + 2
             mask = (np.arange(length) < lengths[:, None]).astype(np.int32)
-            read = self._read(self.start.params["encoder"], ids, mask)
-            found.append(np.asarray(read)[: len(some)])
+            made = read(self.start.params["encoder"], ids, mask)
+            found.append(np.asarray(made)[: len(some)])
         return np.concatenate(found)
 
     def known(self) -> KnownWords:
