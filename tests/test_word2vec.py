@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bertjax import prepare, pretrain
+from bertjax import finetune, partition, prepare, pretrain
 from bertjax.errors import UserError
+from bertjax.finetuning import finished
 from bertjax.models import encoders
 from bertjax.models.encoder_output import Packing
 from bertjax.models.word2vec import Word2Vec, Word2VecConfig
@@ -109,6 +110,53 @@ def test_a_killed_run_goes_on_bit_for_bit(
     assert losses(tmp_path) == losses(word_run)
     first, again = (checkpoint.load_params(run) for run in (word_run, tmp_path))
     jax.tree.map(np.testing.assert_array_equal, first, again)
+
+
+@pytest.fixture(scope="module")
+def parts_run(
+    tmp_path_factory: pytest.TempPathFactory, command: Command, arguments: list[str]
+) -> Path:
+    """A run whose words have n-grams."""
+    folder = tmp_path_factory.mktemp("runs") / "parts"
+    flags = [*arguments, "model.buckets=300", "data.eval_records="]
+    assert command(pretrain, *flags, f"--workdir={folder}") == 0
+    return folder
+
+
+def test_with_n_grams_words_never_seen_have_vectors(
+    word_run: Path, parts_run: Path, command: Command, tmp_path: Path
+) -> None:
+    """Two words that share most letters are more alike than two that share none."""
+    assert losses(parts_run)[-1][1] < losses(parts_run)[0][1]
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text("xylophonist\txylophonists\t9\nxylophonist\tqueueing\t1\n")
+    flags = ["--task=similarity", f"--test={pairs}"]
+    assert command(finetune, *flags, f"--init={parts_run}", f"--workdir={tmp_path}") == 0
+    found = json.loads((tmp_path / "metrics.json").read_text())["tests"]["pairs"]
+    assert found["spearman"] == pytest.approx(1.0) and found["left_out"] == 0
+    assert command(finetune, *flags, f"--init={word_run}", f"--workdir={tmp_path / 'o'}") == 2
+
+
+def test_new_words_of_each_text_are_read_by_their_letters(
+    parts_run: Path, command: Command, tmp_path: Path
+) -> None:
+    """Also when a program was compiled for the words of another text before."""
+    rows = ["the farmer xylophones\tyes", "a garden queueing\tno"] * 8
+    table = tmp_path / "train.tsv"
+    table.write_text("\n".join(["sentence\tlabel", *rows, ""]))
+    flags = ["--task=classify", f"--init={parts_run}", f"--train={table}", f"--dev={table}"]
+    flags += ["--epochs=1", "--batch_size=8", "--max_seq_length=16", f"--workdir={tmp_path / 'r'}"]
+    assert command(finetune, *flags) == 0
+    member = finished.load(tmp_path / "r", partition.make_mesh())
+    examples = member.task.reader.read(table, "test")
+    other = [e._replace(text_a=f"zebra{i} jumping") for i, e in enumerate(examples)]
+    fresh = finished.load(tmp_path / "r", partition.make_mesh())
+    wanted = finished.predict([fresh], other)
+    finished.predict([member], examples)
+    for one, two in zip(finished.predict([member], other), wanted, strict=True):
+        np.testing.assert_allclose(one.probabilities, two.probabilities, rtol=1e-5)
+    # And by different letters they are different.
+    assert len({tuple(one.probabilities) for one in wanted}) == len(wanted)
 
 
 def test_epochs_are_counted_in_steps(
