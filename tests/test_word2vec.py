@@ -149,7 +149,7 @@ def test_new_words_of_each_text_are_read_by_their_letters(
     assert command(finetune, *flags) == 0
     member = finished.load(tmp_path / "r", partition.make_mesh())
     examples = member.task.reader.read(table, "test")
-    other = [e._replace(text_a=f"zebra{i} jumping") for i, e in enumerate(examples)]
+    other = [e._replace(text_a=f"the zebra{i} jumping") for i, e in enumerate(examples)]
     fresh = finished.load(tmp_path / "r", partition.make_mesh())
     wanted = finished.predict([fresh], other)
     finished.predict([member], examples)
