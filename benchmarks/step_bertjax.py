@@ -23,6 +23,7 @@ def main() -> None:
     flags.add_argument("--size", choices=data.SIZES, required=True)
     flags.add_argument("--warmup", type=int, required=True)
     flags.add_argument("--steps", type=int, required=True)
+    flags.add_argument("--dtype", default="float32")
     options = flags.parse_args()
     memory.keep_freed_memory()
     layers, width, num_heads, inner, sequences = data.SIZES[options.size]
@@ -33,6 +34,7 @@ def main() -> None:
             hidden_size=width,
             num_heads=num_heads,
             intermediate_size=inner,
+            dtype=options.dtype,
         )
     )
     mesh = partition.make_mesh()

@@ -2,11 +2,11 @@
 
     python benchmarks/train_step.py --torch_python=PYTHON --tfm_python=PYTHON
 
-Forward, backward, clipping and AdamW in float32, length 128, 20 predictions, dropout 0.1, on
-random tokens without padding: every token counted is a real one. Each side runs in a process of
-its own, in turn. --torch_python needs torch and transformers, whose BertForPreTraining scores the
-vocabulary at all 128 positions; --tfm_python needs tf-models-official (with tf-keras), which like
-bertjax scores the 20 masked ones.
+Forward, backward, clipping and AdamW in float32 (ours also with products in bfloat16), length 128,
+20 predictions, dropout 0.1, on random tokens without padding: every token counted is a real one.
+Each side runs in a process of its own, in turn. --torch_python needs torch and transformers, whose
+BertForPreTraining scores the vocabulary at all 128 positions; --tfm_python needs tf-models-official
+(with tf-keras), which like bertjax scores the 20 masked ones.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ OURS = "bertjax"
 
 
 def contenders(torch_python: Path | None, tfm_python: Path | None) -> list[contest.Contender]:
+    ours = [sys.executable, contest.HERE / "step_bertjax.py"]
     torch = ("--torch_python", "torch, transformers", "peer_torch.py", "--attention")
     tfm = ("--tfm_python", "tensorflow, tf_keras, official.nlp.modeling", "peer_tfm.py")
     return [
-        contest.Contender(OURS, [sys.executable, contest.HERE / "step_bertjax.py"]),
+        contest.Contender(OURS, ours),
+        contest.Contender(f"{OURS}, bfloat16", [*ours, "--dtype=bfloat16"]),
         contest.peer("transformers + torch, sdpa", torch_python, *torch, "sdpa"),
         contest.peer("transformers + torch, eager", torch_python, *torch, "eager"),
         contest.peer("tf-models-official, tf.function", tfm_python, *tfm),

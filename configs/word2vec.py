@@ -5,8 +5,8 @@
     python -m bertjax.pretrain --config=configs/word2vec.py:100 --workdir=runs/word2vec \\
         data.records=records/words train.epochs=5
 
-With model.buckets=200000 words are made of their n-grams, too (fastText, Bojanowski et al. 2017), so
-that words never seen have vectors; train.learning_rate=0.05 is usual then.
+With model.buckets=200000 words are made of their n-grams, too (fastText, Bojanowski et al. 2017),
+so that words never seen have vectors; train.learning_rate=0.05 is usual then.
 
 A window ends at a special token of the records, so it never reaches into another document; with
 --packed and doc_sentences a sequence is what fits into a row of a document's sentences.
