@@ -11,7 +11,7 @@ from jax import Array
 
 from bertjax import partition
 from bertjax.errors import UserError
-from bertjax.models import flash
+from bertjax.models import flash, products
 from bertjax.models.dropout import drop
 from bertjax.models.spans import How, attention_bias
 from bertjax.settings import choose
@@ -33,12 +33,14 @@ def einsum(
     if places is not None:
         # [B, T, H, K] -> [B, P, H, K]
         query = jnp.take_along_axis(query, places[..., None, None], axis=1)
-    # [B, P, H, K] x [B, T, H, K] -> [B, H, P, T]
-    scores = jnp.einsum("bphk,bthk->bhpt", query, key).astype(jnp.float32)
+    # [B, P, H, K] -> [B, H, P, K], keys and values [B, H, T, K]
+    query, key, value = (products.laid_out(x.swapaxes(1, 2)) for x in (query, key, value))
+    # [B, H, P, T]
+    scores = products.times_turned(query, key)
     bias = attention_bias(sequences, how.packed, how.span, places)
     weights = jax.nn.softmax(scores + bias, axis=-1).astype(query.dtype)
-    # [B, H, P, T] x [B, T, H, K] -> [B, P, H, K] -> [B, P, D]
-    mixed = jnp.einsum("bhpt,bthk->bphk", drop(weights, how.rate, rng), value)
+    # [B, H, P, T] x [B, H, T, K] -> [B, P, H, K] -> [B, P, D]
+    mixed = products.times(drop(weights, how.rate, rng), value).astype(query.dtype).swapaxes(1, 2)
     return mixed.reshape(*mixed.shape[:2], -1)
 
 
