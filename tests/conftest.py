@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # All of this must stand before jax, tensorflow or transformers are imported anywhere.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -13,6 +14,9 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["HF_HUB_OFFLINE"] = "1"
+# A shell starts what it puts in the background deaf to ^C; processes of the tests must hear it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import random  # noqa: E402
 import sys  # noqa: E402
