@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,7 @@ def test_jobs_at_one_time_share_no_core_and_leave_none_idle() -> None:
         together.wait(timeout=60)
         seen[number] = os.sched_getaffinity(0)
 
-    named = {str(n): lambda n=n: job(n) for n in range(len(cores))}
-    jobs.run(named, len(cores))  # type: ignore[arg-type]
+    jobs.run({str(n): partial(job, n) for n in range(len(cores))}, len(cores))
     assert sorted(core for share in seen.values() for core in share) == cores
     assert sorted(os.sched_getaffinity(0)) == cores
 
@@ -32,7 +32,7 @@ def test_jobs_at_one_time_share_no_core_and_leave_none_idle() -> None:
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_every_job_is_done_once(at_once: int) -> None:
     done: list[str] = []
-    jobs.run({name: lambda name=name: done.append(name) for name in "abcde"}, at_once)  # type: ignore[misc]
+    jobs.run({name: partial(done.append, name) for name in "abcde"}, at_once)
     assert sorted(done) == list("abcde")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -69,6 +71,6 @@ def test_of_a_long_word_the_first_letters_count() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"buckets": -1}, {"min_gram": 0}, {"min_gram": 7}])
-def test_settings_that_make_no_sense_are_refused(wrong: dict[str, int]) -> None:
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"model.{next(iter(wrong))}"):
-        Word2VecConfig(10, 4, **wrong)  # type: ignore[arg-type]
+        Word2VecConfig(10, 4, **wrong)

@@ -119,7 +119,7 @@ def _last_layer(start: Pretrained, texts: Sequence[Sequence[int]]) -> list[np.nd
     words = start.tokenizer
     model = encoders.build(start.config, words)
     params: Any = start.params
-    encode = partition.jit(None, lambda *inputs: model.apply(*inputs))
+    encode = partition.jit(None, model.apply)
     rows = [Row([words.cls_id, *ids, words.sep_id], len(ids) + 2) for ids in texts]
     longest = max(len(row.ids) for row in rows)
     found: list[np.ndarray] = [np.empty(0)] * len(rows)

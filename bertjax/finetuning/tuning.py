@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -83,8 +84,11 @@ class Tuner:
         return {"layers": model.layers, "frozen": model.frozen, "bilstm": model.bilstm}
 
     def shape(self, batch_size: int) -> data_rows.Shape:
-        params = jax.eval_shape(self._init, jax.random.key(0))
-        return row_shape(self.model, params, self.context, batch_size)
+        return row_shape(self.model, self._abstract_params, self.context, batch_size)
+
+    @functools.cached_property
+    def _abstract_params(self) -> Any:
+        return jax.eval_shape(self._init, jax.random.key(0))
 
     def config(self, point: Point, data: Data) -> dict[str, Any]:
         """Everything that predicting and exporting need, and what made the run."""

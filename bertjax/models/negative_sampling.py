@@ -264,12 +264,12 @@ def word_updates(config: Word2VecConfig, counts: np.ndarray, words: Any) -> Word
         size = config.update_tokens
         blocks = (len(found.ids) - 2 * config.window) // size
         noise = draw_noise(key, (blocks, size // BLOCK, NOISE), table)
+        own = None if parts is None else jnp.asarray(parts)
 
         def one(number: Array, carry: tuple[Table, Table, Array]) -> tuple[Table, Table, Array]:
             inputs, outputs, loss = carry
             some = group(found, number * size, noise[number], config)
-            now = Words(inputs.rows, None if parts is None else jnp.asarray(parts))
-            made = change(now, outputs.rows, some, config)
+            made = change(Words(inputs.rows, own), outputs.rows, some, config)
             if rate is not None:
                 inputs = learn(inputs, made.inputs, rate)
                 outputs = learn(outputs, made.outputs, rate)

@@ -28,6 +28,7 @@ class Settings(Protocol):
     def max_gram(self) -> int: ...
     @property
     def max_characters(self) -> int: ...
+    def __hash__(self) -> int: ...
 
 
 def grams(word: str, least: int, most: int) -> list[str]:
@@ -61,10 +62,16 @@ def table(words: Any, config: Settings) -> np.ndarray:
     First its own, then those of its n-grams. Where there are fewer, the row behind the last one.
     Entries that were added to the vocabulary have none of their own; special ones have no n-grams.
     """
+    return _table(words, words.vocab_size, config)
+
+
+@functools.lru_cache(maxsize=4)
+def _table(words: Any, size: int, config: Settings) -> np.ndarray:
+    """Once for a vocabulary of a size, for every program that is traced asks."""
     nowhere = config.vocab_size + config.buckets
     special = set(words.never_random.tolist())
     rows = []
-    for number, entry in enumerate(words.pieces(range(words.vocab_size))):
+    for number, entry in enumerate(words.pieces(range(size))):
         own = [number] if number < config.vocab_size else []
         parts: list[str] = []
         if number not in special:

@@ -40,7 +40,7 @@ class OpenWords(WordTokenizer):
     """
 
     def __init__(self, words: WordTokenizer) -> None:
-        self._first = len(words.tokens)
+        self._saved = words._vocabulary()
         super().__init__(list(words.tokens), words.lowercase, words.max_chars_per_word)
 
     def _match_word(self, word: str) -> list[tuple[int, int]]:
@@ -51,4 +51,4 @@ class OpenWords(WordTokenizer):
         return super()._match_word(word)
 
     def _vocabulary(self) -> bytes:
-        return "".join(token + "\n" for token in self.tokens[: self._first]).encode()
+        return self._saved
