@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bertjax import memory, partition
+from bertjax import memory, partition, shares
 from bertjax.models import encoders
 from bertjax.runs.state import init_state
 from bertjax.text.chunk_tokenizer import SPECIALS
@@ -59,7 +59,7 @@ def main() -> None:
 
     def step() -> None:
         nonlocal state
-        state, metrics = train_step(state, partition.global_batch(batch, mesh))
+        state, metrics = train_step(state, shares.global_batch(batch, mesh))
         jax.block_until_ready((state, metrics))
 
     found = contest.timed(step, options.warmup, options.steps)

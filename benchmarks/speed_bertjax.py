@@ -12,7 +12,7 @@ import contest
 import jax
 import numpy as np
 
-from bertjax import memory, partition
+from bertjax import memory, partition, shares
 from bertjax.models import objectives
 from bertjax.models.heads import TaskModel
 from bertjax.runs.state import init_state, with_params
@@ -50,7 +50,7 @@ def main() -> None:
     def run(batches: list[dict[str, np.ndarray]]) -> None:
         nonlocal state
         for batch in batches:
-            placed = partition.global_batch(batch, mesh)
+            placed = shares.global_batch(batch, mesh)
             if options.what == "training":
                 state, metrics = train_step(state, placed)
                 jax.block_until_ready(metrics)

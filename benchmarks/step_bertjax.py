@@ -9,7 +9,7 @@ import contest
 import jax
 import pretraining_batch as data
 
-from bertjax import memory, partition
+from bertjax import memory, partition, shares
 from bertjax.models import encoders, masked_lm
 from bertjax.models.config import BertConfig
 from bertjax.runs.state import init_state
@@ -46,7 +46,7 @@ def main() -> None:
     def step() -> None:
         nonlocal state
         # As the training loop does it: from host arrays, every step.
-        state, metrics = train_step(state, partition.global_batch(host_batch, mesh))
+        state, metrics = train_step(state, shares.global_batch(host_batch, mesh))
         jax.block_until_ready((state, metrics))
 
     found = contest.timed(step, options.warmup, options.steps)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import tpu_text
 
-from bertjax import partition, settings
+from bertjax import settings, shares
 from bertjax.models import flops
 from bertjax.planner import planned_work, planning, topology
 from bertjax.planner.estimate import Shapes
@@ -39,7 +39,7 @@ def packed(work: Work, length: int, sequences: int) -> Work:
 def compiled(program: Program, batch: Shapes, site: Site) -> Any:
     """The train step, compiled for the devices of a site."""
     state = abstract_state(program.init, program.optimizer, site.mesh)
-    rows = partition.batch_sharding(site.mesh)
+    rows = shares.batch_sharding(site.mesh)
     inputs = {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
         for name, (shape, dtype) in batch.items()

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from bertjax import compile_cache, distributed, memory, partition
+from bertjax import compile_cache, distributed, memory, shares
 from bertjax.command_line import new_parser
 from bertjax.data import input as data_input
 from bertjax.data.records import Records
@@ -119,7 +119,7 @@ def make_evaluate(
     hide = inputs.pretraining.masks
     expand = phases.expander(config, [held_out], config.train.seed, hide)
     eval_step = make_eval_step(objective, expand, mesh)
-    parts, num_parts = partition.local_parts(mesh)
+    parts, num_parts = shares.local_parts(mesh)
 
     def evaluate(state: TrainState, pulse: Pulse) -> tuple[dict[str, float], float | None]:
         batches = data_input.eval_batches(
@@ -153,7 +153,7 @@ def train(
         state = start_state(made, mesh, seed, checkpoints, inputs)
         start = int(state.step)
         # What reads ahead is closed before the interpreter ends, which would wait for it.
-        batches = closing(phases.batches(inputs.phases, start, seed, *partition.local_parts(mesh)))
+        batches = closing(phases.batches(inputs.phases, start, seed, *shares.local_parts(mesh)))
         with (
             RunLog(workdir, "pretraining", steps, start, watching.mirror) as log,
             batches as stream,

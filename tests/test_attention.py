@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bertjax import partition
+from bertjax import partition, programs, shares
 from bertjax.errors import UserError
 from bertjax.models import attention
 from bertjax.models.config import KERNELS
@@ -121,8 +121,8 @@ def test_devices_compute_their_own_rows_and_heads() -> None:
     numbers = _numbers(4, 128, False)
     mesh = partition.make_mesh(data=2, fsdp=2, tensor=2)
     wanted = _run("flash", arrays, numbers, how)
-    arrays, numbers = jax.device_put((arrays, numbers), partition.batch_sharding(mesh))
-    found = partition.knowing(mesh, _run)("flash", arrays, numbers, how)
+    arrays, numbers = jax.device_put((arrays, numbers), shares.batch_sharding(mesh))
+    found = programs.knowing(mesh, _run)("flash", arrays, numbers, how)
     for part, expected in zip(found, wanted, strict=True):
         np.testing.assert_allclose(part, expected, atol=1e-6)
 
@@ -139,7 +139,7 @@ def test_auto_takes_what_suits_and_a_name_is_taken_at_its_word(
     )
     taken = {}
     for platform in ("cpu", "gpu", "tpu"):
-        monkeypatch.setattr(partition, "traced_platform", lambda platform=platform: platform)
+        monkeypatch.setattr(programs, "platform", lambda platform=platform: platform)
         for length in (128, 100):
             qkv = [jnp.zeros((1, length, 3 * 2 * 64))]
             taken[platform, length] = attention.attend("auto", qkv, None, None, How(2))

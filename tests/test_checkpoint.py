@@ -363,7 +363,8 @@ def test_a_disk_that_fills_up_while_saving_is_one_line(then: str, tmp_path: Path
     command = [sys.executable, "-c", _FULL, str(tmp_path), then]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 2
-    (line,) = found.stderr.splitlines()
+    assert found.stderr.count("\n") == 1, found.stderr
+    line = found.stderr.strip()
     assert line.startswith(f"error: {tmp_path}/checkpoints: a checkpoint could not be written (")
     assert "; free some space and run the same command again" in line
 

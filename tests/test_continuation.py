@@ -11,7 +11,7 @@ import pytest
 
 from bertjax import prepare, pretrain
 from bertjax.errors import UserError
-from bertjax.runs import checkpoint, run_folder
+from bertjax.runs import parameters, run_folder
 from bertjax.text import tokenizer
 from bertjax.text.tokenizer import WordPieceTokenizer
 from bertjax.training import continuation
@@ -32,7 +32,7 @@ def extended(start: pretrained.Pretrained, *words: str) -> WordPieceTokenizer:
 
 def fresh(start: pretrained.Pretrained, rows: int) -> Any:
     """A tree of the same parts with tables of so many rows, all of them 7."""
-    flat = checkpoint.flat(start.params)
+    flat = parameters.flat(start.params)
     known = start.config.vocab_size
     shapes = {
         path: tuple(rows if size == known else size for size in leaf.shape)
@@ -53,7 +53,7 @@ def test_new_words_are_the_mean_of_their_pieces_and_all_else_stays(
 ) -> None:
     words = extended(start, "riverlantern", "[unused9]")
     merged, lines = continuation.merge(start, fresh(start, words.vocab_size), words)
-    found, given = checkpoint.flat(merged), checkpoint.flat(start.params)
+    found, given = parameters.flat(merged), parameters.flat(start.params)
     known = start.tokenizer.vocab_size
     for path in given:
         old, new = np.asarray(given[path]), np.asarray(found[path])

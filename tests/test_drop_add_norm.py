@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bertjax import partition
+from bertjax import partition, programs, shares
 from bertjax.models.drop_add_norm import drop_add_norm
 
 EPSILON = 1e-12
@@ -69,8 +69,8 @@ def test_devices_drop_what_one_would() -> None:
     arrays, rng = _arrays(8), jax.random.key(5)
     wanted = _run(arrays, rng, 0.1)
     mesh = partition.make_mesh(data=2, fsdp=4)
-    rows = partition.batch_sharding(mesh)
+    rows = shares.batch_sharding(mesh)
     for place in (0, 1, 4):
         arrays[place] = jax.device_put(arrays[place], rows)
-    for part, expected in zip(partition.knowing(mesh, _run)(arrays, rng, 0.1), wanted, strict=True):
+    for part, expected in zip(programs.knowing(mesh, _run)(arrays, rng, 0.1), wanted, strict=True):
         np.testing.assert_allclose(part, expected, rtol=1e-5, atol=1e-4)

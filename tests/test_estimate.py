@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from bertjax import partition, settings
+from bertjax import partition, settings, shares
 from bertjax.models import encoders
 from bertjax.models.config import BertConfig
 from bertjax.planner import estimate, hlo_cost
@@ -67,7 +67,7 @@ def test_memory_is_what_the_born_state_and_a_batch_take_on_a_device(
             if shard.device == first
         )
 
-    placed = partition.global_batch(tiny_batch, mesh)
+    placed = shares.global_batch(tiny_batch, mesh)
     assert step.memory["parameters"] == held(born.params)
     assert step.memory["optimizer"] == held(born.opt_state)
     assert step.memory["batch"] == held(placed)

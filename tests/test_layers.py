@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
-from bertjax import partition
+from bertjax import partition, programs, shares
 from bertjax.errors import UserError
 from bertjax.models import layers, spans
 from bertjax.models.bert import Bert
@@ -118,11 +118,11 @@ def test_devices_draw_for_their_own_rows() -> None:
     def run(x: jax.Array) -> jax.Array:
         return drop(x, 0.25, jax.random.key(1, impl="rbg"))
 
-    x = jax.device_put(jnp.ones((16, 512)), partition.batch_sharding(mesh))
-    found = np.asarray(jax.jit(partition.knowing(mesh, run))(x))
+    x = jax.device_put(jnp.ones((16, 512)), shares.batch_sharding(mesh))
+    found = np.asarray(jax.jit(programs.knowing(mesh, run))(x))
     assert (found > 0).mean() == pytest.approx(0.75, abs=0.02)
     assert len(np.unique(found, axis=0)) == 16
-    text = jax.jit(partition.knowing(mesh, run)).lower(x).compile().as_text()
+    text = jax.jit(programs.knowing(mesh, run)).lower(x).compile().as_text()
     sizes = [math.prod(map(int, sizes.split(","))) for sizes in re.findall(r"\[([\d,]+)\]", text)]
     assert max(sizes) <= 2 * x.size // 8
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from bertjax import partition
+from bertjax import partition, shares
 from bertjax.models import negative_sampling as sampling
 from bertjax.models import subwords, word_stream
 from bertjax.models.negative_sampling import BLOCK, NOISE, PART
@@ -330,7 +330,7 @@ def test_tables_shared_out_in_any_way_learn_the_same(method: str) -> None:
         step = train_step.make_row_step(updates, schedule, mesh=mesh)
         for number in range(2):
             batch = {k: np.asarray(v) for k, v in make_batch(rows=16, seed=number).items()}
-            made, metrics = step(made, partition.global_batch(batch, mesh))
+            made, metrics = step(made, shares.global_batch(batch, mesh))
         found[name] = (*flat(made.params), float(metrics["loss"]))
         table = made.params["encoder"]["embeddings"]["token"]["embedding"]
         wanted = (V // mesh.shape["tensor"], D // mesh.shape["fsdp"])

@@ -14,7 +14,7 @@ import pytest
 from flax import traverse_util
 from jax.sharding import Mesh, PartitionSpec
 
-from bertjax import partition
+from bertjax import partition, shares
 from bertjax.errors import UserError
 from bertjax.models import language_models, masked_lm, objectives
 from bertjax.models.config import BertConfig
@@ -199,13 +199,13 @@ def test_a_process_holds_the_rows_of_its_devices(
 ) -> None:
     devices: Any = [SliceDevice(i, 0, process_index=i // each) for i in range(8)]
     mesh = partition.make_mesh(*sizes, devices=devices)
-    found = [partition.local_parts(mesh, process) for process in range(8 // each)]
+    found = [shares.local_parts(mesh, process) for process in range(8 // each)]
     assert found == [(parts, sizes[0] * sizes[1]) for parts in held]
     # Of a batch that all have laid out, each puts the rows of its own parts on its devices.
     rows = np.arange(16 * 3).reshape(16, 3)
     each_part = rows.reshape(sizes[0] * sizes[1], -1, 3)
     for process, parts in enumerate(held):
-        own = partition.own_share({"input_ids": rows}, mesh, process)["input_ids"]
+        own = shares.own_share({"input_ids": rows}, mesh, process)["input_ids"]
         np.testing.assert_array_equal(own, np.concatenate([each_part[part] for part in parts]))
 
 
@@ -213,7 +213,7 @@ def test_processes_that_would_share_a_part_of_their_rows_are_refused() -> None:
     devices: Any = [SliceDevice(i, 0, process_index=i // 3) for i in range(6)]
     mesh = partition.make_mesh(3, 1, 2, devices=devices)
     with pytest.raises(UserError, match="mesh.tensor=2: .* choose a divisor or a multiple"):
-        partition.local_parts(mesh, 0)
+        shares.local_parts(mesh, 0)
 
 
 def test_a_mesh_may_be_of_some_of_the_devices() -> None:
@@ -270,7 +270,7 @@ def _step(
     begin = state.with_params(state.abstract_state(_init(model), descent, mesh), params)
     begin = begin.replace(step=jnp.int32(0), seed=jnp.int32(0), skipped=jnp.int32(0))
     step = train_step.make_train_step(objective, descent, microbatches=microbatches, norms_every=1)
-    after, metrics = step(begin, partition.global_batch(batch, mesh))
+    after, metrics = step(begin, shares.global_batch(batch, mesh))
     assert int(after.step) == 1
     gradients = jax.tree.map(lambda old, new: old - np.asarray(new), params, after.params)
     return {name: float(value) for name, value in metrics.items()}, gradients

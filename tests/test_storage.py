@@ -22,7 +22,7 @@ from bertjax.files import storage
 from bertjax.files.whole_file import staged, whole, write_whole
 from bertjax.models.config import BertConfig
 from bertjax.models.masked_lm import PretrainingModel
-from bertjax.runs import checkpoint
+from bertjax.runs import checkpoint, parameters
 from bertjax.text.wordpiece import WordPieceTokenizer
 from bertjax.training import run_log
 from bertjax.weights import google, huggingface, model_folder, pretrained, word_vectors
@@ -187,8 +187,8 @@ def test_a_run_in_a_bucket_goes_on_and_is_the_one_that_never_left_this_machine(
     found, calm = (run_log.read_metrics(folder) for folder in (storage.path(run), tiny_run))
     assert [line["step"] for line in found] == [line["step"] for line in calm]
     assert [line["loss"] for line in found] == [line["loss"] for line in calm]
-    for name, leaf in checkpoint.flat(checkpoint.load_params(storage.path(run))).items():
-        local = checkpoint.flat(checkpoint.load_params(tiny_run))[name]
+    for name, leaf in parameters.flat(checkpoint.load_params(storage.path(run))).items():
+        local = parameters.flat(checkpoint.load_params(tiny_run))[name]
         np.testing.assert_array_equal(leaf, local, err_msg=name)
     assert len([n for n in bucket.names("bucket/runs/tiny/") if "tfevents" in n]) == 2
     names = bucket.names("bucket/runs/tiny/checkpoints/")
@@ -213,8 +213,8 @@ def test_what_others_read_is_written_to_and_read_from_a_bucket(
     for folder in (theirs, tmp_path):
         start = pretrained.load(folder)
         assert (start.name, start.config) == (str(folder), tiny_config)
-        for name, leaf in checkpoint.flat(start.params).items():
-            np.testing.assert_array_equal(leaf, checkpoint.flat(params)[name], err_msg=name)
+        for name, leaf in parameters.flat(start.params).items():
+            np.testing.assert_array_equal(leaf, parameters.flat(params)[name], err_msg=name)
     with pytest.raises(UserError, match="gs://bucket/exports/hf: exists already"):
         model_folder.check_target(theirs)
     vectors = WordVectors(["a", "b"], np.arange(6, dtype=np.float32).reshape(2, 3))

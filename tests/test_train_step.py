@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from bertjax import partition
+from bertjax import partition, programs
 from bertjax.models import masked_lm, objectives
 from bertjax.models.config import BertConfig
 from bertjax.models.masked_lm import PretrainingModel
@@ -114,8 +114,8 @@ def test_a_tpu_takes_its_share_of_a_batch_in_parts(monkeypatch: pytest.MonkeyPat
         return steps._suitable({"input_ids": np.zeros((rows, length))}, 8192)
 
     assert parts(256, 128) == 1
-    monkeypatch.setattr(partition, "traced_platform", lambda: "tpu")
+    monkeypatch.setattr(programs, "platform", lambda: "tpu")
     # 64 rows at once, as few parts as will do, and parts of equal rows.
     assert [parts(64, 128), parts(256, 128), parts(24, 512), parts(51, 512)] == [1, 4, 2, 1]
     mesh = partition.make_mesh(data=2, fsdp=2, tensor=2)
-    assert partition.knowing(mesh, parts)(256, 128) == 1
+    assert programs.knowing(mesh, parts)(256, 128) == 1

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from bertjax import partition
+from bertjax import partition, shares
 from bertjax.models import encoders, masked_lm
 from bertjax.models.config import BertConfig
 from bertjax.runs import state
@@ -61,7 +61,7 @@ def trained(config: BertConfig, batch: Batch, mesh: Mesh) -> tuple[np.ndarray, A
     for number in range(20):
         rows = np.random.default_rng(number).permutation(len(batch["input_ids"]))[:16]
         chosen = {name: value[rows] for name, value in batch.items()}
-        now, metrics = step(now, partition.global_batch(chosen, mesh))
+        now, metrics = step(now, shares.global_batch(chosen, mesh))
         losses.append(metrics["loss"])
     # Laid out in another way it would be compiled for once more.
     jax.tree.map(assert_lies, now, partition.tree_shardings(now, mesh))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bertjax import partition
+from bertjax import programs
 from bertjax.data.rows import Row, Shape, eval_batches
 from bertjax.errors import UserError
 from bertjax.files.json_file import write_json
@@ -119,7 +119,7 @@ def _last_layer(start: Pretrained, texts: Sequence[Sequence[int]]) -> list[np.nd
     words = start.tokenizer
     model = encoders.build(start.config, words)
     params: Any = start.params
-    encode = partition.jit(None, model.apply)
+    encode = programs.jit(None, model.apply)
     rows = [Row([words.cls_id, *ids, words.sep_id], len(ids) + 2) for ids in texts]
     longest = max(len(row.ids) for row in rows)
     found: list[np.ndarray] = [np.empty(0)] * len(rows)

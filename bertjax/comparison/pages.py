@@ -16,7 +16,7 @@ from bertjax.files.json_file import read_json
 from bertjax.files.whole_file import write_whole
 from bertjax.reporting import charts, page
 from bertjax.reporting.charts import Line
-from bertjax.runs import checkpoint
+from bertjax.runs import checkpoint, parameters
 from bertjax.training import run_log
 
 _TITLE = "What each step to BERT bought"
@@ -98,7 +98,7 @@ def _systems(wanted: Comparison, workdir: Path) -> Section:
     rows = []
     for system in wanted.systems:
         run = _run(system, workdir)
-        params = sum(leaf.size for leaf in checkpoint.flat(checkpoint.load_params(run)).values())
+        params = sum(leaf.size for leaf in parameters.flat(checkpoint.load_params(run)).values())
         last = run_log.read_metrics(run)[-1]
         losses = [
             f"{name.removeprefix('eval_').removesuffix('_loss')} {value:.3f}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from bertjax import partition
+from bertjax import shares
 from bertjax.errors import UserError
 from bertjax.tasks.base import Context, Encoded, Task
 
@@ -71,7 +71,7 @@ class Method:
 
 def check(point: Point, mesh: Mesh) -> None:
     """Raises UserError: settings that cannot be trained with."""
-    partition.check_batch_size(point.batch_size, mesh)
+    shares.check_batch_size(point.batch_size, mesh)
     if point.epochs < 1:
         raise UserError(f"--epochs={point.epochs}: give at least 1")
     if not point.learning_rate >= 0:

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from bertjax import distributed, partition
+from bertjax import distributed, partition, programs, shares
 from bertjax.data import lengths
 from bertjax.data import rows as data_rows
 from bertjax.files.whole_file import write_whole
@@ -77,7 +77,7 @@ class Predictor:
                 return objectives.choice_scores(scores, batch["choice_mask"])
             return scores
 
-        return partition.jit(self._mesh, predict)
+        return programs.jit(self._mesh, predict)
 
     def __call__(
         self, params: Any, encoded: Encoded, shape: data_rows.Shape, through: Through = iter
@@ -100,8 +100,8 @@ class Predictor:
 
     def _started(self, params: Any, batches: Iterable[Any]) -> Iterator[tuple[np.ndarray, Array]]:
         for numbers, batch in batches:
-            own = partition.own_share(batch, self._mesh)
-            yield numbers, self._predict(params, partition.global_batch(own, self._mesh))
+            own = shares.own_share(batch, self._mesh)
+            yield numbers, self._predict(params, shares.global_batch(own, self._mesh))
 
 
 def _one_ahead(items: Iterable[T]) -> Iterator[T]:

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from bertjax import distributed, partition
+from bertjax import distributed, shares
 from bertjax.data import rows as data_rows
 from bertjax.files.json_file import read_json, write_json
 from bertjax.finetuning import mixing
@@ -199,7 +199,7 @@ class Tuner:
                     state,
                     self._train_step,
                     (
-                        partition.own_share(batch, self.mesh)
+                        shares.own_share(batch, self.mesh)
                         for batch in data_rows.train_batches(
                             train.rows, shape, seed=point.seed, start_step=first
                         )

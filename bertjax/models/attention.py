@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from bertjax import partition
+from bertjax import programs
 from bertjax.errors import UserError
 from bertjax.models import flash, products
 from bertjax.models.dropout import drop
@@ -49,7 +49,7 @@ def dot_product(qkv: QKV, sequences: Array, rng: Array | None, how: How) -> Arra
     if how.rate:
         return einsum(qkv, sequences, rng, how)
     query, key, value = heads(qkv, how)
-    fused = partition.traced_platform() == "gpu" and query.dtype == jnp.bfloat16
+    fused = programs.platform() == "gpu" and query.dtype == jnp.bfloat16
     mixed = jax.nn.dot_product_attention(
         query,
         key,
@@ -107,7 +107,7 @@ def attend(
     width = sum(x.shape[2] for x in qkv) // 3
     shape = qkv[0].shape[1], how.heads, width // how.heads
     if name == AUTO:
-        here = partition.traced_platform()
+        here = programs.platform()
         suited = (
             found.attend
             for found in ATTENTIONS.values()

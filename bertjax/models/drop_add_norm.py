@@ -18,7 +18,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from bertjax import partition
+from bertjax import partition, programs
 from bertjax.models import kernels
 
 # Tokens that a step of the grid reads, and that are worked on together.
@@ -177,7 +177,7 @@ def _over_mesh(
     whole, rows = partition.WHOLE, partition.ROWS_OF_BATCH
     batch = arrays[0].shape[0]
     kinds = [whole, rows, *[whole] * len(vectors), *[rows] * len(arrays)]
-    run = partition.in_parts(part, kinds, [rows] * (len(outputs) + backward), batch, 1)
+    run = programs.in_parts(part, kinds, [rows] * (len(outputs) + backward), batch, 1)
     return run(seeds, jnp.arange(batch, dtype=jnp.int32), *vectors, *arrays)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from bertjax import partition
+from bertjax import partition, programs
 
 
 def drop(x: Array, rate: float, rng: Array | None) -> Array:
@@ -43,5 +43,5 @@ def _own_halves(rng: Array, shape: tuple[int, ...]) -> Array:
         return (jax.random.bits(key, (len(rows), *shape[1:]), jnp.uint16),)
 
     kinds = [partition.WHOLE, partition.ROWS_OF_BATCH]
-    run = partition.in_parts(part, kinds, [partition.ROWS_OF_BATCH], shape[0], 1)
+    run = programs.in_parts(part, kinds, [partition.ROWS_OF_BATCH], shape[0], 1)
     return run(jax.random.key_data(rng), jnp.arange(shape[0], dtype=jnp.int32))[0]

@@ -20,7 +20,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from bertjax import partition
+from bertjax import partition, programs
 from bertjax.models import kernels
 from bertjax.models.kernels import LANES as _LANES
 from bertjax.models.kernels import kept, on_tpu
@@ -304,7 +304,7 @@ def _over_mesh(
     numbers, wide = partition.ROWS_OF_BATCH, partition.ROWS_AND_COLUMNS
     outputs = len(qkv) if slope else 1
     kinds = [partition.WHOLE, numbers, partition.COLUMNS, numbers, *[wide] * len((*qkv, *slope))]
-    run = partition.in_parts(part, kinds, [wide] * outputs, batch, groups)
+    run = programs.in_parts(part, kinds, [wide] * outputs, batch, groups)
     return run(seeds, _count(batch), _count(groups), sequences, *qkv, *slope)
 
 

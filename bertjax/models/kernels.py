@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental.pallas import tpu as pltpu
 
-from bertjax import partition
+from bertjax import programs
 
 # Of a register of vectors.
 LANES, SUBLANES = 128, 8
@@ -18,7 +18,7 @@ LANES, SUBLANES = 128, 8
 
 def on_tpu() -> bool:
     """Elsewhere kernels are interpreted: slow, but right."""
-    return partition.traced_platform() == "tpu"
+    return programs.platform() == "tpu"
 
 
 def parameters(memory: int) -> Any:

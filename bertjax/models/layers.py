@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from bertjax import partition
+from bertjax import programs
 from bertjax.models import drop_add_norm
 from bertjax.models.attention import QKV, attend, heads
 from bertjax.models.config import BertConfig, EncoderConfig
@@ -50,7 +50,7 @@ class LayerNorm(nn.Module):
     def of_sum(self, x: Array, added: Array, rng: Array | None, length: int) -> Array:
         """Of x + dropped(added), [B T, D] of rows of T = length."""
         rate = self.config.hidden_dropout
-        if partition.traced_platform() != "tpu" or not drop_add_norm.fits(length, x.shape[1]):
+        if programs.platform() != "tpu" or not drop_add_norm.fits(length, x.shape[1]):
             return self(x + drop(added, rate, rng))
         # [B T, D] -> [B, T, D], and back
         x_rows, added_rows = (y.reshape(-1, length, y.shape[1]) for y in (x, added))
@@ -78,7 +78,7 @@ def gelu(x: Array) -> Array:
     Of bfloat16 on TPUs it is exact to the type: with its slope the error function takes their
     vector units half as long as the products around it take the matrix units.
     """
-    if x.dtype == jnp.bfloat16 and partition.traced_platform() == "tpu":
+    if x.dtype == jnp.bfloat16 and programs.platform() == "tpu":
         return short_gelu(x)
     wide = x.astype(jnp.float32)
     return (0.5 * wide * (1.0 + jax.lax.erf(wide * math.sqrt(0.5)))).astype(x.dtype)
@@ -162,7 +162,7 @@ class SelfAttention(nn.Module):
         # The division by the root of a head's width costs least on the weights.
         maps[0] = (maps[0][0] / root, maps[0][1] / root)
         # One product of three, unless devices share out the heads of each.
-        apart = partition.splits_width()
+        apart = programs.splits_width()
         mapped = [linear(x, *each) for each in maps] if apart else [side_by_side(x, maps)]
         # [B T, D] -> [B, T, D] of each, or [B, T, 3 D]
         qkv = [y.reshape(*sequences.shape, -1) for y in mapped]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from bertjax import partition
+from bertjax import programs
 from bertjax.models import products
 from bertjax.models.config import EncoderConfig
 
@@ -22,7 +22,7 @@ def kernel_init(config: EncoderConfig) -> nn.initializers.Initializer:
 
 def _dot(x: Array, y: Array, contracted: tuple[int, int]) -> Array:
     """A product of two matrices over one axis of each, in float32."""
-    if contracted[0] == 0 and x.dtype == jnp.bfloat16 and partition.traced_platform() == "cpu":
+    if contracted[0] == 0 and x.dtype == jnp.bfloat16 and programs.platform() == "cpu":
         x, contracted = products.turned(x), (1, contracted[1])
     axes = (((contracted[0],), (contracted[1],)), ((), ()))
     return jax.lax.dot_general(x, y, axes, preferred_element_type=jnp.float32)
@@ -55,7 +55,7 @@ def _backward(saved: tuple[Array, Array], slope: Array) -> tuple[Array, Array, A
 
 def _sum(slope: Array) -> Array:
     """[N, F] -> [F] float32. TPUs add up rows far faster by their matrix units."""
-    if slope.dtype == jnp.float32 or partition.traced_platform() != "tpu":
+    if slope.dtype == jnp.float32 or programs.platform() != "tpu":
         return slope.astype(jnp.float32).sum(axis=0)
     return _dot(jnp.ones((len(slope), 8), slope.dtype), slope, (0, 0))[0]
 

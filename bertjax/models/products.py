@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from bertjax import partition
+from bertjax import programs
 
 
 def laid_out(x: Array) -> Array:
     """The same; on CPUs it lies in memory in the order of its axes."""
-    if partition.traced_platform() != "cpu":
+    if programs.platform() != "cpu":
         return x
     return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 

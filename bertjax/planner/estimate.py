@@ -17,7 +17,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from bertjax import partition
+from bertjax import shares
 from bertjax.files.json_file import read_json, write_json
 from bertjax.planner import hlo_cost
 from bertjax.runs.state import abstract_state
@@ -73,7 +73,7 @@ def estimate(program: Program, batch: Shapes, mesh: Mesh, cache: Path | None = N
       cache: a folder of estimates; what was compiled once is read from it.
     """
     state = abstract_state(program.init, program.optimizer, mesh)
-    rows = partition.batch_sharding(mesh)
+    rows = shares.batch_sharding(mesh)
     inputs = {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
         for name, (shape, dtype) in batch.items()

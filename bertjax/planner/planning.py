@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from bertjax import partition
+from bertjax import partition, shares
 from bertjax.models import flops
 from bertjax.models.config import BertConfig
 from bertjax.planner import estimate, topology
@@ -39,7 +39,7 @@ def site(wanted: Topology, work: Work, chosen_mesh: bool) -> Site:
         sizes["fsdp"] = suitable_fsdp(work, wanted, len(devices))
     mesh = partition.make_mesh(**sizes, devices=devices)
     for phase in work.phases:
-        partition.check_batch_size(phase.batch_size, mesh, work.config.train.microbatches)
+        shares.check_batch_size(phase.batch_size, mesh, work.config.train.microbatches)
     return Site(wanted, mesh)
 
 

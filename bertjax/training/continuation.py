@@ -10,7 +10,7 @@ from flax import traverse_util
 
 from bertjax.errors import UserError
 from bertjax.models.config import EncoderConfig
-from bertjax.runs import checkpoint
+from bertjax.runs import parameters
 from bertjax.text.tokenizer import Tokenizer
 from bertjax.weights.pretrained import Pretrained
 
@@ -40,14 +40,14 @@ def merge(start: Pretrained, fresh: Any, words: Tokenizer) -> tuple[Any, list[st
       UserError: another vocabulary, or parameters of another shape.
     """
     check_vocabulary(start, words)
-    given, wanted = checkpoint.flat(start.params), checkpoint.flat(fresh)
+    given, wanted = parameters.flat(start.params), parameters.flat(fresh)
     merged, lines = dict(wanted), []
     pieces = _old_pieces(start, words)
     for path in _TABLES:
         if path in given:
             given[path] = _grown(np.asarray(given[path]), np.asarray(wanted[path]), start, pieces)
     taken = {path: leaf for path, leaf in given.items() if path in wanted}
-    checkpoint.check_shapes(start.name, taken, {path: wanted[path] for path in taken})
+    parameters.check_shapes(start.name, taken, {path: wanted[path] for path in taken})
     merged.update(taken)
     new = words.vocab_size - start.tokenizer.vocab_size
     if new:

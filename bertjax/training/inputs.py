@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from bertjax import partition, settings
+from bertjax import partition, settings, shares
 from bertjax.data.records import Records
 from bertjax.files import storage
 from bertjax.models import encoders
@@ -104,7 +104,7 @@ def open_run(spec: str, overrides: list[str]) -> Opened:
     inputs = open_inputs(config)
     mesh = partition.make_mesh(**config.mesh.to_dict())
     for phase in inputs.phases:
-        partition.check_batch_size(phase.batch_size, mesh, config.train.microbatches)
+        shares.check_batch_size(phase.batch_size, mesh, config.train.microbatches)
     return Opened(config, inputs, mesh, build_program(config, inputs, mesh))
 
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bertjax import partition
+from bertjax import shares
 from bertjax.errors import UserError
 from bertjax.runs.checkpoint import Checkpoints
 from bertjax.runs.state import TrainState
@@ -77,7 +77,7 @@ def train(
     """
     step = int(state.step)
     skipped = SkippedUpdates(log.run, timetable.max_skipped, int(state.skipped), log.say)
-    parts, num_parts = partition.local_parts(mesh)
+    parts, num_parts = shares.local_parts(mesh)
     meter = Meter(log.history, num_parts / len(parts), flops)
     previous: tuple[int, Any, HostBatch] | None = None
     with Pulse(timetable.stuck_after) as pulse, profiler or Profiler() as trace:
@@ -90,7 +90,7 @@ def train(
                 batch = next(batches)
             trace.before(step + 1)
             with meter.stepping():
-                state, metrics = train_step(state, partition.global_batch(batch, mesh))
+                state, metrics = train_step(state, shares.global_batch(batch, mesh))
             step += 1
             trace.after(step, metrics)
             meter.add(metrics, batch)
@@ -142,7 +142,7 @@ def evaluate_batches(
     """Averages over all batches: one sum over one count, every example once."""
     totals: Any = None
     for batch in batches:
-        found = jax.device_get(eval_step(params, partition.global_batch(batch, mesh)))
+        found = jax.device_get(eval_step(params, shares.global_batch(batch, mesh)))
         totals = found if totals is None else jax.tree.map(np.add, totals, found)
     sums, counts = totals
     return {

@@ -11,7 +11,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from bertjax import partition
+from bertjax import partition, programs, shares
 from bertjax.models import objectives
 from bertjax.models.negative_sampling import WordUpdates
 from bertjax.models.objectives import Batch, Objective
@@ -26,7 +26,7 @@ def dropout_key(seed: Array, step: Array) -> Array:
     """The random key of a step; a function of seed and step alone, so a resumed run repeats it."""
     # Measured: on CPUs threefry vectorises and takes a quarter of rbg's time; accelerators have
     # the generator behind rbg in hardware.
-    generator = "threefry2x32" if partition.traced_platform() == "cpu" else "rbg"
+    generator = "threefry2x32" if programs.platform() == "cpu" else "rbg"
     return jax.random.fold_in(jax.random.key(seed, impl=generator), step)
 
 
@@ -41,10 +41,10 @@ def _microbatches(batch: Batch, count: int) -> Batch:
 
 def _suitable(batch: Batch, tokens_at_once: int) -> int:
     """The fewest microbatches in which a TPU works on no more tokens at once; elsewhere 1."""
-    if partition.traced_platform() != "tpu":
+    if programs.platform() != "tpu":
         return 1
     rows, length = batch["input_ids"].shape
-    own, count = partition.own_rows(rows), 1
+    own, count = programs.own_rows(rows), 1
     while own // count * length > tokens_at_once and own % (2 * count) == 0:
         count *= 2
     return count
@@ -90,7 +90,7 @@ def _accumulated_apart(
         key = jax.random.fold_in(key, place)
         return _accumulated(objective, params, batch, counts, key, microbatches)
 
-    return partition.summed_over_devices(own, params, batch, (counts, key))
+    return programs.summed_over_devices(own, params, batch, (counts, key))
 
 
 def make_train_step(
@@ -125,7 +125,7 @@ def make_train_step(
         if parts == 1:
             gradients, sums = _gradients(objective, state.params, batch, counts, key)
         else:
-            add_up = _accumulated_apart if partition.splits_rows_alone() else _accumulated
+            add_up = _accumulated_apart if programs.splits_rows_alone() else _accumulated
             gradients, sums = add_up(objective, state.params, batch, counts, key, parts)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -148,7 +148,7 @@ def make_train_step(
         state = state.replace(params=kept[0], opt_state=kept[1])
         return partition.by_rows(state, mesh), metrics
 
-    return partition.jit(mesh, step, donated=[0])
+    return programs.jit(mesh, step, donated=[0])
 
 
 def make_row_step(
@@ -167,7 +167,7 @@ def make_row_step(
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        batch = expand(batch if mesh is None else partition.on_all_devices(batch, mesh))
+        batch = expand(batch if mesh is None else shares.on_all_devices(batch, mesh))
         down, opt_state = schedule.update(jnp.ones(()), state.opt_state)
         key = dropout_key(state.seed, state.step)
         params, sums, counts = updates.update(state.params, batch, key, -down)
@@ -183,7 +183,7 @@ def make_row_step(
         state = state.replace(params=params, opt_state=opt_state)
         return partition.by_rows(state, mesh), metrics
 
-    return partition.jit(mesh, step, donated=[0])
+    return programs.jit(mesh, step, donated=[0])
 
 
 EvalStep = Callable[[Any, Batch], tuple[objectives.Sums, dict[str, Array]]]
@@ -200,4 +200,4 @@ def make_eval_step(
         batch = expand(batch)
         return objective.sums(params, batch, None), objective.counts(batch)
 
-    return partition.jit(mesh, step)
+    return programs.jit(mesh, step)

@@ -18,7 +18,7 @@ from bertjax.models import encoders
 from bertjax.models.config import EncoderConfig
 from bertjax.models.heads import TASK_HEADS
 from bertjax.models.word2vec import Word2VecConfig
-from bertjax.runs import checkpoint, run_folder
+from bertjax.runs import checkpoint, parameters, run_folder
 from bertjax.text import tokenizer
 from bertjax.text.chunk_tokenizer import SPECIALS
 from bertjax.text.words import OpenWords, WordTokenizer
@@ -143,7 +143,7 @@ def _read_run(folder: Path) -> tuple[EncoderConfig, Any, FolderInfo]:
     row = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     encoder = encoders.build(config, tokenizer.load(folder))
     wanted = jax.eval_shape(encoder.init, jax.random.key(0), row, row, row)["params"]
-    checkpoint.check_shapes(folder, {"encoder": params["encoder"]}, {"encoder": wanted})
+    parameters.check_shapes(folder, {"encoder": params["encoder"]}, {"encoder": wanted})
     head = paper_head(run)
     return config, params, FolderInfo(head, run["labels"] if head else [])
 
@@ -187,7 +187,7 @@ def transplant(
     given, wanted = _parts(start.params), _parts(fresh)
     taken = {part: leaves for part, leaves in given.items() if part.startswith("encoder")}
     for part, leaves in taken.items():
-        checkpoint.check_shapes(start.name, leaves, wanted[part])
+        parameters.check_shapes(start.name, leaves, wanted[part])
     lines = []
     if head and head == start.head and sorted(labels) == sorted(start.labels):
         reordered = _reorder(given["head"], [list(start.labels).index(name) for name in labels])
@@ -209,7 +209,7 @@ def transplant(
 def _parts(params: Any) -> dict[str, dict[str, Any]]:
     """{"encoder": {"encoder/embeddings/norm/bias": array, ...}, "encoder/pooler": ..., ...}."""
     parts: dict[str, dict[str, Any]] = {}
-    for path, leaf in checkpoint.flat(params).items():
+    for path, leaf in parameters.flat(params).items():
         parts.setdefault(part_of(path), {})[path] = leaf
     return parts
 
