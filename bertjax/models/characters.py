@@ -6,6 +6,7 @@ published model: 256 bytes of UTF-8 and six more.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -38,7 +39,13 @@ def table(words: Any, longest: int) -> np.ndarray:
 
     [CLS] and [SEP] are the ends of a sentence.
     """
-    entries = words.pieces(range(words.vocab_size))
+    return _table(words, words.vocab_size, longest)
+
+
+@functools.lru_cache(maxsize=4)
+def _table(words: Any, size: int, longest: int) -> np.ndarray:
+    """Once for a vocabulary of a size, for every program that is traced asks."""
+    entries = words.pieces(range(size))
     spelled = np.array([spell(entry, longest) for entry in entries], np.int16)
     for number, symbol in ((words.cls_id, BEGIN_SENTENCE), (words.sep_id, END_SENTENCE)):
         spelled[number] = _padded([BEGIN_WORD, symbol, END_WORD], longest)
