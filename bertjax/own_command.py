@@ -12,6 +12,11 @@ from typing import IO
 
 from bertjax.errors import UserError
 
+
+class Stopped(UserError):
+    """All were asked to end."""
+
+
 _running: set[subprocess.Popen[bytes]] = set()
 _stopped = threading.Event()
 
@@ -23,7 +28,8 @@ def call(module: str, arguments: Sequence[str], log: Path | None = None) -> None
       log: what it says is added to this file instead of being shown.
 
     Raises:
-      UserError: it failed; what it said stands above or in the log. Or all were stopped.
+      UserError: it failed; what it said stands above or in the log.
+      Stopped: all were.
     """
     command = [sys.executable, "-m", f"bertjax.{module}", *arguments]
     if log is None:
@@ -36,7 +42,7 @@ def call(module: str, arguments: Sequence[str], log: Path | None = None) -> None
             output.flush()
             status = run_program(command, output)
     if _stopped.is_set():
-        raise UserError("stopped; run the same command again to go on")
+        raise Stopped("stopped; run the same command again to go on")
     if status:
         said = f"what {log} says at its end" if log else "what it says above"
         raise UserError(f"bertjax.{module} failed; mend {said}, and run the same command again")

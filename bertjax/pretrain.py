@@ -112,19 +112,21 @@ def make_evaluate(
     mesh: Mesh,
     log: RunLog,
 ) -> loop.Evaluate | None:
-    """Evaluation on the held-out records, every example once; None if there are none."""
+    """Evaluation on the held-out records, each example at most once; None if there are none."""
     held_out = inputs.held_out
     if held_out is None:
         return None
     hide = inputs.pretraining.masks
-    expand = phases.expander(config, [held_out], config.train.seed, hide)
+    # Masked as prepared, so that the loss means the same whatever masks are trained with.
+    expand = phases.expander(config, [held_out], config.train.seed, hide, as_prepared=True)
     eval_step = make_eval_step(objective, expand, mesh)
     parts, num_parts = shares.local_parts(mesh)
 
     def evaluate(state: TrainState, pulse: Pulse) -> tuple[dict[str, float], float | None]:
         batches = data_input.eval_batches(
-            held_out, batch_size=config.train.batch_size, parts=parts, num_parts=num_parts
-        )
+            held_out, batch_size=config.train.batch_size, parts=parts, num_parts=num_parts,
+            most=config.data.eval_examples,
+        )  # fmt: skip
         read = pulse.through(batches)
         found = with_perplexities(loop.evaluate_batches(eval_step, state.params, read, mesh))
         losses = [

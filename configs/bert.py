@@ -49,7 +49,9 @@ def get_config(size: str = "base") -> ConfigDict:
                 # Lengths to group rows by; for --masking=dynamic without --packed.
                 "shapes": (),
                 "skip_damaged": False,
-                # Of --masking=dynamic; empty: as prepared.
+                # Held-out examples that are evaluated, evenly spread; 0: all.
+                "eval_examples": 0,
+                # Of --masking=dynamic; empty: as prepared. Held-out text is masked as prepared.
                 "mask_unit": "",
                 "masked_lm_prob": 0.0,
                 "mask_shares": (),

@@ -37,6 +37,7 @@ def get_config(size: str = "100") -> ConfigDict:
             "data": {
                 "records": "records",
                 "eval_records": "",
+                "eval_examples": 0,
                 "long_records": "",
                 "shapes": (),
                 "skip_damaged": False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from bertjax import compare, finetune, own_command, prepare, settings
 from bertjax.comparison import budget, contexts, findings, systems
-from bertjax.comparison.findings import Ordering, Score
+from bertjax.comparison.findings import Mix, Ordering, Score
 from bertjax.errors import UserError
 from bertjax.tasks.table import TASKS
 from bertjax.tasks.word_lists import WORD_TASKS
@@ -33,11 +34,11 @@ def get_config():
         "records": {"pairs": ("--vocab_size=150", "--max_seq_length=32", "--masking=dynamic",
                               "--workers=1")},
         "systems": {"bert": bert, "other": {**bert, "settings": ("train.seed=1",)}},
-        "ablations": {"wide": bert},
+        "ablations": {"wide": {**bert, "paper": {"near": "98"}}},
         "tasks": {
-            "near": {"task": "classify", "needs": "train.tsv", "paper": {"bert": "99"},
+            "near": {"task": "classify", "needs": ("train.tsv", "dev.tsv"), "paper": {"bert": "99"},
                      "options": ("--train={data}/train.tsv", "--dev={data}/dev.tsv")},
-            "far": {"needs": "nowhere.tsv", "options": ()},
+            "far": {"needs": ("nowhere.tsv",), "options": ()},
         },
         "tuning": ("--epochs=1", "--batch_size=16", "--max_seq_length=32"),
         "ablation_tasks": ("near",),
@@ -86,9 +87,13 @@ def test_every_system_has_records_training_tasks_and_a_place_in_the_report(
     assert modules.count("pretrain") == 6
     assert modules.count("finetune") == 7
     page = (runs / "report.md").read_text(encoding="utf-8")
-    for said in ("| bert | tuned |", "| other | frozen, mix |", "| wide |", "in the paper | 99 |"):
+    for said in ("| bert | tuned |", "| other | frozen, mix |", "in the paper | 99 |"):
         assert said in page
     assert "bert over other, tuned" in page
+    # The ablation beside what the paper says of it, and its losses beside those of the first.
+    assert re.search(r"^\| wide \| [\d.]+ ± [\d.]+ \| 98 \|$", page, re.M)
+    drawn = (runs / "charts" / "ablations-eval_masked_lm_loss.svg").read_text(encoding="utf-8")
+    assert ">bert<" in drawn and ">wide<" in drawn
     assert "nearest in: the river crossed the garden" in page
     assert (runs / "charts" / "mix-near.svg").is_file()
     html = (runs / "report.html").read_text(encoding="utf-8")
@@ -129,9 +134,9 @@ def test_the_shipped_comparison_names_configs_settings_and_tasks_that_there_are(
 ) -> None:
     folder = Path(__file__).parents[1] / "configs"
     config = settings.load(str(folder / "compare.py"), [])
-    for task in config.tasks.values():
-        (tmp_path / task["needs"]).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / task["needs"]).touch()
+    for path in [tmp_path / path for task in config.tasks.values() for path in task["needs"]]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     wanted = systems.read(config, folder, tmp_path)
     assert {"bert", "left-to-right", "elmo", "word2vec"} <= {s.name for s in wanted.systems}
     for system in wanted.systems:
@@ -150,16 +155,48 @@ def test_a_budget_is_a_time() -> None:
             budget.seconds(text)
 
 
-def test_an_ordering_holds_only_beyond_the_noise() -> None:
-    one, two = Score("accuracy", (0.80, 0.82, 0.84)), Score("accuracy", (0.70, 0.72, 0.74))
-    near = Score("accuracy", (0.79, 0.81, 0.83))
-    made = [
-        findings._ordering("x", "task", *pair) for pair in ((one, two), (two, one), (one, near))
-    ]
+def test_a_comparison_keeps_the_time_it_began_with(tmp_path: Path) -> None:
+    assert budget.share("2h", 6, tmp_path) == 600
+    # With other cores, too; with another budget its systems could not be compared.
+    assert budget.share("120m", 12, tmp_path) == 600
+    with pytest.raises(UserError, match="was begun with --budget=2h"):
+        budget.share("4h", 6, tmp_path)
+
+
+def test_an_ordering_holds_only_beyond_two_errors_of_seeds_and_dev_set() -> None:
+    one, two = Score("accuracy", (0.80, 0.82, 0.84), 900), Score("accuracy", (0.7, 0.72, 0.74), 900)
+    near = Score("accuracy", (0.78, 0.80, 0.82), 900)
+    few = [Score("accuracy", score.values, 30) for score in (one, two)]
+    made = [findings.ordering("x", "task", *pair) for pair in ((one, two), (two, one), (one, near))]
     assert [o.verdict for o in made] == ["holds", "does not hold", "within noise"]
-    # The deviation of a difference of two independent scores.
-    assert made[0].noise == pytest.approx(np.hypot(0.02, 0.02))
+    assert findings.ordering("x", "task", *few).verdict == "within noise"
+    # Binomial for shares; of a correlation r it is 1 - r^2 over the root.
+    assert one.error == pytest.approx(np.hypot(0.02 / 3**0.5, (0.82 * 0.18 / 900) ** 0.5))
+    correlation = Score("matthews", (0.5, 0.5), 100)
+    assert correlation.error == pytest.approx(0.075)
     assert Ordering("x", "task", 0.0, 0.0).verdict == "within noise"
+
+
+def test_a_mix_of_one_layer_and_lists_of_words_are_no_claims() -> None:
+    one, two = (
+        systems.System(name, systems.SYSTEMS, "", "", (), {}) for name in ("bert", "word2vec")
+    )
+    readings = ("tuned", "frozen, mix", "frozen, last")
+    trials = [systems.Trial(s, "near", reading, ()) for s in (one, two) for reading in readings]
+    trials += [systems.Trial(s, "list", "vectors", ()) for s in (one, two)]
+    wanted = systems.Comparison([one, two], {}, trials, {}, {}, {})
+    found = {(t.system.name, t.task, t.reading): Score("accuracy", (0.5, 0.6), 100) for t in trials}
+    mixed = {
+        "near": {"bert": Mix([[0.3, 0.7]], [1.0]), "word2vec": Mix([[1.0]], [1.0])},
+    }
+    claims = [ordering.claim for ordering in findings.orderings(wanted, found, mixed)]
+    assert claims == [
+        "bert over word2vec, tuned",
+        "bert over word2vec, frozen, mix",
+        "bert: tuned over frozen, mix",
+        "bert: frozen, mix over frozen, last",
+        "word2vec: tuned over frozen, mix",
+    ]
 
 
 def test_the_neighbours_of_a_word_hang_on_its_sentence(tiny_run: Path) -> None:
@@ -167,14 +204,17 @@ def test_the_neighbours_of_a_word_hang_on_its_sentence(tiny_run: Path) -> None:
     texts = ["the river crossed the garden", "again and again a quiet river"]
     around = ["every old bridge in the rain", "this green letter", "a heavy engine yesterday"]
     found = contexts.neighbours(start, "river", texts, around)
-    assert found["similarity"] < 0.999
+    assert found and found["similarity"] < 0.999
     for rows in found["neighbours"]:
         assert len({row["word"] for row in rows}) == len(rows) > 2
+        assert "river" not in {row["word"] for row in rows}
         assert {row["text"] for row in rows} <= set(around)
         similarities = [row["similarity"] for row in rows]
         assert similarities == sorted(similarities, reverse=True)
+    assert contexts.neighbours(start, "river", texts, around)  # In none but its own sentences.
+    assert contexts.neighbours(start, "river", [" ".join(texts * 30)], around) is None
     same = contexts.neighbours(start, "river", [texts[0], texts[0]], around)
-    assert same["similarity"] == pytest.approx(1.0)
+    assert same and same["similarity"] == pytest.approx(1.0)
     assert same["neighbours"][0] == same["neighbours"][1]
 
 
@@ -183,14 +223,15 @@ def test_the_neighbours_of_a_word_hang_on_its_sentence(tiny_run: Path) -> None:
     [
         (('"records": "pairs"', '"records": "triples"'), "records 'triples' are none of pairs"),
         (('_tasks": ("near",)', '_tasks": ("sst",)'), "'sst' is none of far, near"),
-        (('"train.tsv", "paper"', '"none.tsv", "paper"'), "holds the files of no task"),
+        (('"dev.tsv"), "paper"', '"none.tsv"), "paper"'), "holds the files of no task"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused_before_anything_runs(
     change: tuple[str, str], says: str, tmp_path: Path, command: Command, tiny_settings: Path,
     tiny_corpus: Path, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    (tmp_path / "train.tsv").touch()
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}.tsv").touch()
     config = tmp_path / "compare.py"
     config.write_text((CONFIG % {"settings": str(tiny_settings)}).replace(*change))
     flags = [f"--config={config}", f"--data_dir={tmp_path}", f"--workdir={tmp_path / 'runs'}"]

@@ -15,7 +15,7 @@ from bertjax.files.json_file import read_json, write_json
 from bertjax.own_command import call
 from bertjax.training import run_log
 
-STEPS = "steps.json"
+BUDGET, STEPS = "budget.json", "steps.json"
 # Several systems are measured at once, and all are told in one file.
 _FILE = threading.Lock()
 _UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -35,6 +35,26 @@ def seconds(budget: str) -> float:
     if not found or not float(found[1]):
         raise UserError(f"--budget={budget}: give a time such as 90m, 2h or 600s")
     return float(found[1]) * _UNITS[found[2]]
+
+
+def share(budget: str, rounds: int, workdir: Path) -> float:
+    """Seconds of each system, of as many as are trained one after the other on the same cores.
+
+    A continued comparison keeps what it began with, also with another number of jobs.
+
+    Raises:
+      UserError: it was begun with another budget.
+    """
+    path = workdir / BUDGET
+    if not path.is_file():
+        write_json(path, {"budget": budget, "share": seconds(budget) / 2 / rounds})
+    begun = read_json(path)
+    if seconds(begun["budget"]) != seconds(budget):
+        raise UserError(
+            f"{workdir}: was begun with --budget={begun['budget']}, and systems with other times "
+            "cannot be compared; give that, or another --workdir"
+        )
+    return begun["share"]
 
 
 def steps(
@@ -58,6 +78,11 @@ def steps(
         with _FILE:
             write_json(path, _read(path) | {system.name: known})
     return known["steps"]
+
+
+def minutes(run: Path) -> float:
+    """How long a system was trained, without evaluation and saving."""
+    return sum(row.get("train_seconds", 0.0) for row in run_log.read_metrics(run)) / 60
 
 
 def _read(path: Path) -> dict[str, Any]:

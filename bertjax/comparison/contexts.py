@@ -33,24 +33,28 @@ class Occurrences(NamedTuple):
     vectors: np.ndarray
 
 
+def check(contexts: Mapping[str, Sequence[str]]) -> None:
+    """Raises UserError: a sentence that does not hold its word."""
+    for word, texts in contexts.items():
+        for text in texts:
+            if word not in _WORD.findall(text.lower()):
+                raise UserError(f"contexts.{word}: '{text}' does not hold the word")
+
+
 def write(
     runs: Mapping[str, Path], contexts: Mapping[str, Sequence[str]], held_out: Path, path: Path
 ) -> None:
     """{word: {system: {"similarity": of its two occurrences, "neighbours": a list for each}}}.
 
-    Raises:
-      UserError: a sentence that does not hold its word.
+    A system that does not know the word, or has no room for the sentences, is left out.
     """
-    for word, texts in contexts.items():
-        for text in texts:
-            if word not in _WORD.findall(text.lower()):
-                raise UserError(f"contexts.{word}: '{text}' does not hold the word")
     around = sentences(held_out)
     found: dict[str, dict[str, Any]] = {word: {} for word in contexts}
     for name, run in runs.items():
         start = pretrained.load(run)
         for word, texts in contexts.items():
-            found[word][name] = neighbours(start, word, texts, around)
+            near = neighbours(start, word, texts, around)
+            found[word] |= {name: near} if near else {}
     write_json(path, found)
 
 
@@ -65,19 +69,22 @@ def sentences(held_out: Path) -> list[str]:
 
 def neighbours(
     start: Pretrained, word: str, texts: Sequence[str], around: Sequence[str]
-) -> dict[str, Any]:
-    """Of each of the word's occurrences in `texts`: the words nearest to it, no word twice."""
+) -> dict[str, Any] | None:
+    """Of each of the word's occurrences in `texts`: the other words nearest to it, each once.
+
+    None: they are none of the occurrences that have a vector.
+    """
     found = occurrences(start, [*texts, *around])
-    own = [
-        next(i for i, t in enumerate(found.texts) if t == text and found.words[i] == word)
-        for text in texts
-    ]
+    places = {(t, w): i for i, (t, w) in enumerate(zip(found.texts, found.words, strict=True))}
+    if any((text, word) not in places for text in texts):
+        return None
+    own = [places[text, word] for text in texts]
     lists = []
     for place in own:
         nearest = np.argsort(-(found.vectors @ found.vectors[place]), kind="stable")
-        rows = {}
+        rows: dict[str, dict[str, Any]] = {}
         for i in nearest.tolist():
-            if found.texts[i] not in texts and found.words[i] not in rows:
+            if found.texts[i] not in texts and found.words[i] not in {word, *rows}:
                 rows[found.words[i]] = {
                     "word": found.words[i],
                     "text": found.texts[i],
@@ -91,7 +98,7 @@ def neighbours(
 
 
 def occurrences(start: Pretrained, texts: Sequence[str]) -> Occurrences:
-    """The last layer's vectors of all words; of a word in pieces, their mean."""
+    """The last layer's vectors of all known words; of a word in pieces, their mean."""
     words: list[str] = []
     places: list[str] = []
     vectors: list[np.ndarray] = []
@@ -100,10 +107,11 @@ def occurrences(start: Pretrained, texts: Sequence[str]) -> Occurrences:
     fit = [len(ids) + 2 <= start.config.max_positions for ids, _ in pieces]
     texts, pieces = list(compress(texts, fit)), list(compress(pieces, fit))
     layers = _last_layer(start, [ids for ids, _ in pieces])
-    for text, (_, offsets), layer in zip(texts, pieces, layers, strict=True):
+    unknown = start.tokenizer.unk_id
+    for text, (ids, offsets), layer in zip(texts, pieces, layers, strict=True):
         for match in _WORD.finditer(text):
             inside = [i for i, (a, _) in enumerate(offsets) if match.start() <= a < match.end()]
-            if inside:
+            if inside and any(ids[i] != unknown for i in inside):
                 words.append(match.group().lower())
                 places.append(text)
                 vectors.append(layer[inside].mean(axis=0))

@@ -8,29 +8,53 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertjax.comparison.systems import SYSTEMS, Comparison, System, Trial
+from bertjax.comparison.systems import SYSTEMS, Comparison, System
 from bertjax.files.json_file import read_json
+from bertjax.finetuning.mixing import JSON as MIX
 from bertjax.finetuning.sweep import RESULT
 from bertjax.finetuning.tuning import METRICS
 
+# Scores that are correlations, from -1 to 1; the others are shares of what could be right.
+_CORRELATIONS = ("matthews", "pearson", "spearman")
+# A difference is more than noise beyond so many of its standard errors.
+_ERRORS = 2.0
+
 
 class Score(NamedTuple):
-    """Scores of all seeds on dev; `metric` is their name."""
+    """Scores of all seeds on dev.
+
+    Attributes:
+      metric: their name.
+      examples: of dev, or of a list of words those that were known.
+      unknown: those of a list of words that were not.
+    """
 
     metric: str
     values: Sequence[float]
+    examples: int
+    unknown: int = 0
 
     @property
-    def median(self) -> float:
-        return statistics.median(self.values)
+    def mean(self) -> float:
+        return statistics.mean(self.values)
 
     @property
     def deviation(self) -> float | None:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
+    @property
+    def error(self) -> float:
+        """The standard error of the mean: of so few seeds, and of a dev set of that size."""
+        seeds = (self.deviation or 0.0) / math.sqrt(len(self.values))
+        correlated = any(name in self.metric for name in _CORRELATIONS)
+        share = min(max(self.mean, 0.0), 1.0)
+        one = 1 - self.mean**2 if correlated else math.sqrt(share * (1 - share))
+        return math.hypot(seeds, one / math.sqrt(self.examples))
+
     def shown(self) -> str:
         noise = "" if self.deviation is None else f" ± {100 * self.deviation:.1f}"
-        return f"{100 * self.median:.1f}{noise}"
+        known = f" (knows {self.examples:,} of {self.examples + self.unknown:,})"
+        return f"{100 * self.mean:.1f}{noise}{known if self.unknown else ''}"
 
 
 # (system, task, reading) -> score
@@ -38,37 +62,51 @@ Scores = dict[tuple[str, str, str], Score]
 
 
 def scores(wanted: Comparison, workdir: Path) -> Scores:
-    """Of all trials, which must be finished."""
-    return {(t.system.name, t.task, t.reading): _score(t, workdir) for t in wanted.trials}
+    """Of all trials that have a result."""
+    found = {(t.system.name, t.task, t.reading): _results(t.folder(workdir)) for t in wanted.trials}
+    return {trial: _score(results) for trial, results in found.items() if results}
 
 
-def _score(trial: Trial, workdir: Path) -> Score:
-    folder = trial.folder(workdir)
-    sweep = folder / RESULT
-    runs = read_json(sweep)["runs"].values() if sweep.is_file() else [read_json(folder / METRICS)]
-    results: list[dict[str, Any]] = list(runs)
-    return Score(results[0]["primary"], [result["score"] for result in results])
+def _results(folder: Path) -> list[dict[str, Any]]:
+    """The metrics of every seed; none where a task could not be done."""
+    if (folder / RESULT).is_file():
+        return list(read_json(folder / RESULT)["runs"].values())
+    return [read_json(folder / METRICS)] if (folder / METRICS).is_file() else []
 
 
-def mixes(wanted: Comparison, workdir: Path) -> dict[str, dict[str, list[float]]]:
-    """{task: {system: softmax weights of the layers in the best run, the lowest first}}."""
-    found: dict[str, dict[str, list[float]]] = {}
+def _score(results: Sequence[dict[str, Any]]) -> Score:
+    one, values = results[0], [result["score"] for result in results]
+    if "tests" not in one:
+        return Score(one["primary"], values, one["dev"]["examples"])
+    tests = one["tests"].values()
+    known = sum(test.get("pairs", 0) + test.get("questions", 0) for test in tests)
+    return Score(one["primary"], values, known, sum(test["left_out"] for test in tests))
+
+
+class Mix(NamedTuple):
+    """What a frozen encoder's mix has learnt, seed by seed: softmax weights and gamma."""
+
+    weights: Sequence[Sequence[float]]
+    gammas: Sequence[float]
+
+
+def mixes(wanted: Comparison, workdir: Path) -> dict[str, dict[str, Mix]]:
+    """{task: {system: its mix}}, the lowest layer first."""
+    found: dict[str, dict[str, Mix]] = {}
     for trial in wanted.trials:
-        folder = trial.folder(workdir)
-        best = (
-            folder / read_json(folder / RESULT)["best"] if (folder / RESULT).is_file() else folder
-        )
-        if (best / "layer_mix.json").is_file():
-            weights = read_json(best / "layer_mix.json")["weights"]
-            found.setdefault(trial.task, {})[trial.system.name] = weights
+        files = sorted(trial.folder(workdir).glob(f"**/{MIX}"))
+        seeds = [read_json(file) for file in files]
+        if seeds:
+            mix = Mix([seed["weights"] for seed in seeds], [seed["gamma"] for seed in seeds])
+            found.setdefault(trial.task, {})[trial.system.name] = mix
     return found
 
 
 class Ordering(NamedTuple):
-    """One claim of the paper on one task: `first` is better than `second`.
+    """One claim of the papers on one task: `first` is better than `second`.
 
     Attributes:
-      difference: of the medians; noise: of that difference, one standard deviation.
+      difference: of the means; noise: what it must exceed, two of its standard errors.
     """
 
     claim: str
@@ -83,40 +121,52 @@ class Ordering(NamedTuple):
         return "holds" if self.difference > 0 else "does not hold"
 
 
-def orderings(wanted: Comparison, found: Scores) -> list[Ordering]:
-    """The systems in the order of the config, the best first as the paper has it; then readings."""
+def orderings(
+    wanted: Comparison, found: Scores, mixed: dict[str, dict[str, Mix]]
+) -> list[Ordering]:
+    """The systems in the order of the config, the best first as the papers have it; then readings.
+
+    Lists of words are left out: no paper claims an order there, and each system knows other words.
+    """
     systems = [s for s in wanted.systems if s.group == SYSTEMS]
     tasks = list(dict.fromkeys(trial.task for trial in wanted.trials))
     made: list[Ordering] = []
     for better, worse in zip(systems, systems[1:], strict=False):
-        made += _between(found, tasks, better, worse)
+        for reading in ("tuned", "frozen, mix"):
+            claim = f"{better.name} over {worse.name}, {reading}"
+            one, two = (better.name, reading), (worse.name, reading)
+            made += _claimed(claim, found, tasks, one, two)
     for system in systems:
-        made += _readings(found, tasks, system)
+        layers = {len(m[system.name].weights[0]) for m in mixed.values() if system.name in m}
+        made += _readings(found, tasks, system, several_layers=max(layers, default=1) > 1)
     return made
 
 
-def _between(found: Scores, tasks: list[str], better: System, worse: System) -> list[Ordering]:
-    claim = f"{better.name} over {worse.name}"
+def _readings(
+    found: Scores, tasks: list[str], system: System, several_layers: bool
+) -> list[Ordering]:
+    """A mix of one layer is that layer."""
+    pairs = [("tuned", "frozen, mix")] + [("frozen, mix", "frozen, last")] * several_layers
     return [
-        _ordering(f"{claim}, {reading}", task, found[key], found[worse.name, task, reading])
-        for task in tasks
-        for reading in ("tuned", "frozen, mix", "vectors")
-        if (key := (better.name, task, reading)) in found and (worse.name, task, reading) in found
-    ]
-
-
-def _readings(found: Scores, tasks: list[str], system: System) -> list[Ordering]:
-    pairs = (("tuned", "frozen, mix"), ("frozen, mix", "frozen, last"))
-    return [
-        _ordering(
-            f"{system.name}: {one} over {two}", task, found[key], found[system.name, task, two]
-        )
+        ordering
         for one, two in pairs
-        for task in tasks
-        if (key := (system.name, task, one)) in found and (system.name, task, two) in found
+        for ordering in _claimed(
+            f"{system.name}: {one} over {two}", found, tasks, (system.name, one), (system.name, two)
+        )
     ]
 
 
-def _ordering(claim: str, task: str, one: Score, two: Score) -> Ordering:
-    noise = math.hypot(one.deviation or 0.0, two.deviation or 0.0)
-    return Ordering(claim, task, one.median - two.median, noise)
+def _claimed(
+    claim: str, found: Scores, tasks: list[str], one: tuple[str, str], two: tuple[str, str]
+) -> list[Ordering]:
+    """A claim on all tasks that both (system, reading) have a score of."""
+    keys = [((one[0], task, one[1]), (two[0], task, two[1])) for task in tasks]
+    return [
+        ordering(claim, first[1], found[first], found[second])
+        for first, second in keys
+        if first in found and second in found
+    ]
+
+
+def ordering(claim: str, task: str, one: Score, two: Score) -> Ordering:
+    return Ordering(claim, task, one.mean - two.mean, _ERRORS * math.hypot(one.error, two.error))

@@ -26,6 +26,7 @@ class System(NamedTuple):
       group: SYSTEMS or ABLATIONS, the name of its table in the config.
       records: the kind it learns from, a name in the config's records.
       settings: of its config file, as name=value.
+      paper: {task: what the papers say of it}, as an ablation.
     """
 
     name: str
@@ -33,6 +34,7 @@ class System(NamedTuple):
     config: str
     records: str
     settings: Sequence[str]
+    paper: Mapping[str, str]
 
 
 class Trial(NamedTuple):
@@ -56,7 +58,7 @@ class Comparison(NamedTuple):
 
     Attributes:
       records: {kind: options of bertjax.prepare}.
-      left_out: {task: the file that is not there}.
+      left_out: {task: the first of its files that is not there}.
       contexts: {word: the sentences it stands in}.
       paper: {task: {system: what the papers say}}.
     """
@@ -90,17 +92,20 @@ def read(config: ConfigDict, folder: Path, data: Path) -> Comparison:
                 f"{system.group}.{system.name}: records '{system.records}' are none of "
                 f"{', '.join(config.records)}"
             )
-    needs = {name: data / task["needs"] for name, task in config.tasks.items()}
-    left_out = {name: path for name, path in needs.items() if not path.is_file()}
-    if len(left_out) == len(needs):
+    missing = {
+        name: [data / path for path in task["needs"] if not (data / path).is_file()]
+        for name, task in config.tasks.items()
+    }
+    left_out = {name: paths[0] for name, paths in missing.items() if paths}
+    if len(left_out) == len(missing):
         raise UserError(
             f"--data_dir={data}: holds the files of no task; give one with "
-            + " or ".join(task["needs"] for task in config.tasks.values())
+            + " or ".join(" and ".join(task["needs"]) for task in config.tasks.values())
         )
     for name in config.ablation_tasks:
         if name not in config.tasks:
             raise UserError(f"ablation_tasks: '{name}' is none of {', '.join(config.tasks)}")
-    trials = [trial for s in systems for trial in _trials(s, config, data) if trial.task in needs]
+    trials = [trial for s in systems for trial in _trials(s, config, data)]
     return Comparison(
         systems=systems,
         records={name: tuple(options) for name, options in config.records.items()},
@@ -113,7 +118,8 @@ def read(config: ConfigDict, folder: Path, data: Path) -> Comparison:
 
 def _system(name: str, group: str, entry: Any, folder: Path) -> System:
     settings = tuple(entry["settings"])
-    return System(name, group, str(folder / entry["config"]), entry["records"], settings)
+    paper = dict(entry.get("paper", {}))
+    return System(name, group, str(folder / entry["config"]), entry["records"], settings, paper)
 
 
 def _trials(system: System, config: ConfigDict, data: Path) -> Iterator[Trial]:

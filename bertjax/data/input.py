@@ -67,23 +67,33 @@ def train_batches(
 
 
 def eval_batches(
-    records: Records, *, batch_size: int, parts: Sequence[int] = (0,), num_parts: int = 1
+    records: Records,
+    *,
+    batch_size: int,
+    parts: Sequence[int] = (0,),
+    num_parts: int = 1,
+    most: int = 0,
 ) -> Iterator[Batch]:
     """Every record once, in order; the last batch is filled with copies of weight 0.
 
     Yields what train_batches yields, with example_weights.
+
+    Args:
+      most: take no more records than that, evenly spread; 0: all.
     """
     rows = order.rows_of(parts, num_parts, batch_size)
     length = records.manifest.max_seq_length
+    stride = -(-len(records) // most) if most else 1
+    taken = -(-len(records) // stride)
 
     def share(number: tf.Tensor) -> order.Share:
-        wanted = number * batch_size + rows
+        wanted = (number * batch_size + rows) * stride
         real = wanted < len(records)
         epochs = tf.fill(rows.shape, tf.constant(_NO_EPOCH, tf.int64))
         weights = tf.cast(real, tf.float32)
         return order.Share(tf.where(real, wanted, 0), epochs, weights, tf.constant(length))
 
-    dataset = tf.data.Dataset.range(-(-len(records) // batch_size)).map(
+    dataset = tf.data.Dataset.range(-(-taken // batch_size)).map(
         lambda number: _read(records, share(number), True), num_parallel_calls=2, deterministic=True
     )
     return _checked(dataset.prefetch(2).as_numpy_iterator(), records)

@@ -57,8 +57,10 @@ def line_chart(
         matplotlib.rc("ytick", color=_INK)
         matplotlib.rc("axes", edgecolor=_INK, labelcolor=_INK)
         figure, axes = pyplot.subplots(figsize=(5.2, 3.0), layout="constrained")
-        for line, color in zip(lines, _COLORS, strict=False):
-            style = "o-" if line.points else "-"
+        for number, line in enumerate(lines):
+            # Beyond the colours they come again, dashed.
+            color = _COLORS[number % len(_COLORS)]
+            style = ("o" if line.points else "") + ("-" if number < len(_COLORS) else "--")
             axes.plot(line.x, line.y, style, color=color, label=line.name, markersize=4)
         if level:
             name, height = level

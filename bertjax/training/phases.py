@@ -18,6 +18,9 @@ from bertjax.files import storage
 from bertjax.text import tokenizer
 from bertjax.training.schedules import Schedule, Stretch
 
+# What says nothing of masks.
+_AS_PREPARED = ConfigDict({"mask_unit": "", "masked_lm_prob": 0.0, "mask_shares": ()})
+
 
 class Phase(NamedTuple):
     """A stretch of training on one folder of records.
@@ -189,16 +192,20 @@ def batches(
             yield from islice(stream, phase.num_steps - done)
 
 
-def masks(config: ConfigDict, records: Records, hide: bool = True) -> MaskingSettings | None:
+def masks(
+    config: ConfigDict, records: Records, hide: bool = True, as_prepared: bool = False
+) -> MaskingSettings | None:
     """The masks of compact records: as the manifest says, or as the config says otherwise.
 
     Args:
       hide: False for a model that sees every token.
+      as_prepared: as the manifest says, whatever the config does.
 
     Raises:
       UserError: settings of masks where there are none, or for records that are masked already.
     """
-    made, wanted = records.manifest.settings, config.data
+    made = records.manifest.settings
+    wanted = _AS_PREPARED if as_prepared else config.data
     changes = {
         "mask_unit": wanted.mask_unit,
         "masked_lm_prob": wanted.masked_lm_prob,
@@ -228,12 +235,19 @@ def masks(config: ConfigDict, records: Records, hide: bool = True) -> MaskingSet
 
 
 def expander(
-    config: ConfigDict, opened: list[Records], seed: int, hide: bool = True
+    config: ConfigDict,
+    opened: list[Records],
+    seed: int,
+    hide: bool = True,
+    as_prepared: bool = False,
 ) -> Callable[[dynamic.Batch], dynamic.Batch]:
     """From any of the records' batches to the model's; their length tells which they are of."""
     found: dict[int, Any] = {
         records.manifest.max_seq_length: dynamic.expander(
-            records.manifest, tokenizer.load(records.folder), masks(config, records, hide), seed
+            records.manifest,
+            tokenizer.load(records.folder),
+            masks(config, records, hide, as_prepared),
+            seed,
         )
         for records in opened
     }

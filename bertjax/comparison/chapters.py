@@ -1,0 +1,222 @@
+"""The chapters of a comparison's report: what they say, draw and list."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+from bertjax.comparison import budget
+from bertjax.comparison.contexts import FILE as CONTEXTS
+from bertjax.comparison.findings import Mix, Ordering, Scores
+from bertjax.comparison.systems import ABLATIONS, READINGS, SYSTEMS, Comparison, System
+from bertjax.files.json_file import read_json
+from bertjax.reporting.charts import Line
+from bertjax.runs import checkpoint, parameters
+from bertjax.training import run_log
+
+
+class Chart(NamedTuple):
+    """A drawing with a line of text; `file` is its name beside the Markdown page."""
+
+    file: str
+    lines: Sequence[Line]
+    caption: str
+    options: dict[str, Any]
+
+
+class Table(NamedTuple):
+    """Cells as they are shown."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+class Section(NamedTuple):
+    """A chapter of the report."""
+
+    title: str
+    texts: Sequence[str]
+    charts: Sequence[Chart] = ()
+    tables: Sequence[Table] = ()
+
+
+def _run(system: System, workdir: Path) -> Path:
+    return workdir / "pretrained" / system.name
+
+
+def systems(wanted: Comparison, workdir: Path) -> Section:
+    rows = []
+    for system in wanted.systems:
+        run = _run(system, workdir)
+        params = sum(leaf.size for leaf in parameters.flat(checkpoint.load_params(run)).values())
+        last = run_log.read_metrics(run)[-1]
+        losses = [
+            f"{name.removeprefix('eval_').removesuffix('_loss')} {value:.3f}"
+            for name, value in last.items()
+            if name.startswith("eval_") and name.endswith("_loss")
+        ]
+        row = [system.name, " ".join([system.config, *system.settings]), f"{params:,}"]
+        rows.append([*row, f"{last['step']:,}", f"{budget.minutes(run):.1f}", ", ".join(losses)])
+    header = ["system", "config", "parameters", "steps", "minutes", "losses on held-out text, nats"]
+    text = (
+        "Each learnt once from the text, with one seed. Minutes are those of training steps; "
+        "held-out text is masked in one way for all that foretell masked pieces."
+    )
+    return Section("What was compared", [text], tables=[Table(header, rows)])
+
+
+def pretraining(wanted: Comparison, workdir: Path) -> Section:
+    curves: dict[tuple[str, str], list[Line]] = {}
+    for system in wanted.systems:
+        run = _run(system, workdir)
+        rows = run_log.read_metrics(run)
+        one = budget.minutes(run) / rows[-1]["step"]
+        for name in sorted({key for row in rows for key in row if _is_held_out_loss(key)}):
+            known = [row for row in rows if name in row]
+            line = Line(
+                system.name,
+                [row["step"] * one for row in known],
+                [row[name] for row in known],
+                points=True,
+            )
+            # The first system is what the others are ablations of.
+            for group in (SYSTEMS, ABLATIONS) if system is wanted.systems[0] else (system.group,):
+                curves.setdefault((group, name), []).append(line)
+    made = [
+        Chart(
+            f"{group}-{name}.svg",
+            lines,
+            f"{_words(name)}, nats, on text held out ({group})",
+            {"title": f"{_words(name)}, {group}", "x_label": "minutes"},
+        )
+        for (group, name), lines in curves.items()
+        if group == SYSTEMS or len(lines) > 1
+    ]
+    text = "Losses over the time of training; those of different kinds cannot be compared."
+    return Section("Pretraining", [text], charts=made)
+
+
+def _is_held_out_loss(name: str) -> bool:
+    return name.startswith("eval_") and name.endswith("_loss")
+
+
+def _words(name: str) -> str:
+    return name.removeprefix("eval_").replace("_", " ").capitalize()
+
+
+def scores(wanted: Comparison, found: Scores) -> Section:
+    tasks = list(dict.fromkeys(trial.task for trial in wanted.trials))
+    metrics = {task: score.metric for (_, task, _), score in found.items()}
+    rows = []
+    for system in wanted.systems:
+        if system.group == SYSTEMS:
+            for reading in (*READINGS, "vectors"):
+                cells = [_cell(found, system, task, reading) for task in tasks]
+                if any(cell != "-" for cell in cells):
+                    rows.append([system.name, reading, *cells])
+            paper = [wanted.paper.get(task, {}).get(system.name, "-") for task in tasks]
+            if any(cell != "-" for cell in paper):
+                rows.append([system.name, "in the paper", *paper])
+    header = ["system", "read as", *(f"{task}, {metrics[task]}" for task in tasks)]
+    text = (
+        "On dev, in percent: mean and standard deviation over the seeds. The papers' figures are "
+        "those of models that learnt from billions of words for days. A list of words is scored "
+        "over those that a system knows, which are not those of another. In tagging, frozen "
+        "encoders have a BiLSTM on top of them, as in the papers, tuned ones a linear map."
+    )
+    return Section("Scores", [text], tables=[Table(header, rows)])
+
+
+def _cell(found: Scores, system: System, task: str, reading: str) -> str:
+    score = found.get((system.name, task, reading))
+    return "-" if score is None else score.shown()
+
+
+def ablations(wanted: Comparison, found: Scores) -> Section:
+    """The first system is what the others are ablations of."""
+    ablated = [system for system in wanted.systems if system.group == ABLATIONS]
+    tasks = list(dict.fromkeys(t.task for t in wanted.trials if t.system.group == ABLATIONS))
+    rows = []
+    for system in (*wanted.systems[:1], *ablated):
+        own = [_cell(found, system, task, "tuned") for task in tasks]
+        rows.append([system.name, *own, *(system.paper.get(task, "-") for task in tasks)])
+    text = "What is left when a part goes, or another takes its place; the encoder is tuned."
+    header = ["system", *tasks, *(f"{task}, in the paper" for task in tasks)]
+    return Section("Ablations", [text], tables=[Table(header, rows)] if tasks else [])
+
+
+def orderings(found: Sequence[Ordering]) -> Section:
+    counts = Counter(ordering.verdict for ordering in found)
+    text = (
+        f"Of {len(found)} comparisons {counts['holds']} hold, {counts['within noise']} are within "
+        f"noise, {counts['does not hold']} do not hold at this scale. Noise is two standard "
+        "errors of the difference, for the seeds of the task and the size of its dev set; one in "
+        "twenty lies beyond it by chance. What another seed of the pretraining would do is not in "
+        "it."
+    )
+    claims = list(dict.fromkeys(ordering.claim for ordering in found))
+    verdicts = ("holds", "within noise", "does not hold")
+    short = [[claim, *(_tasks(found, claim, verdict) for verdict in verdicts)] for claim in claims]
+    full = [
+        [o.claim, o.task, f"{100 * o.difference:+.1f}", f"{100 * o.noise:.1f}", o.verdict]
+        for o in found
+    ]
+    tables = [
+        Table(["claim", *verdicts], short),
+        Table(["claim", "task", "difference of means", "noise of it", "verdict"], full),
+    ]
+    return Section("Which orderings hold", [text], tables=tables if found else [])
+
+
+def _tasks(found: Sequence[Ordering], claim: str, verdict: str) -> str:
+    tasks = [o.task for o in found if (o.claim, o.verdict) == (claim, verdict)]
+    return ", ".join(tasks) or "-"
+
+
+def mixes(found: Mapping[str, Mapping[str, Mix]]) -> Section:
+    charts, rows = [], []
+    for task, by_system in found.items():
+        lines = []
+        for name, mix in by_system.items():
+            layers = list(zip(*mix.weights, strict=True))
+            lines.append(Line(name, range(len(layers)), list(map(mean, layers)), points=True))
+            shown = " ".join(f"{mean(of):.2f} ± {_deviation(of):.2f}" for of in layers)
+            rows.append([task, name, shown, f"{mean(mix.gammas):.2f}"])
+        caption = f"{task}: the softmax weights that the frozen encoders' mix has learnt"
+        options = {"title": f"Layer mix, {task}", "x_label": "layer (0: words)", "from_zero": True}
+        charts.append(Chart(f"mix-{task}.svg", lines, caption, options))
+    text = "Means over the seeds, and standard deviations; gamma scales the mix as a whole."
+    table = Table(["task", "system", "weights, the words first", "gamma"], rows)
+    title = "What the tasks read of each layer"
+    return Section(title, [text], charts=charts, tables=[table] if rows else [])
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return stdev(values) if len(values) > 1 else 0.0
+
+
+def contexts(workdir: Path) -> Section:
+    tables = []
+    for word, by_system in read_json(workdir / CONTEXTS).items():
+        if not by_system:
+            continue
+        first = next(iter(by_system.values()))
+        rows = [
+            [
+                name,
+                f"{found['similarity']:.2f}",
+                *(", ".join(row["word"] for row in rows) for rows in found["neighbours"]),
+            ]
+            for name, found in by_system.items()
+        ]
+        header = [word, "cosine of the two", *(f"nearest in: {text}" for text in first["texts"])]
+        tables.append(Table(header, rows))
+    text = (
+        "A word that means two things, in a sentence for each, and the other words whose vectors "
+        "in their own sentences are nearest. word2vec has one vector for both; an encoder that "
+        "reads the sentence has two."
+    )
+    return Section("One word, two meanings", [text], tables=tables)
