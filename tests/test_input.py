@@ -207,6 +207,16 @@ def test_evaluation_keeps_the_order_of_the_shards(opened: Records) -> None:
     assert np.concatenate([b["input_ids"][:, 0] for b in found])[:NUM].tolist() == list(range(NUM))
 
 
+@pytest.mark.parametrize("most", [1, 7, NUM - 1, NUM, 10 * NUM])
+def test_an_evaluation_of_some_takes_them_from_all_over(opened: Records, most: int) -> None:
+    found = list(data_input.eval_batches(opened, batch_size=6, most=most))
+    numbers = np.concatenate([b["input_ids"][:, 0] for b in found])
+    taken = numbers[np.concatenate([b["example_weights"] for b in found]) > 0].tolist()
+    (stride,) = set(np.diff(taken).tolist()) or {NUM}
+    assert taken == list(range(0, NUM, stride))
+    assert most / 2 < len(taken) <= most or len(taken) == NUM <= most
+
+
 def test_a_host_reads_its_share_alone(opened: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(Records, "get", lambda self, i: asked.append(i) or get(self, i))

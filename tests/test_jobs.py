@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -59,3 +62,36 @@ def test_when_a_job_fails_the_command_of_another_is_stopped(
     with pytest.raises(UserError, match="this one fails"):
         jobs.run(wanted, 2)
     assert not later
+
+
+# A command that has begun says so in a file, and ends in order when it is asked to.
+_COMMAND = """
+import pathlib, signal, sys
+def end(*_):
+    pathlib.Path(sys.argv[1], "saved").touch()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+pathlib.Path(sys.argv[1], "begun").touch()
+signal.pause()
+"""
+_COMPARISON = """
+import signal, sys
+from bertjax import compare, errors, own_command
+def main():
+    signal.signal(signal.SIGTERM, compare._stop)
+    own_command.run_program([sys.executable, "-c", sys.argv[1], sys.argv[2]])
+sys.exit(errors.run(main))
+"""
+
+
+def test_a_comparison_that_is_asked_to_stop_asks_what_it_runs(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", _COMPARISON, _COMMAND, str(tmp_path)])
+    try:
+        while not (tmp_path / "begun").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(timeout=60) == 130
+    finally:
+        process.kill()
+    assert (tmp_path / "saved").exists()

@@ -296,6 +296,8 @@ def test_masks_are_those_of_the_build_unless_the_config_says_otherwise(
         data__masked_lm_prob=0.4, data__mask_unit="token", data__mask_shares=(0.5, 0.25)
     )
     assert phases.masks(changed, records) == MaskingSettings(14, 0.4, "token", 0.5, 0.25)
+    # Held-out text is not masked otherwise when training is.
+    assert phases.masks(changed, records, as_prepared=True) == phases.masks(config(), records)
 
 
 @pytest.mark.parametrize(
