@@ -82,7 +82,8 @@ def reference(
         loss -= weight * np.log(sigma(score) if true else sigma(-score))
         error = weight * (sigma(score) - true)
         for word in own:
-            to_in[word] += error * outputs[target] / len(own)
+            # Of CBOW's mean each word takes the whole step, as in the papers' program.
+            to_in[word] += error * outputs[target]
         to_out[target] += error * vector
 
     first = CONFIG.window

@@ -184,7 +184,11 @@ def skip_gram(inputs: Words, outputs: Array, some: Group, config: Word2VecConfig
 
 
 def cbow(inputs: Words, outputs: Array, some: Group, config: Word2VecConfig) -> Change:
-    """The mean of the words that a word sees foretells it; the exact gradient of that mean."""
+    """The mean of the words that a word sees foretells it.
+
+    Each of them takes the whole step that the mean should take, as in the papers' program: so the
+    mean itself takes it. (The gradient by one word would be the n-th part of it.)
+    """
     number = some.sees.sum(axis=2, keepdims=True)
     share = some.sees / jnp.maximum(number, 1)
     vectors, own, others = inputs.vectors(some.around), outputs[some.centre], outputs[some.noise]
@@ -199,9 +203,8 @@ def cbow(inputs: Words, outputs: Array, some: Group, config: Word2VecConfig) -> 
     steep += jnp.einsum("gbk,gk->gb", false.curvature, _square(others))
     to_noise = jnp.einsum("gbk,gbd->gkd", false.change, mean)
     steep_noise = jnp.einsum("gbk,gb->gk", false.curvature, _square(mean))
-    # Were all words of a mean the same one, its share would be 1 and not 1 / n.
-    steep_vectors = jnp.einsum("gbc,gb->gc", share, steep)
-    to_vectors = jnp.einsum("gbc,gbd->gcd", share, to_mean)
+    steep_vectors = jnp.einsum("gbc,gb->gc", some.sees, steep)
+    to_vectors = jnp.einsum("gbc,gbd->gcd", some.sees, to_mean)
     return Change(
         inputs.spread(_rows((some.around, to_vectors, steep_vectors))),
         _rows(
