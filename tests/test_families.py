@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from bertjax import finetune
+from bertjax.finetuning import from_flags
+from bertjax.finetuning.tuning import Tuner
 from bertjax.models import heads
 from bertjax.runs import checkpoint
 
@@ -170,6 +172,32 @@ def test_a_frozen_encoder_stays_as_it_was_under_a_mix_and_a_bilstm(
     chart = (tmp_path / "layer_mix.svg").read_text()
     assert chart.startswith("<?xml")
     assert "gamma" in chart
+
+
+def test_all_layers_are_those_that_the_encoder_has(
+    tags: list[str],
+    command: Command,
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What is trained is left out here: it takes as long as four runs."""
+
+    def trained(flags: Any, tuner: Tuner, folder: Path, data: Any) -> Path:
+        folder.mkdir(parents=True)
+        found = {"primary": "f1", "score": len(tuner.model.layers) / 100}
+        (folder / "metrics.json").write_text(json.dumps(found))
+        return folder
+
+    monkeypatch.setattr(from_flags, "run_all", trained)
+    more = ["--encoder=frozen", "--layers=all", f"--init={tiny_run}", f"--workdir={tmp_path}"]
+    assert command(finetune, *tags, *more) == 0
+    said = capsys.readouterr().out
+    assert "--layers=all: the encoder has 1 layer(s), so not sum_last4, concat_last4\n" in said
+    rows = (tmp_path / "layers.md").read_text().splitlines()[2:]
+    wanted = ["embeddings", "second_to_last", "last", "mix"]
+    assert rows == [f"| {name} | {len(name) / 100:.4f} |" for name in wanted]
 
 
 def test_training_first_on_another_file_is_where_the_run_begins(

@@ -17,6 +17,9 @@ from bertjax.tasks import sources
 from bertjax.tasks.base import Recipe, Task
 from bertjax.weights import pretrained
 
+# For --layers: all of them, one after the other (paper, table 7).
+EVERY = "all"
+
 
 def given(flags: argparse.Namespace, kind: type) -> dict[str, Any]:
     """The flags that were given, of those that a dataclass has as fields."""
@@ -64,6 +67,18 @@ def read_data(
         examples["train"] = sources.drawn(examples["train"], flags.train_examples)
         source += f", {len(examples['train']):,} training examples"
     return examples, source
+
+
+def layer_kinds(flags: argparse.Namespace, start: pretrained.Pretrained) -> tuple[str, ...]:
+    """What heads are to read: --layers, or all for which the encoder has layers; tells the rest."""
+    if flags.layers != EVERY:
+        return (flags.layers,)
+    number = start.config.num_layers
+    kinds = features.readable(number)
+    missing = [name for name in features.CHOICES if name not in kinds]
+    if missing:
+        print(f"--layers={EVERY}: the encoder has {number} layer(s), so not {', '.join(missing)}")
+    return kinds
 
 
 def build_model(
