@@ -92,6 +92,9 @@ def build_model(
     head, frozen = task.family.head, flags.encoder == "frozen"
     if layers:
         features.check(layers, start.config.num_layers)
+    if flags.layer_decay not in (None, 1.0) and (frozen or not start.config.num_layers):
+        why = "a frozen encoder learns nothing" if frozen else f"{start.name} has no layers"
+        raise UserError(f"--layer_decay={flags.layer_decay:g}: {why}; leave it out")
     kind = flags.head or ("bilstm" if frozen and head == "tagging" else "linear")
     if kind == "bilstm" and head != "tagging":
         raise UserError(f"--head=bilstm: is for tagging, not for --task={task.name}")
