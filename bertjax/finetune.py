@@ -30,6 +30,8 @@ from bertjax.tasks.table import TASKS
 from bertjax.tasks.word_lists import WORD_TASKS, find
 from bertjax.weights import pretrained
 
+# What tests of word vectors take.
+WORD_FLAGS = ("task", "mode", "workdir", "data_dir", "test", "init")
 INITS = "a run, Hugging Face or TF1 folder, word vectors, scratch[:FOLDER]"
 
 
@@ -152,7 +154,18 @@ def train(flags: argparse.Namespace, task: Task) -> None:
 
 
 def evaluate_words(flags: argparse.Namespace) -> None:
-    """Tests of word vectors, for which nothing is trained."""
+    """Tests of word vectors, for which nothing is trained.
+
+    Raises:
+      UserError: no files; flags that would change nothing.
+    """
+    usual = vars(parse_arguments([]))
+    idle = [f"--{name}" for name, value in vars(flags).items() if value != usual[name]]
+    idle = [flag for flag in idle if flag[2:] not in WORD_FLAGS]
+    if idle:
+        raise UserError(
+            f"{', '.join(idle)}: nothing is trained for --task={flags.task}; leave them out"
+        )
     if flags.test is None and flags.data_dir is None:
         raise UserError(f"--task={flags.task}: give its files, --data_dir=DIR or --test=FILE")
     files = {flags.test.stem: flags.test} if flags.test else find(flags.task, flags.data_dir)
