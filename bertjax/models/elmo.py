@@ -75,6 +75,8 @@ class ElmoConfig:
             raise UserError(f"words '{self.words}' is unknown; choose one of {', '.join(WORDS)}")
         if self.sampler:
             softmax.sampler(self.sampler)
+            if self.num_sampled < 1:
+                raise UserError(f"model.num_sampled={self.num_sampled}: give at least 1")
         widest = max((wide for wide, _ in self.filters), default=0)
         if not 3 <= widest <= self.max_characters and self.words == "characters":
             raise UserError(
