@@ -16,8 +16,12 @@ import pytest
 from bertjax import finetune
 from bertjax.finetuning import from_flags
 from bertjax.finetuning.tuning import Tuner
-from bertjax.models import heads
+from bertjax.models import encoders, heads
+from bertjax.models.elmo import ElmoConfig
 from bertjax.runs import checkpoint
+from bertjax.text.tokenizer import SPECIALS, WordTokenizer
+from bertjax.weights import word_vectors
+from bertjax.weights.word_vectors import WordVectors
 
 Command = Callable[..., int]
 FLAGS = ["--batch_size=16", "--max_seq_length=16", "--dropout=0", "--learning_rate=2e-3"]
@@ -140,6 +144,52 @@ def test_an_ensemble_of_equals_answers_like_one(
     assert command(finetune, "--mode=predict", *given) == 0
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (run / path.name).read_bytes(), path.name
+
+
+# --- Other encoders -------------------------------------------------------------------------
+
+_ELMO: dict[str, Any] = {"filters": ((1, 4), (3, 4)), "character_size": 4, "max_characters": 8}
+
+
+def _elmo(folder: Path, words: WordTokenizer, save_run: Callable[..., None]) -> Path:
+    config = ElmoConfig(words.vocab_size, 8, 4, num_layers=1, highway_layers=1, **_ELMO)
+    row = np.zeros((1, 4), np.int32)
+    params = encoders.build(config, words).init(jax.random.key(0), row, row, row)["params"]
+    save_run(folder, config, words, {"encoder": params})
+    return folder
+
+
+def _word2vec(folder: Path, words: WordTokenizer, save_run: Callable[..., None]) -> Path:
+    rows = np.random.default_rng(0).normal(size=(words.vocab_size, 8)).astype(np.float32)
+    word_vectors.write_text(folder, WordVectors(list(words.tokens), rows))
+    return folder
+
+
+@pytest.mark.parametrize("task", MAKERS)
+@pytest.mark.parametrize("encoder", [_elmo, _word2vec])
+def test_other_encoders_serve_every_kind_of_task(
+    encoder: Callable[..., Path],
+    task: str,
+    save_run: Callable[..., None],
+    command: Command,
+    tmp_path: Path,
+) -> None:
+    """From random weights, which are enough to be trained, scored, and to predict the same again.
+
+    Of the texts' words some are not in the vocabulary.
+    """
+    words = WordTokenizer([*SPECIALS, *WORDS[:6], "river", "garden", "water"], lowercase=True)
+    init = encoder(tmp_path / "start", words, save_run)
+    extension, make, _ = MAKERS[task]
+    data, run = _put(tmp_path / f"dev.{extension}", make(random.Random(0), 8)), tmp_path / "run"
+    flags = [f"--task={task}", f"--init={init}", f"--train={data}", f"--dev={data}", "--epochs=1"]
+    flags += ["--batch_size=8", "--max_seq_length=16", "--head=linear", f"--workdir={run}"]
+    assert command(finetune, *flags) == 0
+    assert np.isfinite(_result(run)["score"])
+    given = [f"--workdir={run}", f"--input={data}", f"--output={tmp_path / 'again'}"]
+    assert command(finetune, "--mode=predict", *given) == 0
+    again = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
+    assert again == {name: (run / name).read_bytes() for name in again} != {}
 
 
 # --- Options --------------------------------------------------------------------------------
