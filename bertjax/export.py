@@ -5,6 +5,8 @@ example:
   then, with transformers: AutoModelForPreTraining.from_pretrained("exports/books")
   python -m bertjax.export --format=tf1 --run=runs/books --output=exports/books-tf1
   then, with google-research/bert: --init_checkpoint=exports/books-tf1/bert_model.ckpt
+  python -m bertjax.export --format=stablehlo --run=runs/elmo --output=exports/elmo
+  then, with jax alone: jax.export.deserialize(...).call(...), see its program.json
   python -m bertjax.export --format=word2vec --run=runs/word2vec --output=exports/books.txt
   then, with gensim: KeyedVectors.load_word2vec_format("exports/books.txt")
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,14 @@ from bertjax.models.heads import TaskModel
 from bertjax.models.masked_lm import PretrainingModel
 from bertjax.runs import checkpoint, run_folder
 from bertjax.text import tokenizer
-from bertjax.weights import google, huggingface, model_folder, pretrained, word_vectors
+from bertjax.weights import (
+    google,
+    huggingface,
+    model_folder,
+    pretrained,
+    stablehlo,
+    word_vectors,
+)
 from bertjax.weights.model_folder import FolderInfo
 from bertjax.weights.word_layer import WordLayer
 from bertjax.weights.word_vectors import WordVectors
@@ -44,10 +54,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("export", __doc__)
     add = parser.add_argument
     formats = (
-        "hf: Hugging Face transformers; tf1: Google's code of 2018; word2vec, word2vec-bin: a file "
-        "of the vectors of all words, text or binary (%(default)s)"
+        "hf: Hugging Face transformers; tf1: Google's code of 2018; stablehlo: a program, of any "
+        "encoder; word2vec, word2vec-bin: a file of the vectors of all words, text or binary "
+        "(%(default)s)"
     )
-    add("--format", choices=["hf", "tf1", *VECTORS], default="hf", help=formats)
+    kinds = ["hf", "tf1", "stablehlo", *VECTORS]
+    add("--format", choices=kinds, default="hf", metavar="NAME", help=formats)
     add(
         "--run", type=storage.path, required=True, help="folder of a pretraining or fine-tuning run"
     )
@@ -75,6 +87,19 @@ def write_vectors(flags: argparse.Namespace) -> None:
     print(f"{flags.output}: {len(words):,} words, {found.vectors.shape[1]} numbers each")
 
 
+def write_program(flags: argparse.Namespace) -> None:
+    """The encoder, and its task's head if it has one, as a program; compared with the run."""
+    model_folder.check_target(flags.output)
+    run = run_folder.load_config(flags.run)
+    params = checkpoint.load_params(flags.run, flags.step, best=True)
+    model, labels = stablehlo.model_of(flags.run, run, params), run.get("labels", [])
+    longest = run["max_seq_length"]
+    difference = stablehlo.write(flags.output, model, labels=labels, max_seq_length=longest)
+    what = model.head or f"the encoder ({model.config.encoder})"
+    tell(flags.output, what, labels, difference)
+    print(f"{flags.output}: runs on {', '.join(stablehlo.PLATFORMS)}; see {stablehlo.DESCRIPTION}")
+
+
 def bert_config(folder: Path, run: dict[str, Any]) -> BertConfig:
     """The run's config in float32: bfloat16 is a setting of a run, not of a folder.
 
@@ -85,13 +110,13 @@ def bert_config(folder: Path, run: dict[str, Any]) -> BertConfig:
     if not isinstance(config, BertConfig):
         raise UserError(
             f"{folder}: its encoder is {config.encoder}; --format=hf and tf1 are layouts of BERT "
-            "alone. The run itself serves bertjax.finetune --init and --mode=predict"
+            "alone. Give --format=stablehlo"
         )
     other = model_folder.own_settings(config)
     if other:
         raise UserError(
-            f"{folder}: {', '.join(other)}: neither layout knows such a model. The run "
-            "itself serves bertjax.finetune --init and --mode=predict"
+            f"{folder}: {', '.join(other)}: neither layout knows such a model. Give "
+            "--format=stablehlo"
         )
     return dataclasses.replace(config, dtype="float32")
 
@@ -106,7 +131,7 @@ def find_head(folder: Path, run: dict[str, Any]) -> str:
     if run.get("head") and not head:
         raise UserError(
             f"{folder}: its head reads other layers than the last or is a BiLSTM; neither "
-            "transformers nor the 2018 code has such a head, so only predicting works with it"
+            "transformers nor the 2018 code has such a head. Give --format=stablehlo"
         )
     return head
 
@@ -149,8 +174,18 @@ def largest_difference(first: tuple[Any, ...], second: tuple[Any, ...]) -> float
     return max(float(jnp.max(jnp.abs(ours - theirs))) for ours, theirs in pairs)
 
 
+def tell(output: Path, what: str, labels: Sequence[str], difference: float) -> None:
+    print(
+        f"{output}: {what}{' of ' + ', '.join(labels) if labels else ''}, "
+        f"largest difference of its outputs from the run's: {difference:.1e}"
+    )
+
+
 def main() -> None:
     flags = parse_arguments()
+    if flags.format == "stablehlo":
+        write_program(flags)
+        return
     if flags.format in VECTORS:
         write_vectors(flags)
         return
@@ -165,11 +200,7 @@ def main() -> None:
     difference = largest_difference(
         outputs(params, config, head), outputs(read, read_config, info.head)
     )
-    print(
-        f"{flags.output}: {info.head or 'pretraining'}"
-        f"{' of ' + ', '.join(info.labels) if info.labels else ''}, "
-        f"largest difference of its outputs from the run's: {difference:.1e}"
-    )
+    tell(flags.output, info.head or "pretraining", info.labels, difference)
     if not difference <= _TOLERANCE:
         raise UserError(
             f"{flags.output}: differs from the run by {difference:.1e}; do not use it, and report "

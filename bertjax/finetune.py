@@ -30,8 +30,8 @@ from bertjax.tasks.table import TASKS
 from bertjax.tasks.word_lists import WORD_TASKS, find
 from bertjax.weights import pretrained
 
-# For --layers: all of them, one after the other (paper, table 7).
-EVERY = "all"
+# What tests of word vectors take.
+WORD_FLAGS = ("task", "mode", "workdir", "data_dir", "test", "init")
 INITS = "a run, Hugging Face or TF1 folder, word vectors, scratch[:FOLDER]"
 
 
@@ -57,7 +57,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--seeds", type=int, metavar="N", help="runs of each setting (1; with --sweep 5)")
     add("--sweep", action="store_true", help="the paper's grid of batch, rate and epochs")
     add("--encoder", choices=["tuned", "frozen"], default="tuned", help="(%(default)s)")
-    every = [*features.CHOICES, EVERY]
+    every = [*features.CHOICES, from_flags.EVERY]
     add("--layers", choices=every, default="", metavar="NAME", help=", ".join(every))
     add("--extra_train", **file, help="train on it first, then on the task's")
     add(
@@ -131,7 +131,7 @@ def train(flags: argparse.Namespace, task: Task) -> None:
     fixed = task.labels
     labels = list(task.family.find_labels(examples["train"]) if fixed is None else fixed)
     context = Context(start.tokenizer, labels, options)
-    kinds = features.CHOICES if flags.layers == EVERY else (flags.layers,)
+    kinds = from_flags.layer_kinds(flags, start)
     models = [from_flags.build_model(flags, task, start, len(labels), layers) for layers in kinds]
     data = method.encode(task, examples, context, source, flags.columns)
     shared = Method(**from_flags.given(flags, Method))
@@ -154,7 +154,18 @@ def train(flags: argparse.Namespace, task: Task) -> None:
 
 
 def evaluate_words(flags: argparse.Namespace) -> None:
-    """Tests of word vectors, for which nothing is trained."""
+    """Tests of word vectors, for which nothing is trained.
+
+    Raises:
+      UserError: no files; flags that would change nothing.
+    """
+    usual = vars(parse_arguments([]))
+    idle = [f"--{name}" for name, value in vars(flags).items() if value != usual[name]]
+    idle = [flag for flag in idle if flag[2:] not in WORD_FLAGS]
+    if idle:
+        raise UserError(
+            f"{', '.join(idle)}: nothing is trained for --task={flags.task}; leave them out"
+        )
     if flags.test is None and flags.data_dir is None:
         raise UserError(f"--task={flags.task}: give its files, --data_dir=DIR or --test=FILE")
     files = {flags.test.stem: flags.test} if flags.test else find(flags.task, flags.data_dir)

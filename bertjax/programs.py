@@ -8,14 +8,21 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh, PartitionSpec
 
-from bertjax.partition import BATCH, ROWS_OF_BATCH, WHOLE, tree_shardings
+from bertjax.partition import AXES, BATCH, ROWS_OF_BATCH, WHOLE, tree_shardings
 
 T = TypeVar("T")
+# One device of no kind: what is traced for it has nothing in it that suits one platform alone.
+ANYWHERE = AbstractMesh(
+    (1,) * len(AXES),
+    AXES,
+    (AxisType.Auto,) * len(AXES),
+    abstract_device=AbstractDevice(device_kind="any", num_cores=None, platform="any"),
+)
 
 
-def knowing(mesh: Mesh | None, function: Callable[..., T]) -> Callable[..., T]:
+def knowing(mesh: Mesh | AbstractMesh | None, function: Callable[..., T]) -> Callable[..., T]:
     """The function, which is traced with the mesh known to what follows here."""
 
     @functools.wraps(function)
@@ -42,7 +49,10 @@ def jit(mesh: Mesh | None, function: Callable[..., T], *, donated: Sequence[int]
 
 
 def platform() -> str:
-    """Of the devices that is traced for: "cpu", "gpu", "tpu". JAX's own if no mesh is known."""
+    """Of the devices that is traced for: "cpu", "gpu", "tpu"; "any" of a program for all of them.
+
+    JAX's own if no mesh is known.
+    """
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
 

@@ -25,6 +25,8 @@ def get_config(size: str = "original") -> ConfigDict:
         "initializer_range": 0.02,
         "dtype": "float32",
     }
+    # Its one objective is the language models'.
+    del config.train.next_sentence
     # With its bias corrected; LSTMs do not stand the larger steps of 2018's at first.
     config.train.optimizer = "adamw"
     config.train.learning_rate = 1e-3

@@ -17,4 +17,6 @@ from ml_collections import ConfigDict
 def get_config(size: str = "base") -> ConfigDict:
     config = bert(size)
     config.model.attention = "causal"
+    # Its one objective is the next word.
+    del config.train.next_sentence
     return config

@@ -51,7 +51,6 @@ def get_config(size: str = "100") -> ConfigDict:
                 "steps": 0,  # 0: those of the epochs
                 "learning_rate": 0.025,
                 "warmup_steps": 0,
-                "microbatches": 1,
                 "long_share": 0.1,
                 "long_batch_size": 0,
                 "long_learning_rate": 0.0,

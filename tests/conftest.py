@@ -34,7 +34,9 @@ from flax import linen as nn  # noqa: E402
 from bertjax import errors, prepare, pretrain  # noqa: E402
 from bertjax.models.config import BertConfig  # noqa: E402
 from bertjax.models.masked_lm import PretrainingModel  # noqa: E402
-from bertjax.text.tokenizer import SPECIALS, WordPieceTokenizer  # noqa: E402
+from bertjax.runs import checkpoint, run_folder  # noqa: E402
+from bertjax.runs.state import TrainState  # noqa: E402
+from bertjax.text.tokenizer import SPECIALS, Tokenizer, WordPieceTokenizer  # noqa: E402
 
 _DETERMINERS = ["the", "a", "this", "that", "every"]
 _ADJECTIVES = ["small", "old", "quiet", "bright", "green", "heavy", "distant", "curious"]
@@ -130,6 +132,22 @@ def random_params() -> Callable[..., Any]:
         return jax.tree_util.tree_map_with_path(value, shapes)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def save_run() -> Callable[..., None]:
+    """(folder, config of the encoder, tokenizer, parameters, what else its config says)"""
+
+    def save(folder: Path, config: Any, words: Tokenizer, params: Any, **more: Any) -> None:
+        known = {"kind": "pretrain", "encoder": config.encoder, "model": config.to_dict()}
+        run_folder.save_config(folder, known | {"max_seq_length": 24} | more)
+        words.save(folder)
+        zero = jnp.zeros((), jnp.int32)
+        held = jax.tree.map(jnp.asarray, params)
+        with checkpoint.Checkpoints(folder) as checkpoints:
+            checkpoints.save(TrainState(zero, zero, zero, held, {"count": zero}))
+
+    return save
 
 
 # An entry point and its arguments -> the exit status its process would have.

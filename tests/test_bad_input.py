@@ -390,6 +390,7 @@ QUESTION: dict[str, object] = {
     "answers": [{"text": "river", "answer_start": 8}],
 }
 HEAD = "sentence\tlabel\n"
+VECTORS = "2 2\nriver 1 0\ngarden 0 1\n"
 FINETUNE: dict[str, tuple[Callable[[Place], list[object]], str]] = {
     "missing init": (lambda p: p.finetune(f"--init={p.here}/none"), "none: no such folder"),
     "init is no model": (lambda p: p.finetune(f"--init={p.vocabulary}"), "config.json"),
@@ -444,6 +445,14 @@ FINETUNE: dict[str, tuple[Callable[[Place], list[object]], str]] = {
     "more layers than there are": (
         lambda p: p.finetune("--layers=sum_last4"),
         "takes 4 layer(s), the encoder has 1",
+    ),
+    "rates of a frozen encoder's layers": (
+        lambda p: p.finetune("--encoder=frozen", "--layer_decay=0.9"),
+        "--layer_decay=0.9: a frozen encoder learns nothing; leave it out",
+    ),
+    "rates of no layers": (
+        lambda p: p.finetune("--layer_decay=0.9", f"--init={p.put('vectors.txt', VECTORS)}"),
+        "vectors.txt has no layers; leave it out",
     ),
     "malformed JSON": (
         lambda p: other(p, "squad", "json", squad(QUESTION)[:-3]),

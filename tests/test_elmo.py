@@ -133,6 +133,7 @@ def test_words_may_come_from_a_table() -> None:
         ({"words": "letters"}, "words 'letters' is unknown; choose one of characters, table"),
         ({"max_characters": 2}, "do not fit words of 2; set model.max_characters"),
         ({"sampler": "zipf"}, "sampler 'zipf' is unknown"),
+        ({"sampler": "unigram", "num_sampled": 0}, "model.num_sampled=0: give at least 1"),
         ({"hidden_dropout": 1.0}, "hidden_dropout 1.0 must be"),
         ({"dtype": "float16"}, "dtype 'float16' is unknown"),
     ],

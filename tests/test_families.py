@@ -14,8 +14,14 @@ import numpy as np
 import pytest
 
 from bertjax import finetune
-from bertjax.models import heads
+from bertjax.finetuning import from_flags
+from bertjax.finetuning.tuning import Tuner
+from bertjax.models import encoders, heads
+from bertjax.models.elmo import ElmoConfig
 from bertjax.runs import checkpoint
+from bertjax.text.tokenizer import SPECIALS, WordTokenizer
+from bertjax.weights import word_vectors
+from bertjax.weights.word_vectors import WordVectors
 
 Command = Callable[..., int]
 FLAGS = ["--batch_size=16", "--max_seq_length=16", "--dropout=0", "--learning_rate=2e-3"]
@@ -140,6 +146,52 @@ def test_an_ensemble_of_equals_answers_like_one(
         assert path.read_bytes() == (run / path.name).read_bytes(), path.name
 
 
+# --- Other encoders -------------------------------------------------------------------------
+
+_ELMO: dict[str, Any] = {"filters": ((1, 4), (3, 4)), "character_size": 4, "max_characters": 8}
+
+
+def _elmo(folder: Path, words: WordTokenizer, save_run: Callable[..., None]) -> Path:
+    config = ElmoConfig(words.vocab_size, 8, 4, num_layers=1, highway_layers=1, **_ELMO)
+    row = np.zeros((1, 4), np.int32)
+    params = encoders.build(config, words).init(jax.random.key(0), row, row, row)["params"]
+    save_run(folder, config, words, {"encoder": params})
+    return folder
+
+
+def _word2vec(folder: Path, words: WordTokenizer, save_run: Callable[..., None]) -> Path:
+    rows = np.random.default_rng(0).normal(size=(words.vocab_size, 8)).astype(np.float32)
+    word_vectors.write_text(folder, WordVectors(list(words.tokens), rows))
+    return folder
+
+
+@pytest.mark.parametrize("task", MAKERS)
+@pytest.mark.parametrize("encoder", [_elmo, _word2vec])
+def test_other_encoders_serve_every_kind_of_task(
+    encoder: Callable[..., Path],
+    task: str,
+    save_run: Callable[..., None],
+    command: Command,
+    tmp_path: Path,
+) -> None:
+    """From random weights, which are enough to be trained, scored, and to predict the same again.
+
+    Of the texts' words some are not in the vocabulary.
+    """
+    words = WordTokenizer([*SPECIALS, *WORDS[:6], "river", "garden", "water"], lowercase=True)
+    init = encoder(tmp_path / "start", words, save_run)
+    extension, make, _ = MAKERS[task]
+    data, run = _put(tmp_path / f"dev.{extension}", make(random.Random(0), 8)), tmp_path / "run"
+    flags = [f"--task={task}", f"--init={init}", f"--train={data}", f"--dev={data}", "--epochs=1"]
+    flags += ["--batch_size=8", "--max_seq_length=16", "--head=linear", f"--workdir={run}"]
+    assert command(finetune, *flags) == 0
+    assert np.isfinite(_result(run)["score"])
+    given = [f"--workdir={run}", f"--input={data}", f"--output={tmp_path / 'again'}"]
+    assert command(finetune, "--mode=predict", *given) == 0
+    again = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
+    assert again == {name: (run / name).read_bytes() for name in again} != {}
+
+
 # --- Options --------------------------------------------------------------------------------
 
 
@@ -170,6 +222,32 @@ def test_a_frozen_encoder_stays_as_it_was_under_a_mix_and_a_bilstm(
     chart = (tmp_path / "layer_mix.svg").read_text()
     assert chart.startswith("<?xml")
     assert "gamma" in chart
+
+
+def test_all_layers_are_those_that_the_encoder_has(
+    tags: list[str],
+    command: Command,
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What is trained is left out here: it takes as long as four runs."""
+
+    def trained(flags: Any, tuner: Tuner, folder: Path, data: Any) -> Path:
+        folder.mkdir(parents=True)
+        found = {"primary": "f1", "score": len(tuner.model.layers) / 100}
+        (folder / "metrics.json").write_text(json.dumps(found))
+        return folder
+
+    monkeypatch.setattr(from_flags, "run_all", trained)
+    more = ["--encoder=frozen", "--layers=all", f"--init={tiny_run}", f"--workdir={tmp_path}"]
+    assert command(finetune, *tags, *more) == 0
+    said = capsys.readouterr().out
+    assert "--layers=all: the encoder has 1 layer(s), so not sum_last4, concat_last4\n" in said
+    rows = (tmp_path / "layers.md").read_text().splitlines()[2:]
+    wanted = ["embeddings", "second_to_last", "last", "mix"]
+    assert rows == [f"| {name} | {len(name) / 100:.4f} |" for name in wanted]
 
 
 def test_training_first_on_another_file_is_where_the_run_begins(

@@ -236,16 +236,20 @@ def test_the_commonest_words_never_make_it_diverge(method: str) -> None:
 # --- What is drawn --------------------------------------------------------------------------
 
 
-def test_noise_is_drawn_by_counts_to_the_power_of_three_quarters() -> None:
-    table = word_stream.tables(CONFIG, COUNTS, WORDS)
+@pytest.mark.parametrize("power", [0.75, 0.0])
+def test_noise_is_drawn_by_the_power_of_counts_and_is_only_what_occurs(power: float) -> None:
+    config = dataclasses.replace(CONFIG, noise_power=power)
+    table = word_stream.tables(config, COUNTS, WORDS)
     columns = np.arange(V)
     # What the alias table gives, exactly.
     exact = np.bincount(columns, table.accept, V) + np.bincount(table.alias, 1 - table.accept, V)
     words = COUNTS.astype(float)
     words[[*range(5), 30, 31]] = 0
-    np.testing.assert_allclose(exact / V, words**0.75 / (words**0.75).sum(), atol=1e-6)
+    words[words > 0] **= power
+    np.testing.assert_allclose(exact / V, words / words.sum(), atol=1e-6)
     drawn = np.asarray(word_stream.draw_noise(jax.random.key(0), (100, 2000), table))
     shares = np.bincount(drawn.ravel(), minlength=V) / drawn.size
+    assert not shares[words == 0].any()
     np.testing.assert_allclose(shares, exact / V, atol=5 * np.sqrt(0.1 / drawn.size))
 
 

@@ -173,6 +173,8 @@ def test_epochs_are_counted_in_steps(
     [
         ("model.method=glove", "model.method=glove: choose one of skip_gram, cbow"),
         ("model.window=0", "model.window=0: give at least 1"),
+        ("model.noise_power=-1", "model.noise_power=-1: give 0 or more"),
+        ("train.microbatches=2", "'train.microbatches=2': no such setting"),
         ("model.update_tokens=100", "model.update_tokens=100: give a multiple of 32"),
         ("train.epochs=-1", "train.steps=0 train.epochs=-1: give at least one"),
     ],

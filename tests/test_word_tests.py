@@ -213,6 +213,21 @@ def test_what_is_missing_is_told(
     assert "no file of --task=similarity" in capsys.readouterr().err
 
 
+def test_flags_of_training_are_refused_by_name(
+    vectors: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.txt").write_text("man\twoman\t8\ncat\tdog\t9\n")
+    flags = ["--task=similarity", f"--init={vectors}", f"--test={tmp_path / 'a.txt'}"]
+    flags += [f"--workdir={tmp_path / 'out'}"]
+    idle = ["--seeds=1", "--sweep", "--encoder=frozen", "--layers=last", "--epochs=2"]
+    for some in (idle, ["--learning_rate=0"], [f"--train={tmp_path / 'a.txt'}"]):
+        assert command(finetune, *flags, *some) == 2
+        named = ", ".join(flag.split("=")[0] for flag in some)
+        wanted = f"error: {named}: nothing is trained for --task=similarity; leave them out\n"
+        assert capsys.readouterr().err == wanted
+    assert not (tmp_path / "out").exists()
+
+
 def test_vectors_are_exported_and_come_back(
     tiny_run: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,9 @@ from bertjax.tasks import sources
 from bertjax.tasks.base import Recipe, Task
 from bertjax.weights import pretrained
 
+# For --layers: all of them, one after the other (paper, table 7).
+EVERY = "all"
+
 
 def given(flags: argparse.Namespace, kind: type) -> dict[str, Any]:
     """The flags that were given, of those that a dataclass has as fields."""
@@ -66,6 +69,18 @@ def read_data(
     return examples, source
 
 
+def layer_kinds(flags: argparse.Namespace, start: pretrained.Pretrained) -> tuple[str, ...]:
+    """What heads are to read: --layers, or all for which the encoder has layers; tells the rest."""
+    if flags.layers != EVERY:
+        return (flags.layers,)
+    number = start.config.num_layers
+    kinds = features.readable(number)
+    missing = [name for name in features.CHOICES if name not in kinds]
+    if missing:
+        print(f"--layers={EVERY}: the encoder has {number} layer(s), so not {', '.join(missing)}")
+    return kinds
+
+
 def build_model(
     flags: argparse.Namespace,
     task: Task,
@@ -77,6 +92,9 @@ def build_model(
     head, frozen = task.family.head, flags.encoder == "frozen"
     if layers:
         features.check(layers, start.config.num_layers)
+    if flags.layer_decay not in (None, 1.0) and (frozen or not start.config.num_layers):
+        why = "a frozen encoder learns nothing" if frozen else f"{start.name} has no layers"
+        raise UserError(f"--layer_decay={flags.layer_decay:g}: {why}; leave it out")
     kind = flags.head or ("bilstm" if frozen and head == "tagging" else "linear")
     if kind == "bilstm" and head != "tagging":
         raise UserError(f"--head=bilstm: is for tagging, not for --task={task.name}")

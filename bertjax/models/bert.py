@@ -41,8 +41,10 @@ class Embeddings(nn.Module):
         summed = self.token(input_ids)
         if self.config.positions == "learned":
             table = self.position.embedding
-            length = input_ids.shape[1]
-            summed = summed + (table[:length] if position_ids is None else table[position_ids])
+            if position_ids is None:
+                summed = summed + jax.lax.slice_in_dim(table, 0, input_ids.shape[1])
+            else:
+                summed = summed + table[position_ids]
         # A product with the one-hot segments has a cheap gradient, unlike a gather of two rows.
         one_hot = jax.nn.one_hot(segment_ids, self.config.num_segments, dtype=summed.dtype)
         summed = summed + one_hot @ self.segment.embedding
@@ -105,7 +107,7 @@ class Bert(nn.Module):
             span = SPANS[config.attention](config, place)
             how = How(config.num_heads, packing is not None, span, rate)
             x = layer(x, input_mask, how, rng, wanted if place == number - 1 else None)
-            layers.append(x.reshape(len(embedded), -1, x.shape[-1]))
+            layers.append(x.reshape(embedded.shape[0], -1, x.shape[-1]))
         if self.config.residual == "pre_norm":
             layers[-1] = self.final_norm(layers[-1])
         last, count = layers[-1], pooled_at.shape[1]
@@ -120,7 +122,8 @@ class Bert(nn.Module):
 
     def _pooled_places(self, input_mask: Array, packing: Packing | None) -> Array:
         """[B, S]; of rows that are not packed [B, 1]."""
-        starts = jnp.zeros((len(input_mask), 1), jnp.int32) if packing is None else packing.starts
+        rows = input_mask.shape[0]
+        starts = jnp.zeros((rows, 1), jnp.int32) if packing is None else packing.starts
         causal = self.config.attention == "causal"
         return last_places(input_mask, starts) if causal else starts
 

@@ -75,6 +75,8 @@ class ElmoConfig:
             raise UserError(f"words '{self.words}' is unknown; choose one of {', '.join(WORDS)}")
         if self.sampler:
             softmax.sampler(self.sampler)
+            if self.num_sampled < 1:
+                raise UserError(f"model.num_sampled={self.num_sampled}: give at least 1")
         widest = max((wide for wide, _ in self.filters), default=0)
         if not 3 <= widest <= self.max_characters and self.words == "characters":
             raise UserError(
@@ -145,8 +147,10 @@ class WordVectors(nn.Module):
             name="characters",
         )
         spelled = jnp.asarray(self._spelled())
-        # Of a small vocabulary every entry is worked out once, of a large one the batch's tokens.
-        if len(spelled) <= input_ids.size:
+        # Of a small vocabulary every entry is worked out once, of a large one the batch's tokens;
+        # these, too, where the program is for batches of any size.
+        size = input_ids.size
+        if isinstance(size, int) and len(spelled) <= size:
             return cnn(spelled)[input_ids].astype(jnp.float32)
         return cnn(spelled[input_ids]).astype(jnp.float32)
 
@@ -227,7 +231,7 @@ def _same_sequence(input_mask: Array) -> Array:
 
 def _ends(sequence: Array, input_mask: Array, packing: Packing | None) -> Array:
     """[B, 2 P], of packed rows [B, S, 2 P]: forwards of the last token, backwards of the first."""
-    starts = jnp.zeros((len(sequence), 1), jnp.int32) if packing is None else packing.starts
+    starts = jnp.zeros((sequence.shape[0], 1), jnp.int32) if packing is None else packing.starts
     last = last_places(input_mask, starts)
     half = sequence.shape[-1] // 2
     # [B, T, P] -> [B, S, P]

@@ -41,6 +41,11 @@ class LayerMix(nn.Module):
         return (gamma * mixed).astype(layers.dtype)
 
 
+def readable(num_layers: int) -> tuple[str, ...]:
+    """Those of CHOICES for which an encoder has layers enough."""
+    return tuple(name for name in CHOICES if _NEEDED.get(name, 0) <= num_layers)
+
+
 def check(name: str, num_layers: int) -> None:
     """Raises UserError: the name is not in CHOICES, or there are fewer layers than it takes."""
     if name not in CHOICES:

@@ -99,7 +99,7 @@ class TaskModel(nn.Module):
             input_mask,
             segment_ids,
             deterministic=deterministic or self.frozen,
-            reads=jnp.zeros((len(input_ids), 0), jnp.int32) if pooled_alone else None,
+            reads=jnp.zeros((input_ids.shape[0], 0), jnp.int32) if pooled_alone else None,
         )
         if self.frozen:
             encoded = jax.lax.stop_gradient(encoded)

@@ -28,7 +28,7 @@ class Word2VecConfig:
       window: the most words to either side; how many counts is drawn from 1 to it for every word.
       negatives: words of noise for each pair.
       subsample: words of a larger share of the text are left out at random; 0: none.
-      noise_power: noise is drawn by counts to this power.
+      noise_power: noise is drawn by counts to this power; 0: all words that occur alike.
       buckets: rows for the n-grams of words, see subwords.py; 0: words have no parts.
       min_gram, max_gram: how many letters n-grams have.
       max_characters: of a word, its two ends included; the n-grams of the rest have no part in it.
@@ -73,6 +73,8 @@ class Word2VecConfig:
                 f"model.min_gram={self.min_gram} model.max_gram={self.max_gram}: give numbers from "
                 f"1 up to model.max_characters={self.max_characters}, the smaller first"
             )
+        if not self.noise_power >= 0:
+            raise UserError(f"model.noise_power={self.noise_power:g}: give 0 or more, such as 0.75")
         if not 0 <= self.subsample <= 1:
             raise UserError(f"model.subsample={self.subsample}: give a share from 0 to 1")
 

@@ -53,7 +53,8 @@ def tables(config: Word2VecConfig, counts: np.ndarray, words: Any) -> Tables:
     counts[words.never_random] = 0
     breaks = np.zeros(len(counts), bool)
     breaks[[words.pad_id, words.cls_id, words.sep_id, words.mask_id]] = True
-    accept, alias = alias_table(counts**config.noise_power)
+    # What never occurs is no noise either, by whatever power: 0 ** 0 is 1.
+    accept, alias = alias_table(np.where(counts > 0, counts**config.noise_power, 0))
     return Tables(keep_probability(counts, config.subsample), breaks, accept, alias)
 
 

@@ -39,7 +39,7 @@ def site(wanted: Topology, work: Work, chosen_mesh: bool) -> Site:
         sizes["fsdp"] = suitable_fsdp(work, wanted, len(devices))
     mesh = partition.make_mesh(**sizes, devices=devices)
     for phase in work.phases:
-        shares.check_batch_size(phase.batch_size, mesh, work.config.train.microbatches)
+        shares.check_batch_size(phase.batch_size, mesh, work.config.train.get("microbatches", 1))
     return Site(wanted, mesh)
 
 
@@ -69,7 +69,7 @@ def rows(site: Site, work: Work, compiles: int, cache: Path | None) -> list[dict
         step = compiled(phase.batch_size)
         usable = chip.usable * share
         per_rows = mesh.shape["data"] * mesh.shape["fsdp"]
-        per_rows *= work.config.train.microbatches or 1
+        per_rows *= work.config.train.get("microbatches", 1) or 1
         largest, sure = largest_batch(
             compiled, phase.batch_size, step, usable, per_rows, compiles - 1
         )

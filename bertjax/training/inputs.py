@@ -104,7 +104,7 @@ def open_run(spec: str, overrides: list[str]) -> Opened:
     inputs = open_inputs(config)
     mesh = partition.make_mesh(**config.mesh.to_dict())
     for phase in inputs.phases:
-        shares.check_batch_size(phase.batch_size, mesh, config.train.microbatches)
+        shares.check_batch_size(phase.batch_size, mesh, config.train.get("microbatches", 1))
     return Opened(config, inputs, mesh, build_program(config, inputs, mesh))
 
 
