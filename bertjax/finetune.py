@@ -32,6 +32,8 @@ from bertjax.weights import pretrained
 
 # For --layers: all of them, one after the other (paper, table 7).
 EVERY = "all"
+# What of the answers to questions a finished run leaves open.
+ANSWERING = ("null_threshold", "n_best", "max_answer_length")
 INITS = "a run, Hugging Face or TF1 folder, word vectors, scratch[:FOLDER]"
 
 
@@ -108,7 +110,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "tagging and questions",
         "--[no-]document_context (conll: yes), --head linear|bilstm (bilstm on a frozen encoder)\n"
         "--doc_stride N (128), --max_query_length N (64), --max_answer_length N (30)\n"
-        "--n_best N (20), --null_threshold X (0)",
+        "--n_best N (20), --null_threshold X (0); the last three also with --mode=predict",
         document_context={"action": argparse.BooleanOptionalAction},
         head={"choices": ["linear", "bilstm"]},
         doc_stride=whole,
@@ -167,7 +169,9 @@ def evaluate_words(flags: argparse.Namespace) -> None:
 def predict(flags: argparse.Namespace) -> None:
     """With one finished run or with several, for a file or for the splits of a data set."""
     mesh = partition.make_mesh()
-    members = [finished.load(run, mesh) for run in flags.ensemble or [flags.workdir]]
+    given = from_flags.given(flags, Options)
+    options = {name: value for name, value in given.items() if name in ANSWERING}
+    members = [finished.load(run, mesh, options) for run in flags.ensemble or [flags.workdir]]
     task = members[0].task
     if flags.input:
         read = sources.load(task, {"test": flags.input}, need=())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,8 +34,11 @@ class Finished(NamedTuple):
     params: Any
 
 
-def load(run: Path, mesh: Mesh) -> Finished:
+def load(run: Path, mesh: Mesh, changed: Mapping[str, Any] | None = None) -> Finished:
     """The best checkpoint of a run, or the best run of a sweep.
+
+    Args:
+      changed: fields of Options that are other than in the training.
 
     Raises:
       UserError: not a fine-tuning.
@@ -47,7 +50,8 @@ def load(run: Path, mesh: Mesh) -> Finished:
     params = checkpoint.load_params(run, best=True)
     encoder = encoders.from_run(config)
     words = pretrained.load_words(run, encoder)
-    context = Context(words, config["labels"], Options(**config["options"]))
+    options = Options(**{**config["options"], **(changed or {})})
+    context = Context(words, config["labels"], options)
     task = own.with_columns(TASKS[config["task"]], config["columns"])
     model = TaskModel(
         encoder,
