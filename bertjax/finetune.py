@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from bertjax import compile_cache, distributed, memory, partition
 from bertjax.command_line import new_parser
 from bertjax.errors import UserError
 from bertjax.files import storage
-from bertjax.finetuning import finished, from_flags, method, sweep, word_tests
+from bertjax.finetuning import finished, flag_checks, from_flags, method, sweep, word_tests
 from bertjax.finetuning.method import Method
 from bertjax.finetuning.tuning import Tuner
 from bertjax.models import features
@@ -122,6 +123,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def train(flags: argparse.Namespace, task: Task) -> None:
+    flag_checks.check_submission(flags, task)
     mesh = partition.make_mesh()
     method.check(from_flags.first_point(flags, task), mesh)
     start = from_flags.find_start(flags)
@@ -130,6 +132,7 @@ def train(flags: argparse.Namespace, task: Task) -> None:
         **{**task.options, **from_flags.given(flags, Options), "max_seq_length": limit}
     )
     examples, source = from_flags.read_data(task, flags)
+    wanted = submission.files_of(task, examples) if flags.submission else {}
     fixed = task.labels
     labels = list(task.family.find_labels(examples["train"]) if fixed is None else fixed)
     context = Context(start.tokenizer, labels, options)
@@ -147,12 +150,13 @@ def train(flags: argparse.Namespace, task: Task) -> None:
     if len(models) > 1:
         sweep.write_comparison(flags.workdir, dict(zip(kinds, runs, strict=True)))
     elif flags.submission:
-        answers = {
-            file: results.read_answers(runs[0], split)
-            for split, file in task.submission.items()
-            if split in data.examples
-        }
-        submission.write_submission(flags.submission, answers)
+        submit(flags.submission, wanted, runs[0])
+
+
+def submit(archive: Path, wanted: Mapping[str, str], folder: Path) -> None:
+    """Puts the answers to some splits, whose predictions lie in a folder, into the site's zip."""
+    answers = {file: results.read_answers(folder, split) for split, file in wanted.items()}
+    submission.write_submission(archive, answers)
 
 
 def evaluate_words(flags: argparse.Namespace) -> None:
@@ -179,9 +183,15 @@ def predict(flags: argparse.Namespace) -> None:
     else:
         examples = from_flags.read_data(task, flags, need=())[0]
         examples.pop("train", None)
+    wanted = {}
+    if flags.submission:
+        flag_checks.check_submission(flags, task)
+        wanted = submission.files_of(task, examples)
     output = flags.output or flags.workdir
     for split, found in examples.items():
         finished.write(members, split, found, output)
+    if wanted and distributed.is_first():
+        submit(flags.submission, wanted, output)
 
 
 def main() -> None:
