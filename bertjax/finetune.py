@@ -58,7 +58,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--input", **file, help="to predict, into --output DIR (RUN)")
     add("--output", type=storage.path, help=argparse.SUPPRESS)
     add("--seeds", type=int, metavar="N", help="runs of each setting (1; with --sweep 5)")
-    add("--sweep", action="store_true", help="the paper's grid of batch, rate and epochs")
+    add("--sweep", action="store_true", help="the paper's grid, but for what is given")
     add("--encoder", choices=["tuned", "frozen"], default="tuned", help="(%(default)s)")
     every = [*features.CHOICES, EVERY]
     add("--layers", choices=every, default="", metavar="NAME", help=", ".join(every))
@@ -123,9 +123,11 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def train(flags: argparse.Namespace, task: Task) -> None:
-    flag_checks.check_submission(flags, task)
+    flag_checks.check_task(flags, task)
     mesh = partition.make_mesh()
-    method.check(from_flags.first_point(flags, task), mesh)
+    shared = Method(**from_flags.given(flags, Method))
+    for point in from_flags.all_points(flags, task):
+        method.check(point, shared, mesh)
     start = from_flags.find_start(flags)
     limit = from_flags.row_length(flags, task, start)
     options = Options(
@@ -139,7 +141,6 @@ def train(flags: argparse.Namespace, task: Task) -> None:
     kinds = features.CHOICES if flags.layers == EVERY else (flags.layers,)
     models = [from_flags.build_model(flags, task, start, len(labels), layers) for layers in kinds]
     data = method.encode(task, examples, context, source, flags.columns)
-    shared = Method(**from_flags.given(flags, Method))
     runs = []
     for model in models:
         folder = flags.workdir / model.layers if len(models) > 1 else flags.workdir
@@ -175,8 +176,10 @@ def predict(flags: argparse.Namespace) -> None:
     mesh = partition.make_mesh()
     given = from_flags.given(flags, Options)
     options = {name: value for name, value in given.items() if name in ANSWERING}
-    members = [finished.load(run, mesh, options) for run in flags.ensemble or [flags.workdir]]
+    runs = flags.ensemble or [flags.workdir]
+    members = [finished.load(run, mesh, options, flags.columns) for run in runs]
     task = members[0].task
+    flag_checks.check_task(flags, task)
     if flags.input:
         read = sources.load(task, {"test": flags.input}, need=())
         examples = {flags.input.name.split(".")[0]: read["test"]}
@@ -185,7 +188,6 @@ def predict(flags: argparse.Namespace) -> None:
         examples.pop("train", None)
     wanted = {}
     if flags.submission:
-        flag_checks.check_submission(flags, task)
         wanted = submission.files_of(task, examples)
     output = flags.output or flags.workdir
     for split, found in examples.items():
@@ -196,6 +198,7 @@ def predict(flags: argparse.Namespace) -> None:
 
 def main() -> None:
     flags = parse_arguments()
+    flag_checks.check_mode(flags, parse_arguments([]))
     memory.keep_freed_memory()
     compile_cache.turn_on()
     if flags.mode == "predict":

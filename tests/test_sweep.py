@@ -30,6 +30,11 @@ def test_the_grid_is_the_paper_s() -> None:
     assert len({p.name for p in points}) == len(points)
 
 
+def test_what_is_given_is_not_searched() -> None:
+    points = sweep.grid(FIRST, seeds=1, fixed=["epochs", "learning_rate"])
+    assert points == [Point(batch, 3e-5, 3, 7) for batch in (16, 32)]
+
+
 class Bench:
     """Stands in for training: every point has its score, and leaves weights behind."""
 

@@ -34,11 +34,14 @@ class Finished(NamedTuple):
     params: Any
 
 
-def load(run: Path, mesh: Mesh, changed: Mapping[str, Any] | None = None) -> Finished:
+def load(
+    run: Path, mesh: Mesh, changed: Mapping[str, Any] | None = None, columns: Sequence[str] = ()
+) -> Finished:
     """The best checkpoint of a run, or the best run of a sweep.
 
     Args:
       changed: fields of Options that are other than in the training.
+      columns: as --columns, of the files to be predicted; those of the training's if empty.
 
     Raises:
       UserError: not a fine-tuning.
@@ -52,7 +55,7 @@ def load(run: Path, mesh: Mesh, changed: Mapping[str, Any] | None = None) -> Fin
     words = pretrained.load_words(run, encoder)
     options = Options(**{**config["options"], **(changed or {})})
     context = Context(words, config["labels"], options)
-    task = own.with_columns(TASKS[config["task"]], config["columns"])
+    task = own.with_columns(TASKS[config["task"]], columns or config["columns"])
     model = TaskModel(
         encoder,
         config["head"],

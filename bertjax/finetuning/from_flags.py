@@ -73,13 +73,11 @@ def build_model(
     num_labels: int,
     layers: str,
 ) -> TaskModel:
-    """Raises UserError: flags that do not go together."""
+    """Raises UserError: the encoder has too few layers."""
     head, frozen = task.family.head, flags.encoder == "frozen"
     if layers:
         features.check(layers, start.config.num_layers)
     kind = flags.head or ("bilstm" if frozen and head == "tagging" else "linear")
-    if kind == "bilstm" and head != "tagging":
-        raise UserError(f"--head=bilstm: is for tagging, not for --task={task.name}")
     return TaskModel(
         start.config,
         head,
@@ -96,14 +94,28 @@ def run_all(flags: argparse.Namespace, tuner: Tuner, folder: Path, data: Data) -
     point = first_point(flags, tuner.task)
     if flags.extra_train:
         tuner.train_first(folder / "extra", flags.extra_train, point, data)
-    seeds = flags.seeds or (5 if flags.sweep else 1)
-    if seeds == 1 and not flags.sweep:
+    points = all_points(flags, tuner.task)
+    if len(points) == 1 and not flags.sweep:
         tuner.run(folder, point, data)
         return folder
-    points = sweep.grid(point, seeds) if flags.sweep else sweep.repeated(point, seeds)
     return sweep.run(folder, points, lambda run, point: tuner.run(run, point, data))
 
 
 def first_point(flags: argparse.Namespace, task: Task) -> Point:
     recipe = dataclasses.asdict(task.recipe) | given(flags, Recipe)
     return Point(recipe["batch_size"], recipe["learning_rate"], recipe["epochs"], flags.seed)
+
+
+def all_points(flags: argparse.Namespace, task: Task) -> list[Point]:
+    """The settings of all runs.
+
+    Raises:
+      UserError: not even one seed.
+    """
+    seeds = (5 if flags.sweep else 1) if flags.seeds is None else flags.seeds
+    if seeds < 1:
+        raise UserError(f"--seeds={seeds}: give at least 1")
+    point = first_point(flags, task)
+    if flags.sweep:
+        return sweep.grid(point, seeds, fixed=given(flags, Recipe))
+    return sweep.repeated(point, seeds)

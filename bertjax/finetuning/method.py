@@ -69,7 +69,7 @@ class Method:
     layer_decay: float = 1.0
 
 
-def check(point: Point, mesh: Mesh) -> None:
+def check(point: Point, shared: Method, mesh: Mesh) -> None:
     """Raises UserError: settings that cannot be trained with."""
     shares.check_batch_size(point.batch_size, mesh)
     if point.epochs < 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,28 @@ from bertjax.finetuning.tuning import METRICS, Result
 from bertjax.runs.checkpoint import CHECKPOINTS
 
 # The paper's search (appendix A.3).
-BATCH_SIZES = (16, 32)
-LEARNING_RATES = (5e-5, 3e-5, 2e-5)
-EPOCHS = (2, 3, 4)
+GRID: dict[str, Sequence[Any]] = {
+    "batch_size": (16, 32),
+    "learning_rate": (5e-5, 3e-5, 2e-5),
+    "epochs": (2, 3, 4),
+}
 
 RESULT = "sweep.json"
 TABLE = "sweep.md"
 _HEADER = "| batch | rate | epochs | seeds | median | mean | deviation | best | collapsed |"
 
 
-def grid(first: Point, seeds: int) -> list[Point]:
-    """The paper's 18 settings, each with that many seeds from first.seed on."""
+def grid(first: Point, seeds: int, fixed: Collection[str] = ()) -> list[Point]:
+    """The paper's 18 settings, each with that many seeds from first.seed on.
+
+    Args:
+      fixed: keys of GRID in which all settings are as `first`.
+    """
+    values = [[getattr(first, key)] if key in fixed else GRID[key] for key in GRID]
     return [
         point
-        for batch_size, rate, epochs in itertools.product(BATCH_SIZES, LEARNING_RATES, EPOCHS)
-        for point in repeated(Point(batch_size, rate, epochs, first.seed), seeds)
+        for setting in itertools.product(*values)
+        for point in repeated(Point(*setting, seed=first.seed), seeds)
     ]
 
 
