@@ -60,6 +60,39 @@ def test_flags_that_are_read_pass(flags: list[str]) -> None:
     flag_checks.check_task(parsed, TASKS[parsed.task])
 
 
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--seeds=-1", "--seeds=-1: give at least 1"),
+        ("--seeds=0", "--seeds=0: give at least 1"),
+        ("--seed=-1", "--seed=-1: give 0 or more"),
+        ("--epochs=0", "--epochs=0: give at least 1"),
+        ("--warmup_share=nan", "--warmup_share=nan: give a share from 0 to 1"),
+        ("--warmup_share=inf", "--warmup_share=inf: give a share"),
+        ("--warmup_share=-1", "--warmup_share=-1.0: give a share"),
+        ("--warmup_share=5", "--warmup_share=5.0: give a share"),
+        ("--layer_decay=-1", "--layer_decay=-1.0: give a factor"),
+        ("--layer_decay=0", "--layer_decay=0.0: give a factor"),
+        ("--layer_decay=nan", "--layer_decay=nan: give a factor"),
+        ("--learning_rate=inf", "--learning_rate=inf: give a positive number"),
+        ("--learning_rate=nan", "--learning_rate=nan: give a positive number"),
+        ("--null_threshold=nan", "--null_threshold=nan: give a number"),
+        ("--batch_size=12", "batch_size 12 is not a multiple"),
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["--sweep"]])
+def test_numbers_that_cannot_be_trained_with_are_refused(
+    flag: str,
+    message: str,
+    more: list[str],
+    command: Command,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = ["--task=squad2", "--init=none", "--batch_size=8", flag, *more]
+    assert command(finetune, *given) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
 def test_every_flag_belongs_to_a_mode_or_to_both() -> None:
     """A new flag must be given its place, or it would be ignored in silence."""
     both = {"task", "mode", "workdir", "data_dir", "dev", "test", "columns", "submission"}

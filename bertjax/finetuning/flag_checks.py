@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,6 +64,8 @@ def check_task(flags: argparse.Namespace, task: Task) -> None:
             f"--null_threshold={flags.null_threshold:g}: every question of --task={task.name} has "
             "an answer; leave it out"
         )
+    if flags.null_threshold is not None and math.isnan(flags.null_threshold):
+        raise UserError(f"--null_threshold={flags.null_threshold}: give a number")
     check_submission(flags, task)
 
 

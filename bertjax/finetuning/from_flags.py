@@ -29,6 +29,8 @@ def find_start(flags: argparse.Namespace) -> pretrained.Pretrained:
     start = pretrained.find(flags.init)
     config: Any = start.config
     if flags.dropout is not None:
+        if not 0 <= flags.dropout < 1:
+            raise UserError(f"--dropout={flags.dropout}: give a share from 0 to below 1")
         config = encoders.with_dropout(config, flags.dropout)
     return start._replace(config=dataclasses.replace(config, dtype=flags.dtype))
 
@@ -42,7 +44,7 @@ def row_length(flags: argparse.Namespace, task: Task, start: pretrained.Pretrain
     wanted, positions = task.recipe.max_seq_length, start.config.max_positions
     if flags.max_seq_length is None and wanted > positions:
         print(f"max_seq_length: {positions}, all that {start.name} has (usual are {wanted})")
-    limit = flags.max_seq_length or min(wanted, positions)
+    limit = min(wanted, positions) if flags.max_seq_length is None else flags.max_seq_length
     if limit > positions:
         raise UserError(
             f"--max_seq_length={limit}: {start.name} has {positions} positions; give at most that"

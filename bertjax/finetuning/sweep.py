@@ -39,7 +39,7 @@ def grid(first: Point, seeds: int, fixed: Collection[str] = ()) -> list[Point]:
     return [
         point
         for setting in itertools.product(*values)
-        for point in repeated(Point(*setting, seed=first.seed), seeds)
+        for point in repeated(Point(*setting, first.seed), seeds)
     ]
 
 
