@@ -182,7 +182,7 @@ def predict(flags: argparse.Namespace) -> None:
     flag_checks.check_task(flags, task)
     if flags.input:
         read = sources.load(task, {"test": flags.input}, need=())
-        examples = {flags.input.name.split(".")[0]: read["test"]}
+        examples = {finished.name_of(flags.input): read["test"]}
     else:
         examples = from_flags.read_data(task, flags, need=())[0]
         examples.pop("train", None)
@@ -190,6 +190,8 @@ def predict(flags: argparse.Namespace) -> None:
     if flags.submission:
         wanted = submission.files_of(task, examples)
     output = flags.output or flags.workdir
+    if not flags.output:
+        finished.check_output(output, examples)
     for split, found in examples.items():
         finished.write(members, split, found, output)
     if wanted and distributed.is_first():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +12,10 @@ from jax.sharding import Mesh
 from bertjax.data.rows import Shape
 from bertjax.errors import UserError
 from bertjax.files.json_file import read_json
+from bertjax.files.tables import EXTENSIONS
 from bertjax.finetuning import sweep
 from bertjax.finetuning.predictor import Predictor, conclude, row_shape
+from bertjax.finetuning.tuning import METRICS
 from bertjax.models import encoders
 from bertjax.models.heads import TaskModel
 from bertjax.runs import checkpoint, run_folder
@@ -21,6 +23,9 @@ from bertjax.tasks import own
 from bertjax.tasks.base import Context, Options, Task
 from bertjax.tasks.table import TASKS
 from bertjax.weights import pretrained
+
+# Ends of the names of files with examples.
+_KINDS = (*EXTENSIONS, ".json", ".conll", ".txt")
 
 
 class Finished(NamedTuple):
@@ -66,6 +71,23 @@ def load(
     # With the batches of the training, predictions are the same to the last bit.
     shape = row_shape(model, params, context, config["settings"]["batch_size"])
     return Finished(run, task, context, Predictor(model, mesh), shape, params)
+
+
+def name_of(path: Path) -> str:
+    """What predictions of a file are called: its name, without the end that tells its kind."""
+    return path.stem if path.suffix in _KINDS else path.name
+
+
+def check_output(run: Path, splits: Iterable[str]) -> None:
+    """Raises UserError: predictions in the run's folder would take the place of its own."""
+    path = run / METRICS
+    own = read_json(path).get("predicted", ("dev", "test")) if path.is_file() else ()
+    for split in splits:
+        if split in own:
+            raise UserError(
+                f"{run}: holds the training's own predictions of {split}; give others a folder of "
+                "their own: --output=DIR"
+            )
 
 
 def best_of_sweep(run: Path) -> Path:

@@ -283,6 +283,7 @@ class Tuner:
             **self._baseline(data),
             "collapsed": collapsed,
             "other_splits": splits,
+            "predicted": [name for name in data.examples if name != "train"],
             "init": self.start.name,
         }
 
