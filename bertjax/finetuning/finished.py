@@ -56,6 +56,7 @@ def load(
     if config.get("kind") != "finetune":
         raise UserError(f"{run}: not a fine-tuning; give the --workdir of bertjax.finetune")
     params = checkpoint.load_params(run, best=True)
+    pretrained.check_head(run, config, params)
     encoder = encoders.from_run(config)
     words = pretrained.load_words(run, encoder)
     options = Options(**{**config["options"], **(changed or {})})
