@@ -151,6 +151,7 @@ def largest_difference(first: tuple[Any, ...], second: tuple[Any, ...]) -> float
 
 def main() -> None:
     flags = parse_arguments()
+    flags.run = run_folder.best_of_sweep(flags.run)
     if flags.format in VECTORS:
         write_vectors(flags)
         return

@@ -109,6 +109,23 @@ def test_every_kind_of_folder_loads_with_its_head_and_labels(
         _assert_same(start.params["encoder"][part], given["encoder"][part])
 
 
+def test_a_sweep_stands_for_its_best_run_and_its_other_runs_tell_what_they_lack(
+    params: Callable[..., Any], put: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = put("run", params("choice", 1), "choice")
+    (tmp_path / "sweep.json").write_text(json.dumps({"best": run.name}))
+    assert pretrained.load(tmp_path).name == str(run)
+    other = tmp_path / "other"
+    # It is a run, not a folder of Hugging Face, which has a config.json, too.
+    model = run_folder.load_config(run)["model"]
+    run_folder.save_config(other, {"kind": "finetune", "model": model})
+    with pytest.raises(UserError, match=r"other: no checkpoint yet"):
+        pretrained.load(other)
+    (other / "metrics.json").write_text("{}")
+    with pytest.raises(UserError, match=r"other: its weights were given up by the sweep"):
+        pretrained.load(other)
+
+
 @pytest.mark.parametrize("bilstm", [False, True])
 @pytest.mark.parametrize(
     ("changed", "message"),

@@ -13,9 +13,7 @@ from bertjax.data.rows import Shape
 from bertjax.errors import UserError
 from bertjax.files.json_file import read_json
 from bertjax.files.tables import EXTENSIONS
-from bertjax.finetuning import sweep
 from bertjax.finetuning.predictor import Predictor, conclude, row_shape
-from bertjax.finetuning.tuning import METRICS
 from bertjax.models import encoders
 from bertjax.models.heads import TaskModel
 from bertjax.runs import checkpoint, run_folder
@@ -51,7 +49,7 @@ def load(
     Raises:
       UserError: not a fine-tuning.
     """
-    run = best_of_sweep(run)
+    run = run_folder.best_of_sweep(run)
     config = run_folder.load_config(run)
     if config.get("kind") != "finetune":
         raise UserError(f"{run}: not a fine-tuning; give the --workdir of bertjax.finetune")
@@ -81,7 +79,7 @@ def name_of(path: Path) -> str:
 
 def check_output(run: Path, splits: Iterable[str]) -> None:
     """Raises UserError: predictions in the run's folder would take the place of its own."""
-    path = run / METRICS
+    path = run / run_folder.SCORES
     own = read_json(path).get("predicted", ("dev", "test")) if path.is_file() else ()
     for split in splits:
         if split in own:
@@ -89,12 +87,6 @@ def check_output(run: Path, splits: Iterable[str]) -> None:
                 f"{run}: holds the training's own predictions of {split}; give others a folder of "
                 "their own: --output=DIR"
             )
-
-
-def best_of_sweep(run: Path) -> Path:
-    """The folder itself, or of a sweep that of its best run."""
-    path = run / sweep.RESULT
-    return run / read_json(path)["best"] if path.is_file() else run
 
 
 def predict(members: Sequence[Finished], examples: Sequence[Any]) -> list[Any]:

@@ -12,10 +12,10 @@ from bertjax.tasks.base import Task
 
 # What a finished run has settled.
 TRAINING = (
-    *("train", "init", "seeds", "sweep", "encoder", "layers", "extra_train", "train_examples"),
+    *("train", "init", "seeds", "sweep", "keep_all", "encoder", "layers", "extra_train"),
     *("batch_size", "learning_rate", "epochs", "seed", "warmup_share", "layer_decay", "dropout"),
     *("bias_correction", "dtype", "max_seq_length", "doc_stride", "max_query_length"),
-    *("document_context", "head"),
+    *("train_examples", "document_context", "head"),
 )
 PREDICTING = ("input", "output", "ensemble")
 # What is predicted is either a file or the splits of a data set.

@@ -100,7 +100,7 @@ def run_all(flags: argparse.Namespace, tuner: Tuner, folder: Path, data: Data) -
     if len(points) == 1 and not flags.sweep:
         tuner.run(folder, point, data)
         return folder
-    return sweep.run(folder, points, lambda run, point: tuner.run(run, point, data))
+    return sweep.run(folder, points, lambda run, point: tuner.run(run, point, data), flags.keep_all)
 
 
 def first_point(flags: argparse.Namespace, task: Task) -> Point:

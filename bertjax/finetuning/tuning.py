@@ -34,7 +34,7 @@ from bertjax.training.run_log import RunLog
 from bertjax.training.train_step import make_train_step
 from bertjax.weights import pretrained
 
-METRICS = "metrics.json"
+METRICS = run_folder.SCORES
 Result = dict[str, Any]
 
 

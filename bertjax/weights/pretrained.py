@@ -80,17 +80,18 @@ def find(init: str | None) -> Pretrained:
 
 
 def load(folder: Path) -> Pretrained:
-    """Loads the newest (or, of a fine-tuned run, the best) parameters of a folder.
+    """Loads the newest (or, of a fine-tuned run or a sweep, the best) parameters of a folder.
 
     Raises:
       UserError: none of FOLDERS, or one whose vocabulary or config does not fit its parameters.
     """
     if folder.is_file():
         return _read_vectors(folder)
+    folder = run_folder.best_of_sweep(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give {FOLDERS}")
     config: EncoderConfig
-    if (folder / run_folder.CHECKPOINTS).is_dir():
+    if (folder / run_folder.CHECKPOINTS).is_dir() or run_folder.is_run(folder):
         config, params, info = _read_run(folder)
     elif (folder / run_folder.CONFIG).is_file():
         config, params, info = huggingface.read_huggingface(folder)
