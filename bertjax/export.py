@@ -183,6 +183,7 @@ def tell(output: Path, what: str, labels: Sequence[str], difference: float) -> N
 
 def main() -> None:
     flags = parse_arguments()
+    flags.run = run_folder.best_of_sweep(flags.run)
     if flags.format == "stablehlo":
         write_program(flags)
         return

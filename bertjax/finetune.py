@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from bertjax import compile_cache, distributed, memory, partition
 from bertjax.command_line import new_parser
 from bertjax.errors import UserError
 from bertjax.files import storage
-from bertjax.finetuning import finished, from_flags, method, sweep, word_tests
+from bertjax.finetuning import finished, flag_checks, from_flags, method, sweep, word_tests
 from bertjax.finetuning.method import Method
 from bertjax.finetuning.tuning import Tuner
 from bertjax.models import features
@@ -32,6 +33,8 @@ from bertjax.weights import pretrained
 
 # What tests of word vectors take.
 WORD_FLAGS = ("task", "mode", "workdir", "data_dir", "test", "init")
+# What of the answers to questions a finished run leaves open.
+ANSWERING = ("null_threshold", "n_best", "max_answer_length")
 INITS = "a run, Hugging Face or TF1 folder, word vectors, scratch[:FOLDER]"
 
 
@@ -55,7 +58,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--input", **file, help="to predict, into --output DIR (RUN)")
     add("--output", type=storage.path, help=argparse.SUPPRESS)
     add("--seeds", type=int, metavar="N", help="runs of each setting (1; with --sweep 5)")
-    add("--sweep", action="store_true", help="the paper's grid of batch, rate and epochs")
+    add("--sweep", action="store_true", help="the paper's grid, but for what is given")
+    add("--keep_all", action="store_true", help="the weights of all these runs, not the best one's")
     add("--encoder", choices=["tuned", "frozen"], default="tuned", help="(%(default)s)")
     every = [*features.CHOICES, from_flags.EVERY]
     add("--layers", choices=every, default="", metavar="NAME", help=", ".join(every))
@@ -108,7 +112,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "tagging and questions",
         "--[no-]document_context (conll: yes), --head linear|bilstm (bilstm on a frozen encoder)\n"
         "--doc_stride N (128), --max_query_length N (64), --max_answer_length N (30)\n"
-        "--n_best N (20), --null_threshold X (0)",
+        "--n_best N (20), --null_threshold X (0); the last three also with --mode=predict",
         document_context={"action": argparse.BooleanOptionalAction},
         head={"choices": ["linear", "bilstm"]},
         doc_stride=whole,
@@ -120,21 +124,24 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def train(flags: argparse.Namespace, task: Task) -> None:
+    flag_checks.check_task(flags, task)
     mesh = partition.make_mesh()
-    method.check(from_flags.first_point(flags, task), mesh)
+    shared = Method(**from_flags.given(flags, Method))
+    for point in from_flags.all_points(flags, task):
+        method.check(point, shared, mesh)
     start = from_flags.find_start(flags)
     limit = from_flags.row_length(flags, task, start)
     options = Options(
         **{**task.options, **from_flags.given(flags, Options), "max_seq_length": limit}
     )
     examples, source = from_flags.read_data(task, flags)
+    wanted = submission.files_of(task, examples) if flags.submission else {}
     fixed = task.labels
     labels = list(task.family.find_labels(examples["train"]) if fixed is None else fixed)
     context = Context(start.tokenizer, labels, options)
     kinds = from_flags.layer_kinds(flags, start)
     models = [from_flags.build_model(flags, task, start, len(labels), layers) for layers in kinds]
     data = method.encode(task, examples, context, source, flags.columns)
-    shared = Method(**from_flags.given(flags, Method))
     runs = []
     for model in models:
         folder = flags.workdir / model.layers if len(models) > 1 else flags.workdir
@@ -145,12 +152,13 @@ def train(flags: argparse.Namespace, task: Task) -> None:
     if len(models) > 1:
         sweep.write_comparison(flags.workdir, dict(zip(kinds, runs, strict=True)))
     elif flags.submission:
-        answers = {
-            file: results.read_answers(runs[0], split)
-            for split, file in task.submission.items()
-            if split in data.examples
-        }
-        submission.write_submission(flags.submission, answers)
+        submit(flags.submission, wanted, runs[0])
+
+
+def submit(archive: Path, wanted: Mapping[str, str], folder: Path) -> None:
+    """Puts the answers to some splits, whose predictions lie in a folder, into the site's zip."""
+    answers = {file: results.read_answers(folder, split) for split, file in wanted.items()}
+    submission.write_submission(archive, answers)
 
 
 def evaluate_words(flags: argparse.Namespace) -> None:
@@ -178,21 +186,33 @@ def evaluate_words(flags: argparse.Namespace) -> None:
 def predict(flags: argparse.Namespace) -> None:
     """With one finished run or with several, for a file or for the splits of a data set."""
     mesh = partition.make_mesh()
-    members = [finished.load(run, mesh) for run in flags.ensemble or [flags.workdir]]
+    given = from_flags.given(flags, Options)
+    options = {name: value for name, value in given.items() if name in ANSWERING}
+    runs = flags.ensemble or [flags.workdir]
+    members = [finished.load(run, mesh, options, flags.columns) for run in runs]
     task = members[0].task
+    flag_checks.check_task(flags, task)
     if flags.input:
         read = sources.load(task, {"test": flags.input}, need=())
-        examples = {flags.input.name.split(".")[0]: read["test"]}
+        examples = {finished.name_of(flags.input): read["test"]}
     else:
         examples = from_flags.read_data(task, flags, need=())[0]
         examples.pop("train", None)
+    wanted = {}
+    if flags.submission:
+        wanted = submission.files_of(task, examples)
     output = flags.output or flags.workdir
+    if not flags.output:
+        finished.check_output(output, examples)
     for split, found in examples.items():
         finished.write(members, split, found, output)
+    if wanted and distributed.is_first():
+        submit(flags.submission, wanted, output)
 
 
 def main() -> None:
     flags = parse_arguments()
+    flag_checks.check_mode(flags, parse_arguments([]))
     memory.keep_freed_memory()
     compile_cache.turn_on()
     if flags.mode == "predict":

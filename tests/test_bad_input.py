@@ -432,6 +432,8 @@ FINETUNE: dict[str, tuple[Callable[[Place], list[object]], str]] = {
         "--max_seq_length=64",
     ),
     "no room for a text": (lambda p: p.finetune("--max_seq_length=2"), "max_seq_length 2"),
+    "no length": (lambda p: p.finetune("--max_seq_length=0"), "max_seq_length 0 is too short"),
+    "dropout of all": (lambda p: p.finetune("--dropout=1"), "--dropout=1.0: give a share"),
     "uneven batch": (lambda p: p.finetune("--batch_size=12"), "batch_size 12 is not a multiple"),
     "no epochs": (lambda p: p.finetune("--epochs=0"), "epochs"),
     "columns of no task": (

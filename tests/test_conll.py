@@ -13,6 +13,7 @@ import pytest
 from bertjax.errors import UserError
 from bertjax.scores.entity_scores import entity_scores
 from bertjax.tasks.conll import CONLL, to_bio2
+from bertjax.tasks.own import with_columns
 from bertjax.tasks.tagging import Example
 
 OFFICIAL, OWN = CONLL["conll"].reader, CONLL["tag"].reader
@@ -116,7 +117,7 @@ def test_without_document_lines_every_sentence_stands_alone(tmp_path: Path) -> N
     assert [example.document for example in together] == [0, 1, 1]
 
 
-# --- JSON lines -----------------------------------------------------------------------------
+# --- Tables ---------------------------------------------------------------------------------
 
 
 def test_json_lines(tmp_path: Path) -> None:
@@ -128,6 +129,48 @@ def test_json_lines(tmp_path: Path) -> None:
     assert len({example.document for example in found}) == 2
     path = put(tmp_path / "test.jsonl", '{"tokens": ["a"]}\n')
     assert OWN.read(path, "test")[0].gold is None
+
+
+@pytest.mark.parametrize(("name", "separator"), [("dev.csv", ","), ("dev.tsv", "\t")])
+def test_tables_hold_a_sentence_in_a_cell(tmp_path: Path, name: str, separator: str) -> None:
+    content = "id,tokens,tags\n1,New\u00a0York  is,B-LOC O\n2,a,O\n".replace(",", separator)
+    found = read(tmp_path, content, name)
+    assert [(e.words, e.gold) for e in found] == [
+        (["New\u00a0York", "is"], ["B-LOC", "O"]),
+        (["a"], ["O"]),
+    ]
+    assert OWN.find(tmp_path) == {"dev": tmp_path / name}
+    path = put(tmp_path / f"test{name[3:]}", "tokens\na b\n")
+    assert [(e.words, e.gold) for e in OWN.read(path, "test")] == [(["a", "b"], None)]
+
+
+def test_a_word_and_its_tag_a_line_may_stand_in_a_tsv(tmp_path: Path) -> None:
+    assert read(tmp_path, "tokens\tO\nare\tO\n", "dev.tsv")[0].words == ["tokens", "are"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("dev.jsonl", '{"words": ["a", "b"], "ner": ["O", "O"], "tokens": 1, "tags": 2}\n'),
+        ("dev.csv", "words,ner,tokens\na b,O O,not this\n"),
+        ("dev.tsv", "words\tner\na b\tO O\n"),
+    ],
+)
+def test_columns_may_have_other_names(tmp_path: Path, name: str, content: str) -> None:
+    reader = with_columns(CONLL["tag"], ["tokens=words", "tags=ner"]).reader
+    path = put(tmp_path / name, content)
+    assert [(e.words, e.gold) for e in reader.read(path, "dev")] == [(["a", "b"], ["O", "O"])]
+    put(path, content.replace("words", "pieces"))
+    with pytest.raises(UserError, match=rf"{name}:1: no column 'words'.*--columns tokens=YOURS"):
+        reader.read(path, "dev")
+
+
+def test_columns_without_names_cannot_be_renamed(tmp_path: Path) -> None:
+    reader = with_columns(CONLL["tag"], ["tokens=words"]).reader
+    with pytest.raises(UserError, match=r"dev\.conll: --columns is for tables"):
+        reader.read(put(tmp_path / "dev.conll", "a O\n"), "dev")
+    with pytest.raises(UserError, match=r"^--columns: for your own files .*tag.*, not conll$"):
+        with_columns(CONLL["conll"], ["tokens=words"])
 
 
 # --- Faults ---------------------------------------------------------------------------------
@@ -147,6 +190,8 @@ def test_json_lines(tmp_path: Path) -> None:
         ("dev.jsonl", '{"tokens": ["a"]}\n', r"dev.jsonl:1: no tags"),
         ("dev.jsonl", '{"words": ["a"]}\n', r"dev.jsonl:1: no column 'tokens'"),
         ("dev.jsonl", '{"tokens": "a"}\n', r'dev.jsonl:1: "tokens" must be a list of strings'),
+        ("dev.csv", "tokens,tags\na b,O\n", r"dev.csv:2: 2 tokens, but 1 tags"),
+        ("dev.csv", "tokens,tags\na b,\n", r"dev.csv:2: no tags"),
         (
             "dev.jsonl",
             '{"tokens": ["a"], "tags": [0]}\n',

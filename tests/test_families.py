@@ -106,8 +106,12 @@ def trained(
     return name, run, dev
 
 
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
 def _result(run: Path) -> dict[str, Any]:
-    return json.loads((run / "metrics.json").read_text())
+    return _read(run / "metrics.json")
 
 
 def test_it_is_learnt(trained: tuple[str, Path, Path]) -> None:
@@ -144,6 +148,24 @@ def test_an_ensemble_of_equals_answers_like_one(
     assert command(finetune, "--mode=predict", *given) == 0
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (run / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize("trained", ["span"], indirect=True)
+def test_answers_to_questions_may_be_chosen_otherwise_than_in_training(
+    trained: tuple[str, Path, Path], command: Command, tmp_path: Path
+) -> None:
+    """As with the best null threshold, which is known only after the training."""
+    _, run, dev = trained
+    given = [f"--workdir={run}", f"--input={dev}", f"--output={tmp_path}"]
+    assert any(_read(run / "predictions-dev.json").values())
+    assert command(finetune, "--mode=predict", *given, "--null_threshold=-1e6") == 0
+    assert set(_read(tmp_path / "predictions-dev.json").values()) == {""}
+    assert _read(tmp_path / "nbest-dev.json") == _read(run / "nbest-dev.json")
+    assert command(finetune, "--mode=predict", *given, "--n_best=1", "--max_answer_length=1") == 0
+    # The best one, and that there is none.
+    listed = _read(tmp_path / "nbest-dev.json").values()
+    assert {len(answers) for answers in listed} == {2}
+    assert max(len(answer["text"].split()) for answers in listed for answer in answers) == 1
 
 
 # --- Other encoders -------------------------------------------------------------------------
@@ -183,7 +205,8 @@ def test_other_encoders_serve_every_kind_of_task(
     extension, make, _ = MAKERS[task]
     data, run = _put(tmp_path / f"dev.{extension}", make(random.Random(0), 8)), tmp_path / "run"
     flags = [f"--task={task}", f"--init={init}", f"--train={data}", f"--dev={data}", "--epochs=1"]
-    flags += ["--batch_size=8", "--max_seq_length=16", "--head=linear", f"--workdir={run}"]
+    flags += ["--batch_size=8", "--max_seq_length=16", f"--workdir={run}"]
+    flags += ["--head=linear"] if task == "tag" else []
     assert command(finetune, *flags) == 0
     assert np.isfinite(_result(run)["score"])
     given = [f"--workdir={run}", f"--input={data}", f"--output={tmp_path / 'again'}"]

@@ -245,6 +245,11 @@ def test_sst2_as_glue_has_it(command: Command, tiny_run: Path, task: Path, tmp_p
     assert [row["prediction"] for row in predictions(tmp_path / "run", "test")] == ["1"]
     with zipfile.ZipFile(archive) as held:
         assert held.read("SST-2.tsv") == b"index\tprediction\n0\t1\n"
+    # Predicting gives the same zip.
+    given = [f"--workdir={tmp_path / 'run'}", f"--data_dir={folder}", f"--output={tmp_path / 'p'}"]
+    again = tmp_path / "again.zip"
+    assert command(finetune, "--mode=predict", *given, f"--submission={again}") == 0
+    assert again.read_bytes() == archive.read_bytes()
 
 
 def test_pairs_of_texts(command: Command, tiny_run: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bertjax import partition
 from bertjax.errors import UserError
+from bertjax.finetuning import finished
+from bertjax.models import heads
 from bertjax.models.config import BertConfig
 from bertjax.models.heads import TaskModel
 from bertjax.models.masked_lm import PretrainingModel
@@ -102,6 +107,53 @@ def test_every_kind_of_folder_loads_with_its_head_and_labels(
     assert ("pooler" in start.params["encoder"]) == ((kind, head) != ("huggingface", "span"))
     for part in start.params["encoder"]:
         _assert_same(start.params["encoder"][part], given["encoder"][part])
+
+
+def test_a_sweep_stands_for_its_best_run_and_its_other_runs_tell_what_they_lack(
+    params: Callable[..., Any], put: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = put("run", params("choice", 1), "choice")
+    (tmp_path / "sweep.json").write_text(json.dumps({"best": run.name}))
+    assert pretrained.load(tmp_path).name == str(run)
+    other = tmp_path / "other"
+    # It is a run, not a folder of Hugging Face, which has a config.json, too.
+    model = run_folder.load_config(run)["model"]
+    run_folder.save_config(other, {"kind": "finetune", "model": model})
+    with pytest.raises(UserError, match=r"other: no checkpoint yet"):
+        pretrained.load(other)
+    (other / "metrics.json").write_text("{}")
+    with pytest.raises(UserError, match=r"other: its weights were given up by the sweep"):
+        pretrained.load(other)
+
+
+@pytest.mark.parametrize("bilstm", [False, True])
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"labels": LABELS[:2]}, "2 labels, but the checkpoint's head has 3 outputs"),
+        ({"labels": [*LABELS, "other"]}, "4 labels"),
+        ({"labels": ["a", "b", "a"]}, "a label twice"),
+        ({"num_outputs": 4}, "num_outputs 4"),
+    ],
+)
+def test_a_run_s_labels_must_be_those_of_its_checkpoint(
+    changed: dict[str, Any],
+    message: str,
+    bilstm: bool,
+    params: Callable[..., Any],
+    put: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(heads, "BiLstm", functools.partial(heads.BiLstm, width=8))
+    more = {"features": {"layers": "", "frozen": bilstm, "bilstm": bilstm}, "task": "tag"}
+    run = put("run", params("tagging", 3, bilstm=bilstm), "tagging", **more)
+    pretrained.load(run)
+    config = run_folder.load_config(run) | {"kind": "finetune"} | changed
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=rf"run/config\.json: {message}.*; bring back"):
+        pretrained.load(run)
+    with pytest.raises(UserError, match=rf"run/config\.json: {message}.*; bring back"):
+        finished.load(run, partition.make_mesh())
 
 
 @pytest.mark.parametrize(

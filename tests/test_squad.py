@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bertjax.errors import UserError
+from bertjax.tasks.own import with_columns
 from bertjax.tasks.squad import SQUAD
 from bertjax.tasks.windows import Example
 
@@ -106,6 +107,31 @@ def test_own_lines_in_both_forms_of_answers(write: Write) -> None:
         ("7", (), f"{path}:3"),
         ("4", None, f"{path}:4"),
     ]
+
+
+@pytest.mark.parametrize(("name", "separator"), [("dev.csv", ","), ("dev.tsv", "\t")])
+def test_tables_have_one_answer_a_row(write: Write, name: str, separator: str) -> None:
+    """Without a place the first such text is meant; an empty answer says that there is none."""
+    rows = ["question,context,answer,answer_start,is_impossible", "Q?,a b a,a,4,False"]
+    rows += ["Q?,x b a,a,,False", "Q?,a b a,,,True"]
+    path = write(name, "".join(row.replace(",", separator) + "\n" for row in rows))
+    found = [(e.id, e.context, e.gold) for e in SPAN.read(path, "dev")]
+    assert found == [("2", "a b a", (("a", 4),)), ("3", "x b a", (("a", 4),)), ("4", "a b a", ())]
+    assert SPAN.find(path.parent) == {"dev": path}
+
+
+@pytest.mark.parametrize("name", ["dev.csv", "dev.jsonl"])
+def test_columns_may_have_other_names(write: Write, name: str) -> None:
+    given = ["question=ask", "context=text", "answer=reply", "id=key"]
+    reader = with_columns(SQUAD["span"], given).reader
+    values = {"key": "k", "ask": "Q?", "text": "a b", "reply": "b", "answer": "not this"}
+    table = ",".join(values) + "\n" + ",".join(values.values()) + "\n"
+    path = write(name, [values] if name.endswith("jsonl") else table)
+    where = f"{path}:{1 if name.endswith('jsonl') else 2}"
+    assert reader.read(path, "dev") == [Example("k", "Q?", "a b", (("b", 2),), where)]
+    write(name, "ask,reply\nQ?,b\n" if name == "dev.csv" else [{"ask": "Q?"}])
+    with pytest.raises(UserError, match=r":1: no column 'text'; .*: --columns context=YOURS"):
+        reader.read(path, "dev")
 
 
 def test_own_files_may_have_the_shape_of_squad(write: Write) -> None:
@@ -222,9 +248,23 @@ def test_a_file_of_another_shape_is_told_where_and_why(
         assert "\n" not in str(error.value)
 
 
+def test_the_place_of_an_answer_is_a_number(write: Write) -> None:
+    path = write("dev.csv", "question,context,answer,answer_start\nWhat?,The river.,river,x\n")
+    with pytest.raises(UserError, match=r"dev\.csv:2: answer_start 'x' is not the number"):
+        SPAN.read(path, "dev")
+
+
+def test_columns_of_squads_own_json_have_no_names_to_change(write: Write) -> None:
+    reader = with_columns(SQUAD["span"], ["answer=reply"]).reader
+    with pytest.raises(UserError, match=r"dev\.json: --columns is for tables"):
+        reader.read(write("dev.json", squad({"answers": []})), "dev")
+    with pytest.raises(UserError, match=r"^--columns: for your own files .*span\), not squad2$"):
+        with_columns(SQUAD["squad2"], ["answer=reply"])
+
+
 def test_own_lines_of_another_shape(write: Write) -> None:
     for fields, message in (
-        ({"question": "What?"}, r'train\.jsonl:2: no "context"'),
+        ({"question": "What?"}, r"train\.jsonl:2: no column 'context'"),
         (line(), r"train\.jsonl:2: no answers"),
     ):
         path = write("train.jsonl", [line(answers=[answer("river")]), fields])

@@ -6,12 +6,15 @@ import errno
 import os
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from bertjax import finetune
 from bertjax.errors import UserError
-from bertjax.tasks.submission import TEST_SIZES, write_submission
+from bertjax.tasks.glue import GLUE
+from bertjax.tasks.submission import TEST_SIZES, files_of, write_submission
 
 
 def contents(path: Path) -> dict[str, str]:
@@ -64,6 +67,33 @@ def test_what_is_missing_and_what_is_too_short_is_said(
     assert write_submission(path, {"WNLI.tsv": ["0"] * 146, "AX.tsv": ["neutral"] * 1104}) == []
     (line,) = capsys.readouterr().out.splitlines()
     assert line == f"wrote {path} with WNLI.tsv, AX.tsv; it is complete"
+
+
+def test_only_splits_that_the_site_takes_are_answered() -> None:
+    mnli = GLUE["mnli"]
+    wanted = {"test": "MNLI-m.tsv", "ax": "AX.tsv"}
+    assert files_of(mnli, ["train", "dev", "test", "ax"]) == wanted
+    with pytest.raises(UserError, match=r"^--submission: takes mnli's .*only train"):
+        files_of(mnli, ["train", "dev"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--task=classify"], "the GLUE site takes no answers of --task=classify"),
+        (["--task=sst2", "--layers=all"], "--layers=all makes several"),
+    ],
+)
+def test_a_zip_that_would_be_empty_is_refused_before_anything_is_read(
+    flags: list[str],
+    message: str,
+    command: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = [f"--submission={tmp_path / 'glue.zip'}", "--data_dir=none", "--init=none"]
+    assert command(finetune, *flags, *given) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_what_is_no_zip_stays_as_it_is(tmp_path: Path) -> None:

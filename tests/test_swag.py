@@ -10,6 +10,7 @@ import pytest
 
 from bertjax.errors import UserError
 from bertjax.tasks.choice import Example
+from bertjax.tasks.own import with_columns
 from bertjax.tasks.swag import SWAG
 
 OFFICIAL, OWN = SWAG["swag"].reader, SWAG["choice"].reader
@@ -63,7 +64,6 @@ def test_official_names(tmp_path: Path) -> None:
         "dev": tmp_path / "val.csv",
         "test": tmp_path / "test.csv",
     }
-    assert OWN.find(tmp_path) == {}
 
 
 def test_a_missing_ending_is_named(tmp_path: Path) -> None:
@@ -106,6 +106,39 @@ def test_a_question_beside_a_context_goes_into_every_choice(tmp_path: Path) -> N
     assert found.context == "It rained."
     assert found.choices == ("What then? She ran.", "What then? She sat.", "What then? She sang.")
     assert found.gold == 1
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_tables_have_a_column_for_every_choice(tmp_path: Path, separator: str) -> None:
+    rows = ["id,context,choice0,choice1,choice2,label", "1,Why?,a,b,c,2", "2,Who?,d,e,,e"]
+    path = tmp_path / {",": "dev.csv", "\t": "dev.tsv"}[separator]
+    write(path, *(row.replace(",", separator) for row in rows))
+    found = [(e.context, e.choices, e.gold) for e in OWN.read(path, "dev")]
+    assert found == [("Why?", ("a", "b", "c"), 2), ("Who?", ("d", "e"), 1)]
+    assert OWN.find(tmp_path) == {"dev": path}
+
+
+def test_columns_may_have_other_names(tmp_path: Path) -> None:
+    given = ["context=stem", "choice0=A", "choice1=B", "label=right"]
+    reader = with_columns(SWAG["choice"], given).reader
+    path = write(tmp_path / "dev.csv", "stem,A,B,right,context", "Why?,a,b,1,not this")
+    assert reader.read(path, "dev") == [Example("Why?", ("a", "b"), 1, f"{path}:2")]
+    write(path, "stem,A,B", "Why?,a,b")
+    assert reader.read(path, "test")[0].gold is None
+    write(path, "A,B", "a,b")
+    with pytest.raises(UserError, match=r"dev\.csv:1: no column 'stem' or .*: --columns context=Y"):
+        reader.read(path, "dev")
+    with pytest.raises(UserError, match=r"^--columns: for your own files .*choice.*, not swag$"):
+        with_columns(SWAG["swag"], given)
+
+
+def test_a_table_without_choices_is_told_how_to_hold_them(tmp_path: Path) -> None:
+    path = write(tmp_path / "dev.csv", "context,choice0,label", "Why?,a,0")
+    with pytest.raises(UserError, match=r"dev\.csv:2: .* columns choice0, choice1, \.\.\."):
+        OWN.read(path, "dev")
+    write(path, "context,label", "Why?,0")
+    with pytest.raises(UserError, match=r"dev\.csv:1: no column 'choices' or 'choice0'"):
+        OWN.read(path, "dev")
 
 
 def test_lines_may_have_different_numbers_of_choices(tmp_path: Path) -> None:

@@ -30,6 +30,11 @@ def test_the_grid_is_the_paper_s() -> None:
     assert len({p.name for p in points}) == len(points)
 
 
+def test_what_is_given_is_not_searched() -> None:
+    points = sweep.grid(FIRST, seeds=1, fixed=["epochs", "learning_rate"])
+    assert points == [Point(batch, 3e-5, 3, 7) for batch in (16, 32)]
+
+
 class Bench:
     """Stands in for training: every point has its score, and leaves weights behind."""
 
@@ -75,6 +80,27 @@ def test_only_the_best_run_keeps_its_weights(tmp_path: Path) -> None:
     bench = Bench([0.5, 0.8, 0.8, 0.6])
     best = sweep.run(tmp_path, bench.points, bench.tune)
     assert with_weights(tmp_path) == [best.name] == [bench.points[1].name]
+
+
+def test_all_runs_keep_their_weights_if_they_are_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = Bench([0.5, 0.8, 0.6])
+    best = sweep.run(tmp_path, bench.points, bench.tune, keep_all=True)
+    assert best.name == bench.points[1].name
+    assert sorted(with_weights(tmp_path)) == sorted(point.name for point in bench.points)
+    assert "given up" not in capsys.readouterr().out
+
+
+def test_weights_that_an_earlier_sweep_gave_up_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = Bench([0.5, 0.8])
+    sweep.run(tmp_path, bench.points, bench.tune)
+    sweep.run(tmp_path, bench.points, bench.tune, keep_all=True)
+    said = capsys.readouterr().out
+    assert f"the weights of {tmp_path / bench.points[0].name} were given up by a sweep" in said
+    assert f"the weights of {tmp_path / bench.points[1].name}" not in said
 
 
 @pytest.mark.parametrize("after", range(4))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from bertjax.data.rows import Shape
 from bertjax.errors import UserError
 from bertjax.files.json_file import read_json
-from bertjax.finetuning import sweep
+from bertjax.files.tables import EXTENSIONS
 from bertjax.finetuning.predictor import Predictor, conclude, row_shape
 from bertjax.models import encoders
 from bertjax.models.heads import TaskModel
@@ -21,6 +21,9 @@ from bertjax.tasks import own
 from bertjax.tasks.base import Context, Options, Task
 from bertjax.tasks.table import TASKS
 from bertjax.weights import pretrained
+
+# Ends of the names of files with examples.
+_KINDS = (*EXTENSIONS, ".json", ".conll", ".txt")
 
 
 class Finished(NamedTuple):
@@ -34,21 +37,29 @@ class Finished(NamedTuple):
     params: Any
 
 
-def load(run: Path, mesh: Mesh) -> Finished:
+def load(
+    run: Path, mesh: Mesh, changed: Mapping[str, Any] | None = None, columns: Sequence[str] = ()
+) -> Finished:
     """The best checkpoint of a run, or the best run of a sweep.
+
+    Args:
+      changed: fields of Options that are other than in the training.
+      columns: as --columns, of the files to be predicted; those of the training's if empty.
 
     Raises:
       UserError: not a fine-tuning.
     """
-    run = best_of_sweep(run)
+    run = run_folder.best_of_sweep(run)
     config = run_folder.load_config(run)
     if config.get("kind") != "finetune":
         raise UserError(f"{run}: not a fine-tuning; give the --workdir of bertjax.finetune")
     params = checkpoint.load_params(run, best=True)
+    pretrained.check_head(run, config, params)
     encoder = encoders.from_run(config)
     words = pretrained.load_words(run, encoder)
-    context = Context(words, config["labels"], Options(**config["options"]))
-    task = own.with_columns(TASKS[config["task"]], config["columns"])
+    options = Options(**{**config["options"], **(changed or {})})
+    context = Context(words, config["labels"], options)
+    task = own.with_columns(TASKS[config["task"]], columns or config["columns"])
     model = TaskModel(
         encoder,
         config["head"],
@@ -61,10 +72,21 @@ def load(run: Path, mesh: Mesh) -> Finished:
     return Finished(run, task, context, Predictor(model, mesh), shape, params)
 
 
-def best_of_sweep(run: Path) -> Path:
-    """The folder itself, or of a sweep that of its best run."""
-    path = run / sweep.RESULT
-    return run / read_json(path)["best"] if path.is_file() else run
+def name_of(path: Path) -> str:
+    """What predictions of a file are called: its name, without the end that tells its kind."""
+    return path.stem if path.suffix in _KINDS else path.name
+
+
+def check_output(run: Path, splits: Iterable[str]) -> None:
+    """Raises UserError: predictions in the run's folder would take the place of its own."""
+    path = run / run_folder.SCORES
+    own = read_json(path).get("predicted", ("dev", "test")) if path.is_file() else ()
+    for split in splits:
+        if split in own:
+            raise UserError(
+                f"{run}: holds the training's own predictions of {split}; give others a folder of "
+                "their own: --output=DIR"
+            )
 
 
 def predict(members: Sequence[Finished], examples: Sequence[Any]) -> list[Any]:

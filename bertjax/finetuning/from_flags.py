@@ -32,6 +32,8 @@ def find_start(flags: argparse.Namespace) -> pretrained.Pretrained:
     start = pretrained.find(flags.init)
     config: Any = start.config
     if flags.dropout is not None:
+        if not 0 <= flags.dropout < 1:
+            raise UserError(f"--dropout={flags.dropout}: give a share from 0 to below 1")
         config = encoders.with_dropout(config, flags.dropout)
     return start._replace(config=dataclasses.replace(config, dtype=flags.dtype))
 
@@ -45,7 +47,7 @@ def row_length(flags: argparse.Namespace, task: Task, start: pretrained.Pretrain
     wanted, positions = task.recipe.max_seq_length, start.config.max_positions
     if flags.max_seq_length is None and wanted > positions:
         print(f"max_seq_length: {positions}, all that {start.name} has (usual are {wanted})")
-    limit = flags.max_seq_length or min(wanted, positions)
+    limit = min(wanted, positions) if flags.max_seq_length is None else flags.max_seq_length
     if limit > positions:
         raise UserError(
             f"--max_seq_length={limit}: {start.name} has {positions} positions; give at most that"
@@ -88,7 +90,7 @@ def build_model(
     num_labels: int,
     layers: str,
 ) -> TaskModel:
-    """Raises UserError: flags that do not go together."""
+    """Raises UserError: the encoder has too few layers."""
     head, frozen = task.family.head, flags.encoder == "frozen"
     if layers:
         features.check(layers, start.config.num_layers)
@@ -96,8 +98,6 @@ def build_model(
         why = "a frozen encoder learns nothing" if frozen else f"{start.name} has no layers"
         raise UserError(f"--layer_decay={flags.layer_decay:g}: {why}; leave it out")
     kind = flags.head or ("bilstm" if frozen and head == "tagging" else "linear")
-    if kind == "bilstm" and head != "tagging":
-        raise UserError(f"--head=bilstm: is for tagging, not for --task={task.name}")
     return TaskModel(
         start.config,
         head,
@@ -114,14 +114,28 @@ def run_all(flags: argparse.Namespace, tuner: Tuner, folder: Path, data: Data) -
     point = first_point(flags, tuner.task)
     if flags.extra_train:
         tuner.train_first(folder / "extra", flags.extra_train, point, data)
-    seeds = flags.seeds or (5 if flags.sweep else 1)
-    if seeds == 1 and not flags.sweep:
+    points = all_points(flags, tuner.task)
+    if len(points) == 1 and not flags.sweep:
         tuner.run(folder, point, data)
         return folder
-    points = sweep.grid(point, seeds) if flags.sweep else sweep.repeated(point, seeds)
-    return sweep.run(folder, points, lambda run, point: tuner.run(run, point, data))
+    return sweep.run(folder, points, lambda run, point: tuner.run(run, point, data), flags.keep_all)
 
 
 def first_point(flags: argparse.Namespace, task: Task) -> Point:
     recipe = dataclasses.asdict(task.recipe) | given(flags, Recipe)
     return Point(recipe["batch_size"], recipe["learning_rate"], recipe["epochs"], flags.seed)
+
+
+def all_points(flags: argparse.Namespace, task: Task) -> list[Point]:
+    """The settings of all runs.
+
+    Raises:
+      UserError: not even one seed.
+    """
+    seeds = (5 if flags.sweep else 1) if flags.seeds is None else flags.seeds
+    if seeds < 1:
+        raise UserError(f"--seeds={seeds}: give at least 1")
+    point = first_point(flags, task)
+    if flags.sweep:
+        return sweep.grid(point, seeds, fixed=given(flags, Recipe))
+    return sweep.repeated(point, seeds)

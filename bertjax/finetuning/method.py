@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -69,10 +70,17 @@ class Method:
     layer_decay: float = 1.0
 
 
-def check(point: Point, mesh: Mesh) -> None:
+def check(point: Point, shared: Method, mesh: Mesh) -> None:
     """Raises UserError: settings that cannot be trained with."""
     shares.check_batch_size(point.batch_size, mesh)
     if point.epochs < 1:
         raise UserError(f"--epochs={point.epochs}: give at least 1")
-    if not point.learning_rate >= 0:
+    if point.seed < 0:
+        raise UserError(f"--seed={point.seed}: give 0 or more")
+    # None of these comparisons is true of nan.
+    if not 0 <= point.learning_rate < math.inf:
         raise UserError(f"--learning_rate={point.learning_rate}: give a positive number")
+    if not 0 <= shared.warmup_share <= 1:
+        raise UserError(f"--warmup_share={shared.warmup_share}: give a share from 0 to 1")
+    if not 0 < shared.layer_decay <= 1:
+        raise UserError(f"--layer_decay={shared.layer_decay}: give a factor above 0, at most 1")

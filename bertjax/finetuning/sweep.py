@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,34 @@ from bertjax.files.json_file import read_json, write_json
 from bertjax.files.whole_file import write_whole
 from bertjax.finetuning.method import Point
 from bertjax.finetuning.tuning import METRICS, Result
-from bertjax.runs.checkpoint import CHECKPOINTS
+from bertjax.runs import run_folder
+from bertjax.runs.run_folder import CHECKPOINTS
 
 # The paper's search (appendix A.3).
-BATCH_SIZES = (16, 32)
-LEARNING_RATES = (5e-5, 3e-5, 2e-5)
-EPOCHS = (2, 3, 4)
+GRID: dict[str, Sequence[Any]] = {
+    "batch_size": (16, 32),
+    "learning_rate": (5e-5, 3e-5, 2e-5),
+    "epochs": (2, 3, 4),
+}
 
-RESULT = "sweep.json"
+RESULT = run_folder.SWEEP
 TABLE = "sweep.md"
 _HEADER = "| batch | rate | epochs | seeds | median | mean | deviation | best | collapsed |"
 
 
-def grid(first: Point, seeds: int) -> list[Point]:
-    """The paper's 18 settings, each with that many seeds from first.seed on."""
+def grid(first: Point, seeds: int, fixed: Collection[str] = ()) -> list[Point]:
+    """The paper's 18 settings, each with that many seeds from first.seed on.
+
+    Args:
+      fixed: keys of GRID in which all settings are as `first`.
+    """
+    values = [[getattr(first, key)] if key in fixed else GRID[key] for key in GRID]
     return [
         point
-        for batch_size, rate, epochs in itertools.product(BATCH_SIZES, LEARNING_RATES, EPOCHS)
-        for point in repeated(Point(batch_size, rate, epochs, first.seed), seeds)
+        for setting in itertools.product(*values)
+        for point in repeated(
+            dataclasses.replace(first, **dict(zip(GRID, setting, strict=True))), seeds
+        )
     ]
 
 
@@ -41,11 +51,16 @@ def repeated(point: Point, seeds: int) -> list[Point]:
     return [dataclasses.replace(point, seed=point.seed + seed) for seed in range(seeds)]
 
 
-def run(workdir: Path, points: Sequence[Point], tune: Callable[[Path, Point], Result]) -> Path:
+def run(
+    workdir: Path,
+    points: Sequence[Point],
+    tune: Callable[[Path, Point], Result],
+    keep_all: bool = False,
+) -> Path:
     """Runs all points, each in its folder, and writes the table; returns the best run's folder.
 
     Finished runs are only read, so an interrupted sweep goes on where it stopped. Of all runs
-    only the best one keeps its weights; all keep their metrics and predictions.
+    only the best one keeps its weights, if not all are to; all keep their metrics and predictions.
     """
     best: Path | None = None
     results: list[Result] = []
@@ -55,14 +70,15 @@ def run(workdir: Path, points: Sequence[Point], tune: Callable[[Path, Point], Re
         results.append(tune(folder, point))
         scores = [result["score"] for result in results]
         # Of equals the first one is kept, whatever was interrupted.
+        worse: Path | None = folder
         if best is None or scores[-1] > max(scores[:-1]):
-            _drop_weights(best)
-            best = folder
-        else:
-            _drop_weights(folder)
+            best, worse = folder, best
+        if worse is not None and not keep_all:
+            _drop_weights(worse)
     assert best is not None
-    if not (best / CHECKPOINTS).is_dir():
-        print(f"the weights of {best} were given up by a larger sweep; delete it to train it again")
+    for kept in [workdir / point.name for point in points] if keep_all else [best]:
+        if not (kept / CHECKPOINTS).is_dir():
+            print(f"the weights of {kept} were given up by a sweep; delete it to train it again")
     rows = summary(points, results)
     table = markdown(rows, results[0]["primary"])
     if distributed.is_first():
@@ -73,8 +89,8 @@ def run(workdir: Path, points: Sequence[Point], tune: Callable[[Path, Point], Re
     return best
 
 
-def _drop_weights(run: Path | None) -> None:
-    if run is not None and distributed.is_first():
+def _drop_weights(run: Path) -> None:
+    if distributed.is_first():
         storage.remove_folder(run / CHECKPOINTS)
 
 

@@ -34,7 +34,7 @@ from bertjax.training.run_log import RunLog
 from bertjax.training.train_step import make_train_step
 from bertjax.weights import pretrained
 
-METRICS = "metrics.json"
+METRICS = run_folder.SCORES
 Result = dict[str, Any]
 
 
@@ -283,6 +283,7 @@ class Tuner:
             **self._baseline(data),
             "collapsed": collapsed,
             "other_splits": splits,
+            "predicted": [name for name in data.examples if name != "train"],
             "init": self.start.name,
         }
 

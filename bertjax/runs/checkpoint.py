@@ -20,7 +20,7 @@ from bertjax import distributed
 from bertjax.errors import UserError
 from bertjax.files import storage
 from bertjax.runs.orbax_manager import open_manager, writing
-from bertjax.runs.run_folder import CHECKPOINTS, load_config
+from bertjax.runs.run_folder import CHECKPOINTS, SCORES, load_config
 from bertjax.runs.state import TrainState
 from bertjax.runs.stored import OPTIMIZER, PARAMS, Damaged, checksums_of, read_items, rest_of
 
@@ -166,6 +166,11 @@ def load_params(run: Path, step: int | None = None, *, best: bool = False) -> An
     """
     load_config(run)
     if not (run / CHECKPOINTS).is_dir():
+        if (run / SCORES).is_file():
+            raise UserError(
+                f"{run}: its weights were given up by the sweep, which keeps the best run's; "
+                "delete the folder and run the sweep again with --keep_all"
+            )
         raise UserError(f"{run}: no checkpoint yet; run the training first")
     with open_manager(run, ocp.CheckpointManagerOptions(best_fn=_score, read_only=True)) as manager:
         steps = sorted(manager.all_steps())

@@ -14,6 +14,9 @@ from bertjax.files.json_file import read_json, write_json
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
+# What a finished fine-tuning and a finished sweep of them leave.
+SCORES = "metrics.json"
+SWEEP = "sweep.json"
 
 
 def save_config(run: Path, config: dict[str, Any]) -> None:
@@ -39,6 +42,17 @@ def load_config(run: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{run}: not a run (no {CONFIG}); give the --workdir of a training run")
     return read_json(path)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is one of our runs; other codes, too, write a config of that name."""
+    return (folder / CONFIG).is_file() and "kind" in read_json(folder / CONFIG)
+
+
+def best_of_sweep(run: Path) -> Path:
+    """The folder itself, or of a sweep that of its best run."""
+    path = run / SWEEP
+    return run / read_json(path)["best"] if path.is_file() else run
 
 
 def newest_run(folder: Path, kind: str) -> Path:

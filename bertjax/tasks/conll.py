@@ -1,4 +1,4 @@
-"""Words and their tags: columns as in CoNLL's shared tasks, or JSON lines; the tasks of such."""
+"""Words and their tags: columns as in CoNLL's shared tasks, or tables; the tasks of such."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
-from bertjax.files.tables import numbered_lines, read_table
+from bertjax.files.tables import numbered_lines
+from bertjax.tasks import tagged_tables
 from bertjax.tasks.base import Recipe, Task
 from bertjax.tasks.columns import needs_label
 from bertjax.tasks.files import one_each
+from bertjax.tasks.own_tables import OwnTables
 from bertjax.tasks.tagging import Example, Tagging
 
 _DOCUMENT = "-DOCSTART-"
@@ -77,30 +79,11 @@ def read_columns(path: Path) -> Iterator[Example]:
         )
 
 
-# --- JSON lines -----------------------------------------------------------------------------
-
-
-def _texts(value: Any, name: str, where: str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise UserError(f'{where}: "{name}" must be a list of strings')
-    return value
-
-
-def read_json_lines(path: Path) -> Iterator[Example]:
-    """Sentences of lines {"tokens": [...], "tags": [...]}; "tags" may be absent."""
-    for row in read_table(path):
-        words, tags = _texts(row.column("tokens"), "tokens", row.where), row.values.get("tags")
-        gold = None if tags is None else _texts(tags, "tags", row.where)
-        if gold is not None and len(gold) != len(words):
-            raise UserError(f"{row.where}: {len(words)} tokens, but {len(gold)} tags")
-        yield Example(words, gold, row.where, row.where)
-
-
 # --- Readers --------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
-class Tagged:
+class Tagged(OwnTables):
     """Files of tagged sentences.
 
     Attributes:
@@ -125,8 +108,7 @@ class Tagged:
 
     def read(self, path: Path, split: str) -> list[Example]:
         """Raises UserError: no sentences, or tags are missing in train, in dev or in a part."""
-        read = read_json_lines if path.suffix == ".jsonl" else read_columns
-        examples = [self._normal(example) for example in read(path)]
+        examples = [self._normal(example) for example in self._sentences(path)]
         if not any(example.words for example in examples):
             raise UserError(f"{path}: no sentences; give a word and its tag a line")
         untagged = [example for example in examples if example.gold is None]
@@ -136,6 +118,12 @@ class Tagged:
                 "sentences or none"
             )
         return examples
+
+    def _sentences(self, path: Path) -> Iterator[Example]:
+        if tagged_tables.is_table(path, renamed=bool(self.yours)):
+            return tagged_tables.read(self.rows(path), is_json=path.suffix == ".jsonl")
+        self.check_no_columns(path)
+        return read_columns(path)
 
     def from_tfds(self, record: Mapping[str, Any], names: Mapping[str, Any], where: str) -> Example:
         """The library tells nothing of documents, so every sentence stands alone."""
@@ -190,9 +178,11 @@ CONLL = {
         reader=Tagged(
             source=(
                 "your own train, dev and, if you like, test: .conll, .txt or .tsv with a word and "
-                'its tag a line, or .jsonl with {"tokens": [...], "tags": [...]}'
+                'its tag a line, .jsonl with {"tokens": [...], "tags": [...]}, or .csv or .tsv '
+                "with columns tokens and tags, each with spaces between"
             ),
-            names=_names(r"\.(?:conll|txt|tsv|jsonl)", train="train", dev="dev", test="test"),
+            names=_names(r"\.(?:conll|txt|tsv|csv|jsonl)", train="train", dev="dev", test="test"),
+            own_columns=tagged_tables.COLUMNS,
         ),
         family=Tagging(),
         primary="f1",

@@ -1,4 +1,4 @@
-"""The nine tasks of GLUE, from its official files or tensorflow-datasets (paper, section 4.1)."""
+"""GLUE's nine tasks and others in its format, from files or tensorflow-datasets (paper, 4.1)."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ class GlueReader(ColumnReader):
       folders: its official name and ours, below the folder that holds all of GLUE.
       header: columns of files without a header line.
       skips_broken: rows with a wrong number of columns are left out, but for tests'.
+      site: where the files are had, for messages; "" if nobody offers them.
     """
 
     tfds_splits: Mapping[str, str] = dataclasses.field(default_factory=lambda: _TFDS)
@@ -61,10 +62,12 @@ class GlueReader(ColumnReader):
     folders: Sequence[str] = ()
     header: Sequence[str] = ()
     skips_broken: bool = False
+    site: str = ""
 
     def __post_init__(self) -> None:
         names = ", ".join(names[0] for split, names in self.files.items() if split != "ax")
-        self.source = f"{_SITE}: a folder {self.folders[0]} with {names}"
+        place = f"{self.site}: " if self.site else ""
+        self.source = f"{place}a folder {self.folders[0]} with {names}"
 
     def find(self, folder: Path) -> dict[str, Path]:
         """Of the folder itself, or of the task's folder in it."""
@@ -127,20 +130,20 @@ def _task(
     submission: Mapping[str, str] | None = None,
     **quirks: Any,
 ) -> Task:
-    """A task of GLUE.
+    """A task in GLUE's format.
 
     Args:
-      folder: its official name.
-      labels: as the site wants them, in the order of tensorflow-datasets.
+      folder: of its files, below the folder that holds all of GLUE.
+      labels: in the order of tensorflow-datasets, if it has the task.
       paper: BERT-base on test (table 1).
-      quirks: attributes of GlueReader.
+      submission: see base.Task; None: the GLUE site takes no answers.
+      quirks: attributes of GlueReader, such as tfds.
     """
     return Task(
         name=name,
         reader=GlueReader(
             dataclasses.replace(columns, ids=("index", "id")),
             labels=labels,
-            tfds=f"glue/{name}",
             folders=(folder, name),
             **quirks,
         ),
@@ -148,15 +151,21 @@ def _task(
         primary=primary,
         labels=labels,
         recipe=recipe,
-        submission=submission or {"test": f"{folder}.tsv"},
+        submission=submission or {},
         paper={"BERT-base": f"{paper} (test)"} if paper else {},
     )
+
+
+def _of_the_site(name: str, folder: str, columns: Columns, **more: Any) -> Task:
+    """One of the nine: tensorflow-datasets has it, and the site takes its answers."""
+    usual = {"tfds": f"glue/{name}", "site": _SITE, "submission": {"test": f"{folder}.tsv"}}
+    return _task(name, folder, columns, **usual | more)
 
 
 GLUE = {
     task.name: task
     for task in (
-        _task(
+        _of_the_site(
             "cola",
             "CoLA",
             _SENTENCE,
@@ -166,8 +175,8 @@ GLUE = {
             paper="52.1",
             header=("source", "label", "star", "sentence"),
         ),
-        _task("sst2", "SST-2", _SENTENCE, paper="93.5"),
-        _task(
+        _of_the_site("sst2", "SST-2", _SENTENCE, paper="93.5"),
+        _of_the_site(
             "mrpc",
             "MRPC",
             Columns((("#1 String", "#2 String"), *_PAIR.texts), labels=("Quality",)),
@@ -177,7 +186,7 @@ GLUE = {
             paper="88.9",
             files=_MSR_FILES,
         ),
-        _task(
+        _of_the_site(
             "stsb",
             "STS-B",
             Columns(_PAIR.texts, labels=("score",), is_number=True),
@@ -187,7 +196,7 @@ GLUE = {
             recipe=_SMALL,
             paper="85.8",
         ),
-        _task(
+        _of_the_site(
             "qqp",
             "QQP",
             Columns((("question1", "question2"),), labels=("is_duplicate",)),
@@ -197,7 +206,7 @@ GLUE = {
             # Questions with tabs or line breaks, which GLUE's files cannot hold.
             skips_broken=True,
         ),
-        _task(
+        _of_the_site(
             "mnli",
             "MNLI",
             Columns(
@@ -212,14 +221,14 @@ GLUE = {
             tfds_splits=_MNLI_TFDS,
             submission=_MNLI_SUBMISSION,
         ),
-        _task(
+        _of_the_site(
             "qnli",
             "QNLI",
             Columns((("question", "sentence"),)),
             labels=_ENTAILMENT,
             paper="90.5",
         ),
-        _task("rte", "RTE", _PAIR, labels=_ENTAILMENT, recipe=_SMALL, paper="66.4"),
-        _task("wnli", "WNLI", _PAIR, recipe=_SMALL),
+        _of_the_site("rte", "RTE", _PAIR, labels=_ENTAILMENT, recipe=_SMALL, paper="66.4"),
+        _of_the_site("wnli", "WNLI", _PAIR, recipe=_SMALL),
     )
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from bertjax.files.tables import EXTENSIONS
 from bertjax.scores import metrics
 from bertjax.tasks.base import Task
 from bertjax.tasks.columns import ColumnReader, Columns
-from bertjax.tasks.files import one_each
+from bertjax.tasks.own_tables import OwnTables, find_tables
 from bertjax.tasks.sentences import Classification, Regression
+
+_OWN_TASKS = "--task=classify, pair, regress, tag, choice, span"
 
 
 @dataclasses.dataclass
@@ -21,11 +24,16 @@ class OwnReader(ColumnReader):
 
     def find(self, folder: Path) -> dict[str, Path]:
         """Raises UserError: two files that could be a split."""
-        candidates = {
-            split: [path for e in EXTENSIONS if (path := folder / f"{split}{e}").is_file()]
-            for split in ("train", "dev", "test")
-        }
-        return one_each(folder, candidates)
+        return find_tables(folder)
+
+    @property
+    def own_columns(self) -> Sequence[str]:
+        """The names that --columns may give others."""
+        texts = (name for names in self.columns.texts for name in names)
+        return tuple(dict.fromkeys((*texts, *self.columns.labels)))
+
+    def with_columns(self, yours: Mapping[str, str]) -> OwnReader:
+        return dataclasses.replace(self, columns=_renamed(self.columns, yours))
 
 
 def with_columns(task: Task, given: Sequence[str]) -> Task:
@@ -40,20 +48,20 @@ def with_columns(task: Task, given: Sequence[str]) -> Task:
     """
     if not given:
         return task
-    if not isinstance(task.reader, OwnReader):
-        raise UserError(f"--columns: for your own files (--task={', '.join(OWN)}), not {task.name}")
-    columns = task.reader.columns
-    yours = {}
-    known = dict.fromkeys((*(name for two in columns.texts for name in two), *columns.labels))
+    reader = task.reader
+    if not isinstance(reader, OwnReader | OwnTables) or not reader.own_columns:
+        raise UserError(f"--columns: for your own files ({_OWN_TASKS}), not {task.name}")
+    yours: dict[str, str] = {}
     for item in given:
         name, _, column = item.partition("=")
-        if name not in known or not column or name in yours:
+        known = any(re.fullmatch(pattern, name) for pattern in reader.own_columns)
+        if not known or not column or name in yours:
             raise UserError(
-                f"--columns {item}: write NAME=YOURS, each once; NAME is {', '.join(known)}"
+                f"--columns {item}: write NAME=YOURS, each once; NAME is "
+                f"{', '.join(reader.own_columns)}"
             )
         yours[name] = column
-    reader = dataclasses.replace(task.reader, columns=_renamed(columns, yours))
-    return dataclasses.replace(task, reader=reader)
+    return dataclasses.replace(task, reader=reader.with_columns(yours))
 
 
 def _renamed(columns: Columns, yours: Mapping[str, str]) -> Columns:

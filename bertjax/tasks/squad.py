@@ -10,10 +10,13 @@ from typing import Any
 
 from bertjax.errors import UserError
 from bertjax.files.json_file import read_json
-from bertjax.files.tables import iterate_table
+from bertjax.files.tables import EXTENSIONS
+from bertjax.tasks import question_tables
 from bertjax.tasks.base import Recipe, Task
 from bertjax.tasks.columns import needs_label
 from bertjax.tasks.files import one_each
+from bertjax.tasks.own_tables import OwnTables
+from bertjax.tasks.question_tables import Question
 from bertjax.tasks.spans import Spans
 from bertjax.tasks.windows import Example, nearest
 
@@ -73,12 +76,7 @@ def _example(fields: Mapping[str, Any], unanswerable: bool, where: str, default_
     )
 
 
-def _questions(path: Path) -> Iterator[tuple[Mapping[str, Any], str, str]]:
-    """Each question with its context, where it stands, and the id it has if it names none."""
-    if path.suffix == ".jsonl":
-        for row in iterate_table(path):
-            yield row.values, row.where, row.where.rpartition(":")[2]
-        return
+def _questions_of_json(path: Path) -> Iterator[Question]:
     for i, article in enumerate(_member(read_json(path), "data", list, str(path))):
         place = f"{path}: data[{i}]"
         for j, paragraph in enumerate(_member(article, "paragraphs", list, place)):
@@ -87,7 +85,7 @@ def _questions(path: Path) -> Iterator[tuple[Mapping[str, Any], str, str]]:
             for k, question in enumerate(_member(paragraph, "qas", list, inner)):
                 where = f"{inner}.qas[{k}]"
                 _member(question, "id", str, where)
-                yield {**question, "context": context}, where, ""
+                yield Question({**question, "context": context}, where)
 
 
 def _check_gold(examples: Sequence[Example]) -> None:
@@ -105,7 +103,7 @@ def _is_in_context(example: Example) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Squad:
+class Squad(OwnTables):
     """Files of questions.
 
     Attributes:
@@ -140,7 +138,7 @@ class Squad:
         """
         examples = [
             _example(fields, self.unanswerable, where, default_id)
-            for fields, where, default_id in _questions(path)
+            for fields, where, default_id in self._questions(path)
         ]
         if needs_label(split):
             _check_gold(examples)
@@ -152,6 +150,12 @@ class Squad:
             )
         left_out = {example.where for example in lost}
         return [example for example in examples if example.where not in left_out]
+
+    def _questions(self, path: Path) -> Iterator[Question]:
+        if path.suffix in EXTENSIONS:
+            return map(question_tables.read, self.rows(path))
+        self.check_no_columns(path)
+        return _questions_of_json(path)
 
     def from_tfds(self, record: Mapping[str, Any], names: Mapping[str, Any], where: str) -> Example:
         return _example(record, self.unanswerable, where, where)
@@ -202,10 +206,13 @@ SQUAD = {
                 tfds=None,
                 unanswerable=True,
                 source=(
-                    "your own train.jsonl and dev.jsonl, each line with question, context and "
-                    f'"answers", {_ANSWERS}; or .json files as SQuAD\'s'
+                    "your own train and dev and, if you like, test: .csv or .tsv with columns "
+                    "question, context, answer (empty: there is none) and, if you like, "
+                    f'answer_start and id; .jsonl with such or "answers", {_ANSWERS}; or .json '
+                    "files as SQuAD's"
                 ),
-                suffixes=(".json", ".jsonl"),
+                suffixes=(".json", *EXTENSIONS),
+                own_columns=question_tables.COLUMNS,
             ),
             Recipe(batch_size=32, learning_rate=5e-5, epochs=3, max_seq_length=384),
         ),

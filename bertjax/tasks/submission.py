@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from bertjax.errors import UserError
 from bertjax.files.whole_file import write_whole
+from bertjax.tasks.base import Task
 
 # All files that the site wants, and the number of examples in each one's test.
 TEST_SIZES = {
@@ -26,6 +27,21 @@ TEST_SIZES = {
 }
 # Scores of similarity go from 0 to 5; the site refuses others.
 _SCORES = ("STS-B.tsv", 0.0, 5.0)
+
+
+def files_of(task: Task, splits: Collection[str]) -> dict[str, str]:
+    """{split: the site's file} of the splits whose answers it takes.
+
+    Raises:
+      UserError: there is no such split.
+    """
+    found = {split: file for split, file in task.submission.items() if split in splits}
+    if not found:
+        raise UserError(
+            f"--submission: takes {task.name}'s answers to {' or '.join(task.submission)}, and "
+            f"there is only {', '.join(splits)}; give --test=FILE or --data_dir=DIR"
+        )
+    return found
 
 
 def write_submission(path: Path, answers: Mapping[str, Sequence[str]]) -> list[str]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
-from bertjax.files.tables import TableRow, iterate_table, no_column
+from bertjax.files.tables import EXTENSIONS, TableRow
 from bertjax.tasks.base import Recipe, Task
 from bertjax.tasks.choice import Choice, Example
 from bertjax.tasks.columns import needs_label
+from bertjax.tasks.files import one_each
+from bertjax.tasks.own_tables import OwnRow, OwnTables
 
 _ENDINGS = tuple(f"ending{number}" for number in range(4))
 _CONTEXTS = ("context", "sentence", "question")
@@ -19,24 +22,36 @@ _CONTEXTS = ("context", "sentence", "question")
 _Texts = tuple[str, str, tuple[str, ...]]
 
 
-def _swag_texts(row: TableRow) -> _Texts:
+def _swag_texts(row: OwnRow) -> _Texts:
     endings = tuple(row.column(name) for name in _ENDINGS)
     return row.column("sent1"), row.column("sent2"), endings
 
 
-def _own_texts(row: TableRow) -> _Texts:
+def _own_choices(row: OwnRow) -> Any:
+    """The list in one column, or the columns choice0, choice1, ... up to the last that is filled.
+
+    Raises:
+      UserError: neither is there.
+    """
+    names = itertools.takewhile(row.has, (f"choice{number}" for number in itertools.count()))
+    cells = [row.get(name) for name in names]
+    while cells and cells[-1] in (None, ""):
+        cells.pop()
+    return cells or row.column("choices", "choice0")
+
+
+def _own_texts(row: OwnRow) -> _Texts:
     """A question beside a context is a part of every choice."""
-    name = next((name for name in _CONTEXTS if name in row.values), None)
-    if name is None:
-        raise UserError(no_column(row, " or ".join(f"'{name}'" for name in _CONTEXTS)))
-    choices = row.column("choices")
-    question = "" if name == "question" else row.values.get("question", "")
-    texts = [row.values[name], question, *(choices if isinstance(choices, list) else [None])]
+    context, choices = row.column(*_CONTEXTS), _own_choices(row)
+    name = next(filter(row.has, _CONTEXTS))
+    question = row.get("question") if name != "question" and row.has("question") else ""
+    texts = [context, question, *(choices if isinstance(choices, list) else [None])]
     if not all(isinstance(text, str) for text in texts) or len(choices) < 2:
         raise UserError(
-            f"{row.where}: '{name}' must be a text and 'choices' a list of two or more texts"
+            f"{row.where}: '{row.theirs(name)}' must be a text and 'choices' a list of two or more "
+            "texts (in .csv and .tsv: columns choice0, choice1, ...)"
         )
-    return row.values[name], question, tuple(choices)
+    return context, question, tuple(choices)
 
 
 def _number(label: Any, choices: tuple[str, ...], where: str) -> int:
@@ -53,38 +68,42 @@ def _number(label: Any, choices: tuple[str, ...], where: str) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class ChoiceReader:
+class ChoiceReader(OwnTables):
     """Tables with one example a row.
 
     Attributes:
       texts: what a row holds.
-      files: split -> its file's name.
+      files: split -> the names that its file may have.
     """
 
-    texts: Callable[[TableRow], _Texts]
-    files: Mapping[str, str]
+    texts: Callable[[OwnRow], _Texts]
+    files: Mapping[str, Sequence[str]]
     source: str
     tfds: str | None = None
     tfds_splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def find(self, folder: Path) -> dict[str, Path]:
-        paths = {split: folder / name for split, name in self.files.items()}
-        return {split: path for split, path in paths.items() if path.is_file()}
+        """Raises UserError: two files that could be a split."""
+        candidates = {
+            split: [path for name in names if (path := folder / name).is_file()]
+            for split, names in self.files.items()
+        }
+        return one_each(folder, candidates)
 
     def read(self, path: Path, split: str) -> list[Example]:
         """Raises UserError: as tables.read_table does, and for a row that is not of this kind."""
-        examples = list(map(self._example, iterate_table(path)))
+        examples = list(map(self._example, self.rows(path)))
         for example in examples:
             if example.gold is None and needs_label(split):
                 raise UserError(f"{example.where}: no label; only test files may lack labels")
         return examples
 
     def from_tfds(self, record: Mapping[str, Any], names: Mapping[str, Any], where: str) -> Example:
-        return self._example(TableRow(dict(record), where))
+        return self._example(OwnRow(TableRow(dict(record), where)))
 
-    def _example(self, row: TableRow) -> Example:
+    def _example(self, row: OwnRow) -> Example:
         context, beginning, choices = self.texts(row)
-        label = row.values.get("label")
+        label = row.get("label")
         return Example(
             context=context,
             choices=tuple(f"{beginning} {choice}" for choice in choices) if beginning else choices,
@@ -100,7 +119,7 @@ SWAG = {
             name="swag",
             reader=ChoiceReader(
                 texts=_swag_texts,
-                files={"train": "train.csv", "dev": "val.csv", "test": "test.csv"},
+                files={"train": ("train.csv",), "dev": ("val.csv",), "test": ("test.csv",)},
                 source="https://github.com/rowanz/swagaf: its data/ with train.csv, val.csv, "
                 "test.csv",
             ),
@@ -115,10 +134,14 @@ SWAG = {
             name="choice",
             reader=ChoiceReader(
                 texts=_own_texts,
-                files={split: f"{split}.jsonl" for split in ("train", "dev", "test")},
-                source="your own train.jsonl and dev.jsonl, each line with context, choices (a "
-                "list of texts), label (the right one's number, from 0, or its text) and, if you "
-                "like, a question",
+                files={
+                    split: [f"{split}{extension}" for extension in EXTENSIONS]
+                    for split in ("train", "dev", "test")
+                },
+                source=f"your own train and dev and, if you like, test: {', '.join(EXTENSIONS)} "
+                "with columns context, choice0, choice1, ... (in .jsonl also choices, a list), "
+                "label (the right one's number, from 0, or its text) and, if you like, a question",
+                own_columns=(*_CONTEXTS, "choices", "choice[0-9]+", "label"),
             ),
             family=Choice(),
             primary="accuracy",

@@ -80,17 +80,18 @@ def find(init: str | None) -> Pretrained:
 
 
 def load(folder: Path) -> Pretrained:
-    """Loads the newest (or, of a fine-tuned run, the best) parameters of a folder.
+    """Loads the newest (or, of a fine-tuned run or a sweep, the best) parameters of a folder.
 
     Raises:
       UserError: none of FOLDERS, or one whose vocabulary or config does not fit its parameters.
     """
     if folder.is_file():
         return _read_vectors(folder)
+    folder = run_folder.best_of_sweep(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give {FOLDERS}")
     config: EncoderConfig
-    if (folder / run_folder.CHECKPOINTS).is_dir():
+    if (folder / run_folder.CHECKPOINTS).is_dir() or run_folder.is_run(folder):
         config, params, info = _read_run(folder)
     elif (folder / run_folder.CONFIG).is_file():
         config, params, info = huggingface.read_huggingface(folder)
@@ -145,7 +146,30 @@ def _read_run(folder: Path) -> tuple[EncoderConfig, Any, FolderInfo]:
     wanted = jax.eval_shape(encoder.init, jax.random.key(0), row, row, row)["params"]
     parameters.check_shapes(folder, {"encoder": params["encoder"]}, {"encoder": wanted})
     head = paper_head(run)
+    if run.get("head"):
+        check_head(folder, run, params)
     return config, params, FolderInfo(head, run["labels"] if head else [])
+
+
+def check_head(folder: Path, run: dict[str, Any], params: Any) -> None:
+    """Raises UserError: the labels or outputs of a fine-tuned run's config are not its head's."""
+    head = params["head"]
+    # The last layer of a BiLSTM, or the only one.
+    outputs = len(head.get("output", head)["bias"])
+    labels = run["labels"]
+    named = TASK_HEADS[run["head"]].num_outputs is None
+    fault = ""
+    if run.get("num_outputs", outputs) != outputs:
+        fault = f"num_outputs {run['num_outputs']}"
+    elif len(labels) != outputs * named:
+        fault = f"{len(labels)} labels"
+    elif len(set(labels)) != len(labels):
+        fault = "a label twice"
+    if fault:
+        raise UserError(
+            f"{folder / run_folder.CONFIG}: {fault}, but the checkpoint's head has {outputs} "
+            "outputs; bring back the file that the training wrote"
+        )
 
 
 def paper_head(run: dict[str, Any]) -> str:

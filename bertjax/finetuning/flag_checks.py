@@ -1,0 +1,90 @@
+"""Refuses flags of bertjax.finetune that would change nothing where they are given."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from bertjax.errors import UserError
+from bertjax.tasks.base import Task
+
+# What a finished run has settled.
+TRAINING = (
+    *("train", "init", "seeds", "sweep", "keep_all", "encoder", "layers", "extra_train"),
+    *("batch_size", "learning_rate", "epochs", "seed", "warmup_share", "layer_decay", "dropout"),
+    *("bias_correction", "dtype", "max_seq_length", "doc_stride", "max_query_length"),
+    *("train_examples", "document_context", "head"),
+)
+PREDICTING = ("input", "output", "ensemble")
+# What is predicted is either a file or the splits of a data set.
+_DATA_SETS = ("data_dir", "dev", "test")
+_QUESTIONS = ("doc_stride", "max_query_length", "max_answer_length", "n_best", "null_threshold")
+# What only some families of tasks read: their head, and what they do, for messages.
+_HEADS = {
+    **dict.fromkeys(("document_context", "head"), ("tagging", "tagging")),
+    **dict.fromkeys(_QUESTIONS, ("span", "questions")),
+}
+
+
+def check_mode(flags: argparse.Namespace, usual: argparse.Namespace) -> None:
+    """Raises UserError: flags that the mode does not read.
+
+    Args:
+      usual: all flags without any given.
+    """
+    given = [name for name, value in vars(flags).items() if value != getattr(usual, name)]
+    if flags.mode == "train":
+        if idle := _named(given, PREDICTING):
+            raise UserError(f"{idle}: for --mode=predict; add that, or leave it out")
+        return
+    if idle := _named(given, TRAINING):
+        raise UserError(f"{idle}: --mode=predict goes on with what the run was trained with")
+    if flags.ensemble and flags.workdir:
+        raise UserError("--workdir: one run; give it to --ensemble, too, or leave it out")
+    if flags.input and (idle := _named(given, _DATA_SETS)):
+        raise UserError(f"{idle}: --input alone is predicted; leave one of them out")
+
+
+def _named(given: Sequence[str], idle: Sequence[str]) -> str:
+    return ", ".join(f"--{name}" for name in given if name in idle)
+
+
+def check_task(flags: argparse.Namespace, task: Task) -> None:
+    """Raises UserError: flags for other tasks than this one."""
+    if flags.task not in (None, task.name):
+        raise UserError(f"--task={flags.task}: the run is of --task={task.name}; leave it out")
+    for name, (head, what) in _HEADS.items():
+        value = getattr(flags, name)
+        if value is not None and task.family.head != head:
+            raise UserError(f"{_shown(name, value)}: is for {what}, not for --task={task.name}")
+    if flags.null_threshold is not None and not getattr(task.family, "unanswerable", False):
+        raise UserError(
+            f"--null_threshold={flags.null_threshold:g}: every question of --task={task.name} has "
+            "an answer; leave it out"
+        )
+    if flags.null_threshold is not None and math.isnan(flags.null_threshold):
+        raise UserError(f"--null_threshold={flags.null_threshold}: give a number")
+    check_submission(flags, task)
+
+
+def _shown(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name}={value}"
+
+
+def check_submission(flags: argparse.Namespace, task: Task) -> None:
+    """Raises UserError: --submission where there is nothing that the site takes."""
+    if not flags.submission:
+        return
+    if not task.submission:
+        raise UserError(
+            f"--submission: the GLUE site takes no answers of --task={task.name}; leave it out"
+        )
+    if flags.layers == "all":
+        raise UserError(
+            "--submission: takes one run's answers, and --layers=all makes several; choose one of "
+            "them"
+        )
