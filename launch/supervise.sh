@@ -5,7 +5,7 @@
 # Who sources it defines, each for all workers:
 #   start_all   starts the command where it does not run yet
 #   states      prints what worker.sh state says of each; fails if one could not be asked
-#   present     fails when the workers are known to be gone
+#   present     fails with 1 when the workers are known to be gone, with 2 when nobody can tell
 #   stop_all [SECONDS]  asks the command to save and end; kills it after that time
 #   recover     brings workers back that are gone
 #   set_up      for prepare: makes the environments
@@ -75,7 +75,7 @@ under_way() {
 
 # watch: returns when the workers do not just go on; sets verdict to a word of judge, or gone.
 watch() {
-  local found shown='' missed=0 reached
+  local found shown='' missed=0 reached there
   verdict=running
   while true; do
     reached=1
@@ -85,8 +85,11 @@ watch() {
     if [[ $found != "$shown" ]]; then printf '%s\n' "$found"; fi
     shown=$found
     if [[ $verdict == wrong || -n $reached && $verdict == finished ]]; then return; fi
-    if [[ -n $reached ]]; then missed=0; else ((missed += 1)); fi
-    if ((missed == TRIES)) || ! present; then verdict=gone; fi
+    there=0
+    present || there=$?
+    # A network that is away here takes nothing away there.
+    if [[ -n $reached ]] || ((there == 2)); then missed=0; else ((missed += 1)); fi
+    if ((missed == TRIES || there == 1)); then verdict=gone; fi
     if [[ $verdict == @(gone|crashed|lost|stopped) ]]; then return; fi
     sleep "$POLL_SECONDS"
   done

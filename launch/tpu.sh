@@ -208,12 +208,27 @@ keep_last_words() {
 # What supervise asks for.
 start_all() { persist run; }
 stop_all() { on_all 300 "$WORKER" stop "$name" "$@"; }
-present() { [[ $(machines_state) == @(ACTIVE|UNKNOWN) ]]; }
+present() {
+  case $(machines_state) in
+    ACTIVE) return 0 ;;
+    UNKNOWN) return 2 ;;
+    *) return 1 ;;
+  esac
+}
+# recover: deletes nothing unseen, and nothing that answers.
 recover() {
-  if [[ $(machines_state) == ABSENT ]]; then
+  local state
+  state=$(machines_state)
+  if [[ $state == UNKNOWN ]]; then note "waiting until gcloud answers again"; fi
+  while [[ $state == UNKNOWN ]]; do
+    delay 1
+    state=$(machines_state 2> /dev/null)
+  done
+  if [[ $state == ABSENT ]]; then
     printf 'error: %s\n' "$name was deleted by somebody; it is not created again" >&2
     return 1
   fi
+  if [[ $state == ACTIVE ]] && states > /dev/null; then return; fi
   delete_machines
   make_ready
 }

@@ -86,9 +86,11 @@ class Room:
 
         awaits: a file that must have been written to before any of it.
         """
-        rules = _read(self.folder / "rules", [])
-        rules.append({"words": words.split(), "times": times, "after": after, **what})
-        _write(self.folder / "rules", rules)
+        with (self.folder / "calls").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            rules = _read(self.folder / "rules", [])
+            rules.append({"words": words.split(), "times": times, "after": after, **what})
+            _write(self.folder / "rules", rules)
 
     def start(self, script: str, *arguments: object, **variables: object) -> subprocess.Popen[str]:
         return subprocess.Popen(

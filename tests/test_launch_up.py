@@ -180,11 +180,32 @@ def test_without_login_it_gives_up(room: Room) -> None:
 
 
 def test_unreachable_workers_are_replaced(room: Room) -> None:
-    room.rule("worker.sh state", after=1, times=5, exit=255)
+    room.rule("worker.sh state", after=1, times=6, exit=255)
     command = waits_the_first_time(room.folder / "marks")
     status, output = room.run("tpu.sh", "up", "bert", TYPE, "--", *command)
     assert status == 0, output
     assert len(room.calls("create")) == 2
+
+
+@pytest.mark.parametrize("moment", ["worker.sh state", "worker.sh start"])
+def test_network_that_is_away_here_deletes_nothing_there(room: Room, moment: str) -> None:
+    """All calls fail for a while, longer than one would wait for workers that are gone."""
+    marks, go = room.folder / "marks", room.folder / "go"
+    code = f"import os, time; open({str(marks)!r}, 'a').write('x')\n"
+    code += f"while not os.path.exists({str(go)!r}): time.sleep(0.01)"
+    begun = {"awaits": str(marks)} if moment == "worker.sh state" else {}
+    room.rule(moment, exit=255, **begun)
+    process = room.start("tpu.sh", "up", "bert", TYPE, "--spot", "--", "python", "-c", code)
+    while not any(moment in " ".join(call) for call in room.calls()):
+        assert process.poll() is None
+    room.rule("gcloud", times=25, exit=1, says="ERROR: (gcloud) network is unreachable")
+    while len(room.calls()) < 45:
+        assert process.poll() is None, process.communicate()[0]
+    go.touch()
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert len(room.calls("create")) == len(room.calls("delete")) == 1
+    assert marks.read_text() == "x"
 
 
 def test_up_again_goes_on_watching_the_same_run(two_workers: Room) -> None:
