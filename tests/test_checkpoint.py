@@ -249,8 +249,8 @@ def test_whatever_file_is_damaged_the_state_is_the_saved_one_or_that_before(
     original = make_run(tmp_path / "original")
     states = {step: small_state(step) for step in (1, 2)}
     with Checkpoints(original) as checkpoints:
-        for state in states.values():
-            checkpoints.save(state)
+        for step, state in states.items():
+            checkpoints.save(state, 0.1 * step)
     newest = original / "checkpoints" / "2"
     files = [path.relative_to(original) for path in sorted(newest.rglob("*")) if path.is_file()]
     passed_over = 0
@@ -282,6 +282,21 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(tmp_path: P
     shutil.rmtree(run / "damaged")
     with Checkpoints(run) as checkpoints:
         assert checkpoints.restore(state) is None
+
+
+@pytest.mark.parametrize("content", ['{"s', '{"sgore": 0.9}', "0.9", '{"score": "0.9"}', "\udcff"])
+def test_a_damaged_score_is_none(content: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    with Checkpoints(run) as checkpoints:
+        for step, score in ((1, 0.5), (2, 0.9)):
+            checkpoints.save(small_state(step), score)
+    written = run / "checkpoints" / "2" / "metrics" / "metrics"
+    written.write_text(content, errors="surrogateescape")
+    with Checkpoints(run) as checkpoints:
+        restored: Any = checkpoints.restore(small_state(1))
+    assert int(restored.step) == 2
+    assert checkpoint.best_step(run) == 1
+    assert bits(checkpoint.load_params(run, best=True)) == bits(small_state(1).params)
 
 
 @pytest.mark.parametrize(
