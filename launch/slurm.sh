@@ -76,7 +76,7 @@ job() {
   verdict=$(judge <<< "$found")
   note "job $SLURM_JOB_ID: $verdict"
   case $verdict in
-    finished) return 0 ;;
+    finished | ended) return 0 ;;
     wrong) return 2 ;;
   esac
   [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == RUNNING ]] || return # cancelled

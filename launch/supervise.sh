@@ -58,7 +58,7 @@ judge() {
   awk '
     $1 == "bertjax:" { sub(":", "", $4); seen[$4] = 1 }
     END {
-      n = split("wrong crashed lost stopped running finished", worst)
+      n = split("ended wrong crashed lost stopped running finished", worst)
       for (i = 1; i <= n; i++) if (worst[i] in seen) { print worst[i]; exit }
       print "unknown"
     }'
@@ -84,7 +84,7 @@ watch() {
     found=$(outline <<< "$found")
     if [[ $found != "$shown" ]]; then printf '%s\n' "$found"; fi
     shown=$found
-    if [[ $verdict == wrong || -n $reached && $verdict == finished ]]; then return; fi
+    if [[ $verdict == @(wrong|ended) || -n $reached && $verdict == finished ]]; then return; fi
     there=0
     present || there=$?
     # A network that is away here takes nothing away there.
@@ -106,7 +106,8 @@ count_crash() {
   delay "$crashes"
 }
 
-# supervise: returns 0 when the command has finished, 2 when it was refused, 1 when it is given up.
+# supervise: returns 0 when the command has finished, 2 when it was refused, 1 when it is given up,
+# 3 when somebody has ended it by hand.
 supervise() {
   local began verdict status
   crashes=0
@@ -119,6 +120,7 @@ supervise() {
     case $verdict in
       finished) return 0 ;;
       wrong) stop_all "$QUICK" || true; return 2 ;;
+      ended) stop_all || true; return 3 ;;
       stopped) stop_all || true; delay 1 ;;
       gone) recover || return ;;
       unreached) count_crash 0 && recover || return ;;

@@ -13,7 +13,7 @@ usage: ./launch/tpu.sh SUBCOMMAND NAME [options] [-- COMMAND...]
   run NAME -- COMMAND...    starts COMMAND on every worker; it outlives the connection
   status NAME               the state of the machines, and of the command on every worker
   logs NAME                 follows the log of one worker
-  stop NAME                 asks the command to save and end
+  stop NAME                 asks the command to save and end; up then ends, too
   fetch NAME FROM FOLDER    copies results here: gs://... or a folder of a worker's checkout
   delete NAME               deletes the machines and their disks
 
@@ -119,7 +119,7 @@ status() {
   if [[ $state == ACTIVE || -n $dry_run ]]; then states; fi
 }
 
-stop() { stop_all; }
+stop() { on_all 300 "$WORKER" end "$name"; }
 
 logs() {
   choose_node
@@ -185,7 +185,7 @@ up() {
   trap 'note "$name goes on and costs; the same line watches it again, delete ends it"; exit 130' INT
   take_over || make_ready || status=$?
   if ((status == 0)); then supervise || status=$?; fi
-  if ((status)); then keep_last_words; fi
+  if ((status == 1 || status == 2)); then keep_last_words; fi
   if [[ -n $keep ]]; then
     note "$name is kept and goes on costing; ./launch/tpu.sh delete $name deletes it"
   else

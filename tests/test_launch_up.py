@@ -229,6 +229,20 @@ def test_up_again_goes_on_watching_the_same_run(two_workers: Room) -> None:
     assert two_workers.verbs()[-1] == "delete"
 
 
+def test_stop_ends_up_as_well(two_workers: Room) -> None:
+    code = "import signal, time; signal.signal(15, lambda *_: exit(0)); print('on'); time.sleep(60)"
+    process = two_workers.start("tpu.sh", "up", "bert", TYPE, "--", "python", "-c", code)
+    machines = [two_workers.folder / f"machines/bert-w-{i}/bertjax" for i in (0, 1)]
+    logs = [machine / "runs/launched/bert/log" for machine in machines]
+    while not all(log.exists() and log.read_text().endswith("\non\n") for log in logs):
+        assert process.poll() is None
+    assert two_workers.run("tpu.sh", "stop", "bert")[0] == 0
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 3, output
+    assert sum("worker.sh start" in " ".join(call) for call in two_workers.calls()) == 1
+    assert two_workers.verbs()[-1] == "delete"
+
+
 def test_flags_for_ssh_reach_every_connection(room: Room) -> None:
     words = ["up", "bert", TYPE, "--ssh_flag=--internal-ip", "--zone=z", "--", "true"]
     assert room.run("tpu.sh", *words)[0] == 0
