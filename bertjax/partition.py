@@ -83,11 +83,14 @@ def make_mesh(
     """
     devices = jax.devices() if devices is None else devices
     sizes = _filled((data, fsdp, tensor), len(devices))
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    # Of GPUs and CPUs JAX calls every host a slice.
+    tpu = devices[0].platform == "tpu"
+    slices = len({getattr(device, "slice_index", 0) for device in devices}) if tpu else 1
     if sizes[0] % slices:
         raise UserError(
-            f"mesh.data={sizes[0]} is not a multiple of the {slices} slices, which share it; set "
-            "mesh.data=-1"
+            f"mesh.data={sizes[0]} is not a multiple of the {slices} slices, which share it; "
+            f"choose mesh.fsdp x mesh.tensor that divides the {len(devices) // slices} devices of "
+            "a slice"
         )
     inside = (sizes[0] // slices, *sizes[1:])
     if slices == 1:
@@ -110,9 +113,11 @@ def _filled(sizes: tuple[int, int, int], devices: int) -> tuple[int, ...]:
     filled = tuple(rest if size == -1 else size for size in sizes)
     if math.prod(filled) != devices:
         named = " ".join(f"{axis}={size}" for axis, size in zip(AXES, filled, strict=True))
+        mend = "choose sizes whose product divides them"
+        if -1 not in sizes and devices % math.prod(sizes[1:]) == 0:
+            mend = "set mesh.data=-1"
         raise UserError(
-            f"mesh of {named} needs {math.prod(filled)} devices, there are {devices}; set "
-            "mesh.data=-1"
+            f"mesh of {named} needs {math.prod(filled)} devices, there are {devices}; {mend}"
         )
     return filled
 

@@ -27,7 +27,7 @@ from bertjax.models.config import EncoderConfig
 from bertjax.runs import checkpoint, run_folder
 from bertjax.runs.state import TrainState, abstract_state, init_state, with_params
 from bertjax.text import tokenizer
-from bertjax.training import continuation, loop, phases, profiler, program, wandb_log
+from bertjax.training import arithmetic, continuation, loop, phases, profiler, program, wandb_log
 from bertjax.training.inputs import Inputs, open_run
 from bertjax.training.pulse import Pulse
 from bertjax.training.run_log import RunLog, read_metrics, shown, with_perplexities
@@ -173,6 +173,7 @@ def train(
                 log=log,
                 checkpoints=checkpoints,
                 evaluate=make_evaluate(config, inputs, made.objective, mesh, log),
+                flops=arithmetic.of_pretraining(config, inputs),
                 profiler=watching.profiler,
             )
             last = read_metrics(workdir)[-1:]

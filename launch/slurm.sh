@@ -7,8 +7,8 @@ usage() {
 usage: ./launch/slurm.sh [options for sbatch] [--dry_run] -- COMMAND...
 
 Submits COMMAND as a job; the checkout and its environment lie on a disk that the nodes share (on a
-GPU machine: ./launch/worker.sh setup gpu). There is one task a GPU if --gpus-per-node=N says how
-many, else one a node; JAX finds the others by SLURM's variables. Two minutes before the time limit
+GPU machine: ./launch/worker.sh setup gpu). There is one task a GPU if --gpus-per-node=N or
+--gres=gpu:N says how many, else one a node; JAX finds the others by SLURM's variables. Two minutes before the time limit
 the tasks are asked to save; then, and after a preemption, a crash or a lost node, the job is queued
 again and goes on from the last checkpoint; not after exit status 0 (finished) or 2 (refused), nor
 after five crashes in a row.
@@ -45,15 +45,32 @@ read_line() {
   done
 }
 
+# count_tasks: sets tasks to the GPUs of a node, 1 if none are asked for.
+count_tasks() {
+  local i option value gpus
+  tasks=1
+  for i in "${!options[@]}"; do
+    option=${options[i]%%=*} value=${options[i]#*=}
+    if [[ ${options[i]} != *=* ]]; then value=${options[i + 1]:-}; fi
+    case $option in
+      --gpus-per-node) gpus=$value ;;
+      --gres) # gpu, gpu:8, gpu:h100:8, and others behind commas
+        [[ ,$value =~ ,(gres/)?(gpu(:[^,]*)?)(,|$) ]] || continue
+        gpus=${BASH_REMATCH[2]} ;;
+      --gpus | --gpus-per-task | --gpus-per-socket | -G*)
+        fail "${options[i]}: say --gpus-per-node=N, of which each task gets one" ;;
+      *) continue ;;
+    esac
+    tasks=${gpus##*:}
+    if [[ $gpus == gpu ]]; then tasks=1; fi
+    [[ $tasks =~ ^[1-9][0-9]*$ ]] || fail "$option=$value: say --gpus-per-node=N, one task a GPU"
+  done
+}
+
 # submit: the user's options come last, so that they win.
 submit() {
-  local tasks=1 i call
-  for i in "${!options[@]}"; do
-    case ${options[i]} in
-      --gpus-per-node=*) tasks=${options[i]##*[=:]} ;;
-      --gpus-per-node) tasks=${options[i + 1]##*:} ;;
-    esac
-  done
+  local tasks call
+  count_tasks
   call=(sbatch --job-name=bertjax --requeue --open-mode=append --signal=B:TERM@120
     --output="$PWD/runs/launched/slurm-%j.log" --ntasks-per-node="$tasks" "${options[@]}"
     --wrap="exec $(quoted "$PWD/launch/slurm.sh" job "${command[@]}")")
@@ -76,7 +93,7 @@ job() {
   verdict=$(judge <<< "$found")
   note "job $SLURM_JOB_ID: $verdict"
   case $verdict in
-    finished) return 0 ;;
+    finished | ended) return 0 ;;
     wrong) return 2 ;;
   esac
   [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == RUNNING ]] || return # cancelled

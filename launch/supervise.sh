@@ -5,7 +5,7 @@
 # Who sources it defines, each for all workers:
 #   start_all   starts the command where it does not run yet
 #   states      prints what worker.sh state says of each; fails if one could not be asked
-#   present     fails when the workers are known to be gone
+#   present     fails with 1 when the workers are known to be gone, with 2 when nobody can tell
 #   stop_all [SECONDS]  asks the command to save and end; kills it after that time
 #   recover     brings workers back that are gone
 #   set_up      for prepare: makes the environments
@@ -58,7 +58,7 @@ judge() {
   awk '
     $1 == "bertjax:" { sub(":", "", $4); seen[$4] = 1 }
     END {
-      n = split("wrong crashed lost stopped running finished", worst)
+      n = split("ended wrong crashed lost stopped running finished", worst)
       for (i = 1; i <= n; i++) if (worst[i] in seen) { print worst[i]; exit }
       print "unknown"
     }'
@@ -75,7 +75,7 @@ under_way() {
 
 # watch: returns when the workers do not just go on; sets verdict to a word of judge, or gone.
 watch() {
-  local found shown='' missed=0 reached
+  local found shown='' missed=0 reached there
   verdict=running
   while true; do
     reached=1
@@ -84,9 +84,12 @@ watch() {
     found=$(outline <<< "$found")
     if [[ $found != "$shown" ]]; then printf '%s\n' "$found"; fi
     shown=$found
-    if [[ $verdict == wrong || -n $reached && $verdict == finished ]]; then return; fi
-    if [[ -n $reached ]]; then missed=0; else ((missed += 1)); fi
-    if ((missed == TRIES)) || ! present; then verdict=gone; fi
+    if [[ $verdict == @(wrong|ended) || -n $reached && $verdict == finished ]]; then return; fi
+    there=0
+    present || there=$?
+    # A network that is away here takes nothing away there.
+    if [[ -n $reached ]] || ((there == 2)); then missed=0; else ((missed += 1)); fi
+    if ((missed == TRIES || there == 1)); then verdict=gone; fi
     if [[ $verdict == @(gone|crashed|lost|stopped) ]]; then return; fi
     sleep "$POLL_SECONDS"
   done
@@ -103,7 +106,8 @@ count_crash() {
   delay "$crashes"
 }
 
-# supervise: returns 0 when the command has finished, 2 when it was refused, 1 when it is given up.
+# supervise: returns 0 when the command has finished, 2 when it was refused, 1 when it is given up,
+# 3 when somebody has ended it by hand.
 supervise() {
   local began verdict status
   crashes=0
@@ -116,6 +120,7 @@ supervise() {
     case $verdict in
       finished) return 0 ;;
       wrong) stop_all "$QUICK" || true; return 2 ;;
+      ended) stop_all || true; return 3 ;;
       stopped) stop_all || true; delay 1 ;;
       gone) recover || return ;;
       unreached) count_crash 0 && recover || return ;;

@@ -13,7 +13,7 @@ usage: ./launch/tpu.sh SUBCOMMAND NAME [options] [-- COMMAND...]
   run NAME -- COMMAND...    starts COMMAND on every worker; it outlives the connection
   status NAME               the state of the machines, and of the command on every worker
   logs NAME                 follows the log of one worker
-  stop NAME                 asks the command to save and end
+  stop NAME                 asks the command to save and end; up then ends, too
   fetch NAME FROM FOLDER    copies results here: gs://... or a folder of a worker's checkout
   delete NAME               deletes the machines and their disks
 
@@ -119,7 +119,7 @@ status() {
   if [[ $state == ACTIVE || -n $dry_run ]]; then states; fi
 }
 
-stop() { stop_all; }
+stop() { on_all 300 "$WORKER" end "$name"; }
 
 logs() {
   choose_node
@@ -185,7 +185,7 @@ up() {
   trap 'note "$name goes on and costs; the same line watches it again, delete ends it"; exit 130' INT
   take_over || make_ready || status=$?
   if ((status == 0)); then supervise || status=$?; fi
-  if ((status)); then keep_last_words; fi
+  if ((status == 1 || status == 2)); then keep_last_words; fi
   if [[ -n $keep ]]; then
     note "$name is kept and goes on costing; ./launch/tpu.sh delete $name deletes it"
   else
@@ -208,12 +208,27 @@ keep_last_words() {
 # What supervise asks for.
 start_all() { persist run; }
 stop_all() { on_all 300 "$WORKER" stop "$name" "$@"; }
-present() { [[ $(machines_state) == @(ACTIVE|UNKNOWN) ]]; }
+present() {
+  case $(machines_state) in
+    ACTIVE) return 0 ;;
+    UNKNOWN) return 2 ;;
+    *) return 1 ;;
+  esac
+}
+# recover: deletes nothing unseen, and nothing that answers.
 recover() {
-  if [[ $(machines_state) == ABSENT ]]; then
+  local state
+  state=$(machines_state)
+  if [[ $state == UNKNOWN ]]; then note "waiting until gcloud answers again"; fi
+  while [[ $state == UNKNOWN ]]; do
+    delay 1
+    state=$(machines_state 2> /dev/null)
+  done
+  if [[ $state == ABSENT ]]; then
     printf 'error: %s\n' "$name was deleted by somebody; it is not created again" >&2
     return 1
   fi
+  if [[ $state == ACTIVE ]] && states > /dev/null; then return; fi
   delete_machines
   make_ready
 }

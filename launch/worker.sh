@@ -12,6 +12,7 @@ usage: ./launch/worker.sh setup [EXTRA]           the environment, with the extr
        ./launch/worker.sh start NAME COMMAND...   the same, in the background
        ./launch/worker.sh state NAME              a line: running, finished, wrong, stopped, ...
        ./launch/worker.sh stop NAME [SECONDS]     asks it to save and end; kills it later (120)
+       ./launch/worker.sh end NAME [SECONDS]      the same, and whoever watches it starts it no more
        ./launch/worker.sh log NAME                the log, followed until the command has ended
        ./launch/worker.sh last NAME               its last 200 lines, behind the machine's name
 
@@ -82,8 +83,8 @@ hold() {
   folder=$(folder_of "$1")
   mkdir -p "$folder"
   exec 9>> "$folder/lock"
-  flock -n -E "$BUSY" 9 || fail "$1 is running already; ./launch/worker.sh stop $1 ends it"
-  rm -f "$folder/status"
+  flock -n -E "$BUSY" 9 || fail "$1 is running already; ./launch/worker.sh end $1 ends it"
+  rm -f "$folder/status" "$folder/ended"
   quoted "${@:2}" > "$folder/command"
 }
 
@@ -135,12 +136,13 @@ state() {
   elif [[ -f $folder/status ]]; then
     word=$(word_for "$(cat "$folder/status")")
   fi
+  if [[ -f $folder/ended && $word == @(stopped|crashed|lost) ]]; then word=ended; fi
   last=$(tail -c 2000 "$folder/log" 2> /dev/null | tr '\r' '\n' | grep . | tail -n 1 || true)
   printf 'bertjax: %s %s %s: %s\n' "$1" "$(uname -n)" "$word" "${last:0:160}"
 }
 
-# ended NAME SECONDS: waits for the end so long.
-ended() {
+# gone NAME SECONDS: waits for the end so long.
+gone() {
   local tenth
   for ((tenth = 0; tenth < $2 * 10; tenth++)); do
     if ! is_running "$1"; then return; fi
@@ -155,11 +157,18 @@ stop() {
   if ! is_running "$1"; then return; fi
   pid=$(cat "$folder/pid")
   kill -TERM "$pid" 2> /dev/null || true
-  if ! ended "$1" "${2:-120}"; then
+  if ! gone "$1" "${2:-120}"; then
     kill -KILL -- "-$pid"
-    ended "$1" 30 || fail "$1 cannot be killed"
+    gone "$1" 30 || fail "$1 cannot be killed"
   fi
   [[ -f $folder/status ]] || echo "$STOPPED" > "$folder/status"
+}
+
+# end NAME [SECONDS]: the mark comes first, so that nobody takes it for a preemption meanwhile.
+end() {
+  mkdir -p "$(folder_of "$1")"
+  touch "$(folder_of "$1")/ended"
+  stop "$@"
 }
 
 log() {
@@ -180,7 +189,7 @@ wants() { (($# - 2 >= $1)) || fail "too little behind $2; see ./launch/worker.sh
 
 case ${1:---help} in
   setup | check) ;;
-  run | state | stop | log | last) wants 1 "$@" ;;
+  run | state | stop | end | log | last) wants 1 "$@" ;;
   keep | start | watched) wants 2 "$@" ;;
   --help | -h) usage && exit ;;
   *) fail "unknown argument '$1'; see ./launch/worker.sh --help" ;;

@@ -86,9 +86,11 @@ class Room:
 
         awaits: a file that must have been written to before any of it.
         """
-        rules = _read(self.folder / "rules", [])
-        rules.append({"words": words.split(), "times": times, "after": after, **what})
-        _write(self.folder / "rules", rules)
+        with (self.folder / "calls").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            rules = _read(self.folder / "rules", [])
+            rules.append({"words": words.split(), "times": times, "after": after, **what})
+            _write(self.folder / "rules", rules)
 
     def start(self, script: str, *arguments: object, **variables: object) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -128,8 +130,8 @@ class Room:
         for call in self.calls("gcloud"):
             name = call[4] if call[2] == "tpus" else call[2]
             if name == "ssh":
-                parts = ("setup", "check", "start", "state", "stop", "last", "log")
-                name = next(part for part in parts if part in call[7])
+                parts = ("setup", "check", "start", "state", "stop", "end", "last", "log")
+                name = next(part for part in parts if f" {part}" in call[7])
             if name not in ("describe", "state") and names[-1:] != [name]:
                 names.append(name)
         return names

@@ -22,7 +22,7 @@ from bertjax import partition
 from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
 from bertjax.models.masked_lm import PretrainingModel
-from bertjax.runs import checkpoint, run_folder
+from bertjax.runs import checkpoint, run_folder, stored
 from bertjax.runs.checkpoint import Checkpoints
 from bertjax.runs.state import TrainState, abstract_state
 from bertjax.training import optimizer, schedules
@@ -242,12 +242,15 @@ def small_state(step: int) -> TrainState:
     return TrainState(*scalars, pooler(), {"mean": pooler()})
 
 
-def test_whatever_file_is_damaged_the_state_is_the_saved_one_or_that_before(tmp_path: Path) -> None:
+def test_whatever_file_is_damaged_the_state_is_the_saved_one_or_that_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "_PAUSE", 0)
     original = make_run(tmp_path / "original")
     states = {step: small_state(step) for step in (1, 2)}
     with Checkpoints(original) as checkpoints:
-        for state in states.values():
-            checkpoints.save(state)
+        for step, state in states.items():
+            checkpoints.save(state, 0.1 * step)
     newest = original / "checkpoints" / "2"
     files = [path.relative_to(original) for path in sorted(newest.rglob("*")) if path.is_file()]
     passed_over = 0
@@ -265,6 +268,68 @@ def test_whatever_file_is_damaged_the_state_is_the_saved_one_or_that_before(tmp_
         passed_over += step == 1
     # Not every file is needed.
     assert passed_over >= 8
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(tmp_path: Path) -> None:
+    run, state = make_run(tmp_path), small_state(1)
+    with Checkpoints(run) as checkpoints:
+        checkpoints.save(state)
+    shutil.rmtree(run / "checkpoints" / "1" / "params")
+    for _ in range(2):  # Nor when it is started again.
+        refused = pytest.raises(UserError, match=r"all checkpoints are damaged, they lie in .*/da")
+        with Checkpoints(run) as checkpoints, refused:
+            checkpoints.restore(state)
+    shutil.rmtree(run / "damaged")
+    with Checkpoints(run) as checkpoints:
+        assert checkpoints.restore(state) is None
+
+
+@pytest.mark.parametrize("content", ['{"s', '{"sgore": 0.9}', "0.9", '{"score": "0.9"}', "\udcff"])
+def test_a_damaged_score_is_none(content: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    with Checkpoints(run) as checkpoints:
+        for step, score in ((1, 0.5), (2, 0.9)):
+            checkpoints.save(small_state(step), score)
+    written = run / "checkpoints" / "2" / "metrics" / "metrics"
+    written.write_text(content, errors="surrogateescape")
+    with Checkpoints(run) as checkpoints:
+        restored: Any = checkpoints.restore(small_state(1))
+    assert int(restored.step) == 2
+    assert checkpoint.best_step(run) == 1
+    assert bits(checkpoint.load_params(run, best=True)) == bits(small_state(1).params)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(13, "Permission denied"),
+        MemoryError(),
+        ValueError("UNAVAILABLE: Error reading gs://b/run: HTTP response code: 503"),
+        type("Forbidden", (Exception,), {})("403 GET gs://b/run"),
+    ],
+)
+def test_what_cannot_be_read_from_here_is_no_damage(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, state = make_run(tmp_path), small_state(1)
+    with Checkpoints(run) as checkpoints:
+        checkpoints.save(state)
+    read, times = stored._try_reading, [2]
+
+    def fails(*arguments: Any) -> Any:
+        times[0] -= 1
+        if times[0] >= 0:
+            raise error
+        return read(*arguments)
+
+    monkeypatch.setattr(stored, "_PAUSE", 0)
+    monkeypatch.setattr(stored, "_try_reading", fails)
+    with Checkpoints(run) as checkpoints, pytest.raises(type(error)):
+        checkpoints.restore(state)
+    times[0] = 1  # Later it fails but once.
+    with Checkpoints(run) as checkpoints:
+        assert checkpoints.restore(state) is not None
+    assert steps_in(run) == [1]
 
 
 def test_a_damaged_checkpoint_is_named_and_put_aside(

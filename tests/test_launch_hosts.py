@@ -164,6 +164,10 @@ def test_hosts_refuses_a_bad_line(room: Room, arguments: str, part: str) -> None
         (["--gpus-per-node=8"], 8),
         (["--gpus-per-node", "4"], 4),
         (["--gpus-per-node=h100:2"], 2),
+        (["--gres=gpu:8"], 8),
+        (["--gres", "lustre:1,gpu:a100:4,shard:9"], 4),
+        (["--gres=gpu"], 1),
+        (["--gres=lustre:3"], 1),
     ],
 )
 def test_one_task_a_gpu(room: Room, options: list[str], tasks: int) -> None:
@@ -173,6 +177,18 @@ def test_one_task_a_gpu(room: Room, options: list[str], tasks: int) -> None:
     assert wanted <= set(call)
     line = shlex.split(call[-1].removeprefix("--wrap="))
     assert line == ["exec", f"{room.checkout}/launch/slurm.sh", "job", "python", "-m", "x", "a b"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--gpus=8"], ["-G", "8"], ["-G8"], ["--gpus-per-task=1"], ["--gpus-per-node=many"]],
+)
+def test_gpus_of_which_a_node_has_an_unknown_number_are_refused(
+    room: Room, options: list[str]
+) -> None:
+    status, output = room.run("slurm.sh", *options, "--", "true")
+    assert status == 2 and output.startswith("error: ") and output.count("\n") == 1
+    assert "say --gpus-per-node=N" in output and not room.calls()
 
 
 def test_slurm_dry_run_and_bad_lines(room: Room) -> None:

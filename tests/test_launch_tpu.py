@@ -221,7 +221,7 @@ def test_status_logs_stop_and_delete(two_workers: Room) -> None:
     _, output = two_workers.run("tpu.sh", "status", "bert")
     assert output.startswith("ACTIVE\n") and output.count(" running: ") == 2
     assert two_workers.run("tpu.sh", "stop", "bert")[0] == 0
-    assert two_workers.run("tpu.sh", "status", "bert")[1].count(" stopped: ") == 2
+    assert two_workers.run("tpu.sh", "status", "bert")[1].count(" ended: ") == 2
     status, output = two_workers.run("tpu.sh", "logs", "bert", "--worker=1")
     assert status == 0 and "time.sleep(60)" in output
     assert "--worker=1" in two_workers.calls()[-1]

@@ -180,11 +180,32 @@ def test_without_login_it_gives_up(room: Room) -> None:
 
 
 def test_unreachable_workers_are_replaced(room: Room) -> None:
-    room.rule("worker.sh state", after=1, times=5, exit=255)
+    room.rule("worker.sh state", after=1, times=6, exit=255)
     command = waits_the_first_time(room.folder / "marks")
     status, output = room.run("tpu.sh", "up", "bert", TYPE, "--", *command)
     assert status == 0, output
     assert len(room.calls("create")) == 2
+
+
+@pytest.mark.parametrize("moment", ["worker.sh state", "worker.sh start"])
+def test_network_that_is_away_here_deletes_nothing_there(room: Room, moment: str) -> None:
+    """All calls fail for a while, longer than one would wait for workers that are gone."""
+    marks, go = room.folder / "marks", room.folder / "go"
+    code = f"import os, time; open({str(marks)!r}, 'a').write('x')\n"
+    code += f"while not os.path.exists({str(go)!r}): time.sleep(0.01)"
+    begun = {"awaits": str(marks)} if moment == "worker.sh state" else {}
+    room.rule(moment, exit=255, **begun)
+    process = room.start("tpu.sh", "up", "bert", TYPE, "--spot", "--", "python", "-c", code)
+    while not any(moment in " ".join(call) for call in room.calls()):
+        assert process.poll() is None
+    room.rule("gcloud", times=25, exit=1, says="ERROR: (gcloud) network is unreachable")
+    while len(room.calls()) < 45:
+        assert process.poll() is None, process.communicate()[0]
+    go.touch()
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert len(room.calls("create")) == len(room.calls("delete")) == 1
+    assert marks.read_text() == "x"
 
 
 def test_up_again_goes_on_watching_the_same_run(two_workers: Room) -> None:
@@ -205,6 +226,20 @@ def test_up_again_goes_on_watching_the_same_run(two_workers: Room) -> None:
     assert second.returncode == 0, output
     assert len(two_workers.calls("create")) == 1
     assert len(two_workers.lines("checks")) == 2, "a busy machine is not examined"
+    assert two_workers.verbs()[-1] == "delete"
+
+
+def test_stop_ends_up_as_well(two_workers: Room) -> None:
+    code = "import signal, time; signal.signal(15, lambda *_: exit(0)); print('on'); time.sleep(60)"
+    process = two_workers.start("tpu.sh", "up", "bert", TYPE, "--", "python", "-c", code)
+    machines = [two_workers.folder / f"machines/bert-w-{i}/bertjax" for i in (0, 1)]
+    logs = [machine / "runs/launched/bert/log" for machine in machines]
+    while not all(log.exists() and log.read_text().endswith("\non\n") for log in logs):
+        assert process.poll() is None
+    assert two_workers.run("tpu.sh", "stop", "bert")[0] == 0
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 3, output
+    assert sum("worker.sh start" in " ".join(call) for call in two_workers.calls()) == 1
     assert two_workers.verbs()[-1] == "delete"
 
 

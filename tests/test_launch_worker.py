@@ -256,6 +256,20 @@ def test_gpu_asked_to_stop_saves(room: Room, number: int) -> None:
     assert starts(room) == 1
 
 
+def test_gpu_leaves_alone_what_is_ended_by_hand(room: Room) -> None:
+    words = ["gpu.sh", "--no_setup", "--", "python3", "-c", PATIENT]
+    process = room.start(*words)
+    wait_for_text(room, "ready\n")
+    assert room.run("worker.sh", "end", "run")[0] == 0
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 3, output
+    assert (state(room), starts(room)) == ("ended", 1)
+    assert "saved" in log_of(room).read_text()
+    assert room.run("worker.sh", "start", "run", "python3", "-c", STUBBORN)[0] == 0
+    assert room.run("worker.sh", "stop", "run", 0)[0] == 0
+    assert state(room) == "stopped", "the mark is of the run before"
+
+
 def test_gpu_finds_its_command_again(room: Room) -> None:
     go = room.folder / "go"
     code = (

@@ -156,7 +156,8 @@ def test_a_misspelt_parameter_is_an_error_not_a_replica(name: str) -> None:
     ("sizes", "message"),
     [
         ({"data": 3}, "needs 3 devices, there are 8; set mesh.data=-1"),
-        ({"data": -1, "tensor": 3}, "needs 6 devices, there are 8"),
+        ({"data": -1, "tensor": 3}, "needs 6 devices, there are 8; choose sizes whose product"),
+        ({"data": 2, "fsdp": 3}, "needs 6 devices, there are 8; choose sizes whose product"),
         ({"data": -1, "fsdp": -1}, "only one of"),
     ],
 )
@@ -179,11 +180,15 @@ class SliceDevice:
     platform: str = "cpu"
     device_kind: str = "cpu"
     process_index: int = 0
+    coords: tuple[int, ...] = (0, 0, 0)
+    core_on_chip: int = 0
 
 
 def _slices(number: int, each: int) -> Any:
     """In no particular order, as they may be reported."""
-    found = [SliceDevice(i, i // each) for i in range(number * each)]
+    found = [
+        SliceDevice(i, i // each, "tpu", coords=(i % each, 0, 0)) for i in range(number * each)
+    ]
     return [found[i] for i in np.random.default_rng(0).permutation(len(found))]
 
 
@@ -200,8 +205,16 @@ def test_slices_share_the_data_axis_and_nothing_else(sizes: dict[str, int]) -> N
 
 
 def test_a_mesh_that_cuts_a_slice_is_refused() -> None:
-    with pytest.raises(UserError, match="mesh.data=1 is not a multiple of the 2 slices"):
+    message = "mesh.data=1 is not a multiple of the 2 slices.* divides the 4 devices of a slice"
+    with pytest.raises(UserError, match=message):
         partition.make_mesh(1, 8, 1, devices=_slices(2, 4))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_parameters_may_be_split_over_hosts(platform: str) -> None:
+    """Each of which JAX calls a slice, but for TPUs."""
+    devices: Any = [SliceDevice(i, i // 4, platform, process_index=i // 4) for i in range(8)]
+    assert dict(partition.make_mesh(1, 8, 1, devices).shape) == {"data": 1, "fsdp": 8, "tensor": 1}
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
-from bertjax import pretrain
-from bertjax.training import run_log
+from bertjax import finetune, pretrain
+from bertjax.models import flops
+from bertjax.models.config import BertConfig
+from bertjax.runs import run_folder
+from bertjax.training import chips, run_log
 
 Command = Callable[..., int]
 
@@ -67,3 +71,34 @@ def test_what_is_missing_or_wrong_is_told_before_the_run_begins(
     assert command(pretrain, *flags, "--wandb=encoders") == 2
     assert "pip install wandb" in capsys.readouterr().err
     assert not run.exists()
+
+
+def operations(line: dict[str, float], peak: float) -> float:
+    """Of a step, as its line tells them by the share of peak."""
+    return line["mfu"] * peak * jax.device_count() * line["seconds_per_step"]
+
+
+def test_share_of_peak_is_that_of_the_models_operations(
+    command: Command,
+    tiny_settings: Path,
+    tiny_records: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(chips, "peak", lambda device: 1e12)
+    run, tuned, table = tmp_path / "run", tmp_path / "tuned", tmp_path / "rows.tsv"
+    flags = [f"--config={tiny_settings}", f"--workdir={run}", f"data.records={tiny_records}"]
+    assert command(pretrain, *flags, "train.steps=2", "log_every=1") == 0
+    encoder = BertConfig(**run_folder.load_config(run)["model"])
+    one = flops.pretraining_step(encoder, rows=16, length=32, predictions=5)
+    for line in run_log.read_metrics(run):
+        assert operations(line, 1e12) == pytest.approx(one)
+
+    table.write_text("sentence\tlabel\n" + "the river\twater\na garden\tland\n" * 8)
+    flags = ["--task=classify", f"--train={table}", f"--dev={table}", f"--init={run}"]
+    flags += ["--batch_size=16", "--max_seq_length=16", "--epochs=1", f"--workdir={tuned}"]
+    assert command(finetune, *flags) == 0
+    trained = [line for line in run_log.read_metrics(tuned) if "loss" in line]
+    assert len(trained) == 1
+    # Two words between [CLS] and [SEP].
+    assert operations(trained[0], 1e12) == pytest.approx(3 * flops.encoder(encoder, 16, 4))

@@ -28,7 +28,7 @@ from bertjax.runs.state import TrainState, abstract_state, init_state, with_para
 from bertjax.scores import metrics
 from bertjax.tasks import sources
 from bertjax.tasks.base import Context, Encoded, Task
-from bertjax.training import loop, optimizer, schedules
+from bertjax.training import arithmetic, loop, optimizer, schedules
 from bertjax.training.pulse import Pulse
 from bertjax.training.run_log import RunLog
 from bertjax.training.train_step import make_train_step
@@ -214,6 +214,7 @@ class Tuner:
                     log=log,
                     checkpoints=checkpoints,
                     evaluate=self._evaluation(log, point.batch_size, per_epoch, data, best),
+                    flops=arithmetic.of_tuning(self.model.config, frozen=self.model.frozen),
                 )
         return time.monotonic() - began
 

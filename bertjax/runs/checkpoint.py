@@ -112,7 +112,7 @@ class Checkpoints:
         Checkpoints that are damaged are named, put aside and passed over.
 
         Raises:
-          UserError: a checkpoint of other shapes.
+          UserError: a checkpoint of other shapes; all are damaged.
         """
         while (step := self._manager.latest_step()) is not None:
             try:
@@ -121,6 +121,13 @@ class Checkpoints:
                 return restored
             except Damaged as error:
                 self._put_aside(step, error)
+        aside = self._run / DAMAGED
+        if aside.is_dir() and any(aside.iterdir()):
+            # From scratch it would end what the log tells of all that was trained.
+            raise UserError(
+                f"{self._run}: all checkpoints are damaged, they lie in {aside}; move one back to "
+                f"{CHECKPOINTS}/, take another --workdir, or delete {aside} to begin anew"
+            )
         return None
 
     def _read(self, step: int, abstract: TrainState) -> TrainState:

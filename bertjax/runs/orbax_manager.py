@@ -39,13 +39,23 @@ sys.unraisablehook = _tell_but_late_writes
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's, which leaves it to `Pulse` to ask whether the machines are taken away.
-
-    Both would count their questions, and JAX compares the counts of all processes.
-    """
+    """Orbax's, but for two of its questions."""
 
     def reached_preemption(self, step: int) -> bool:
+        """No: `Pulse` asks whether the machines are taken away.
+
+        Both would count their questions, and JAX compares the counts of all processes.
+        """
         return False
+
+    def metrics(self, step: int) -> dict[str, float] | None:
+        """A score that is damaged is none; orbax asks for those of all checkpoints at opening."""
+        try:
+            found = super().metrics(step)
+        except ValueError:  # No JSON, or no text.
+            return None
+        whole = isinstance(found, dict) and isinstance(found.get("score"), float)
+        return found if whole else None
 
 
 def open_manager(run: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:

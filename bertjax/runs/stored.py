@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,28 @@ from bertjax.runs.state import TrainState
 PARAMS, OPTIMIZER, CHECKSUMS = "params", "optimizer", "checksums"
 
 
+# Between two tries, in seconds.
+_PAUSE = 2.0
+# What tells of the account, the memory or the network, and not of what is stored: Python's own
+# errors, and how those of TensorStore, TensorFlow and Google's client begin.
+_ELSEWHERE = (PermissionError, MemoryError, ConnectionError, TimeoutError)
+_ELSEWHERE_TOLD = (
+    *("ValueError: PERMISSION_DENIED", "ValueError: UNAUTHENTICATED", "ValueError: UNAVAILABLE"),
+    *("ValueError: DEADLINE_EXCEEDED", "ValueError: RESOURCE_EXHAUSTED"),
+    *("PermissionDeniedError", "UnauthenticatedError", "UnavailableError", "DeadlineExceededError"),
+    *("Forbidden", "Unauthorized", "DefaultCredentialsError", "TransportError", "RefreshError"),
+    *("ServiceUnavailable", "InternalServerError", "BadGateway", "GatewayTimeout"),
+    *("TooManyRequests", "RetryError"),
+)
+
+
 class Damaged(Exception):
     """A checkpoint that cannot be read, or is not what was written."""
+
+
+def _is_damage(error: Exception) -> bool:
+    told = f"{type(error).__name__}: {error}"
+    return not (isinstance(error, _ELSEWHERE) or told.startswith(_ELSEWHERE_TOLD))
 
 
 def read_items(folder: Path, wanted: dict[str, Any]) -> list[Any]:
@@ -28,16 +49,21 @@ def read_items(folder: Path, wanted: dict[str, Any]) -> list[Any]:
     Raises:
       UserError: they are of other shapes.
       Damaged: for one process at least; for all alike.
+      Exception: it cannot be read from here and now, which is no damage.
     """
     items, problem = None, ""
-    for _ in range(2):  # What fails once may be the network.
+    for last in (False, True):  # What fails once may be the network.
         try:
             items, saved = _try_reading(folder, wanted)
             break
         except (UserError, jax.errors.JaxRuntimeError):
             raise  # Of another shape; no room on a device.
         except Exception as error:  # Orbax raises that, too, for what it cannot decode.
+            if last and not _is_damage(error):
+                raise
             problem = textwrap.shorten(f"{type(error).__name__}: {error}", 200)
+            if not last:
+                time.sleep(_PAUSE)
     if not distributed.everywhere(items is not None) or items is None:
         raise Damaged(problem or "another process cannot read it")
     found = checksums_of(*items)
