@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -30,7 +31,6 @@ from bertjax.files import storage
 from bertjax.models import encoders
 from bertjax.models.config import BertConfig
 from bertjax.models.heads import TaskModel
-from bertjax.models.masked_lm import PretrainingModel
 from bertjax.runs import checkpoint, run_folder
 from bertjax.text import tokenizer
 from bertjax.weights import (
@@ -100,12 +100,13 @@ def write_program(flags: argparse.Namespace) -> None:
     print(f"{flags.output}: runs on {', '.join(stablehlo.PLATFORMS)}; see {stablehlo.DESCRIPTION}")
 
 
-def bert_config(folder: Path, run: dict[str, Any]) -> BertConfig:
+def bert_config(flags: argparse.Namespace, run: dict[str, Any]) -> BertConfig:
     """The run's config in float32: bfloat16 is a setting of a run, not of a folder.
 
     Raises:
       UserError: another encoder than BERT.
     """
+    folder = flags.run
     config = encoders.from_run(run)
     if not isinstance(config, BertConfig):
         raise UserError(
@@ -113,7 +114,9 @@ def bert_config(folder: Path, run: dict[str, Any]) -> BertConfig:
             "alone. Give --format=stablehlo"
         )
     other = model_folder.own_settings(config)
-    if other:
+    # transformers has a class for models of the next word, though none for their tasks.
+    decoder = flags.format == "hf" and not run.get("head")
+    if other and not (decoder and other == ["attention=causal"]):
         raise UserError(
             f"{folder}: {', '.join(other)}: neither layout knows such a model. Give "
             "--format=stablehlo"
@@ -164,9 +167,11 @@ def outputs(params: Any, config: BertConfig, head: str) -> tuple[Any, ...]:
     if head:
         model = TaskModel(config, head, model_folder.num_outputs(params))
         return (model.apply({"params": params}, *inputs),)
-    positions = jnp.tile(jnp.arange(length // 2), (batch, 1))
-    found: Any = PretrainingModel(config).apply({"params": params}, *inputs, positions)
-    return tuple(found)
+    pretraining = encoders.pretraining(config)
+    if "masked_lm_positions" in pretraining.inputs:
+        inputs.append(jnp.tile(jnp.arange(length // 2), (batch, 1)))
+    found: Any = pretraining.model(config, None).apply({"params": params}, *inputs)
+    return tuple(jax.tree.leaves(found))
 
 
 def largest_difference(first: tuple[Any, ...], second: tuple[Any, ...]) -> float:
@@ -192,7 +197,7 @@ def main() -> None:
         return
     model_folder.check_target(flags.output)
     run = run_folder.load_config(flags.run)
-    config = bert_config(flags.run, run)
+    config = bert_config(flags, run)
     head = find_head(flags.run, run)
     params = checkpoint.load_params(flags.run, flags.step, best=True)
     read_config, read, info = write(flags, run, params, config, head)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 from collections.abc import Callable
@@ -17,10 +18,12 @@ import torch
 import transformers
 from flax import traverse_util
 
+from bertjax import export
 from bertjax.errors import UserError
 from bertjax.models.bert import Bert
 from bertjax.models.config import BertConfig
 from bertjax.models.heads import TaskModel
+from bertjax.models.language_models import LeftToRightModel
 from bertjax.models.masked_lm import PretrainingModel
 from bertjax.text import tokenizer, vocab, word_counts
 from bertjax.text.tokenizer import Tokenizer, WordPieceTokenizer
@@ -169,6 +172,33 @@ def test_transformers_loads_our_pretraining_model(
     _assert_close(ours.masked_lm, theirs.prediction_logits)
     _assert_close(ours.next_sentence, theirs.seq_relationship_logits)
     assert type(transformers.AutoModelForPreTraining.from_pretrained(folder)) is type(model)
+
+
+def test_transformers_loads_a_model_of_the_next_word(
+    tiny_config: BertConfig,
+    tiny_tokenizer: WordPieceTokenizer,
+    tiny_batch: Batch,
+    random_params: Callable[..., Any],
+    save_run: Callable[..., None],
+    command: Callable[..., int],
+    tmp_path: Path,
+) -> None:
+    """As a decoder, which the command writes, and reads again."""
+    config = dataclasses.replace(tiny_config, attention="causal")
+    params = random_params(LeftToRightModel(config))
+    save_run(tmp_path / "run", config, tiny_tokenizer, params)
+    folder = tmp_path / "out"
+    assert command(export, f"--run={tmp_path / 'run'}", f"--output={folder}") == 0
+    model = _load(transformers.AutoModelForCausalLM, folder)
+    assert type(model) is transformers.BertLMHeadModel
+    with torch.no_grad():
+        theirs = model(**_torch_inputs(tiny_batch)).logits
+    ours = _apply(LeftToRightModel(config), params, *_inputs(tiny_batch))
+    scores = ours.states["forward_lm"] @ ours.table.T + ours.bias
+    _assert_close(scores, theirs)
+    read_config, read, _ = huggingface.read_huggingface(folder)
+    assert read_config == config
+    assert read["next_token"].keys() == params["next_token"].keys()
 
 
 @pytest.mark.parametrize("head", HEADS)

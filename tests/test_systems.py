@@ -161,7 +161,7 @@ def test_what_it_cannot_give_is_told_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     name, run, flags = system
-    assert command(export, f"--run={run}", f"--output={tmp_path / 'out'}") == 2
+    assert command(export, "--format=tf1", f"--run={run}", f"--output={tmp_path / 'out'}") == 2
     told = {"elmo": "its encoder is elmo", "left_to_right": "attention=causal"}
     assert told.get(name, "residual=pre_norm") in capsys.readouterr().err
     if name != "modern":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ _CLASSES = {
     "span": "BertForQuestionAnswering",
 }
 _PROBLEMS = {"classification": "single_label_classification", "regression": "regression"}
+# A model of the next word is a decoder there, with the masked LM's head under the same names.
+_DECODER: dict[str, Any] = {"is_decoder": True, "architectures": ["BertLMHeadModel"]}
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -53,16 +56,27 @@ def read_huggingface(folder: Path) -> tuple[BertConfig, Any, FolderInfo]:
     """
     path = folder / "config.json"
     settings = read_json(path)
+    causal = settings.get("architectures") == _DECODER["architectures"]
     # Absent keys have these values in transformers, too, but a config without a type is none.
-    config = model_folder.read_config(path, {"model_type": None} | settings, _ONLY)
+    usual = {"model_type": None, "is_decoder": False}
+    only = _ONLY | {"is_decoder": causal}
+    config = model_folder.read_config(path, usual | settings, only)
     head = _read_head(path, settings)
     try:
         tensors = _read_tensors(folder, settings.get("architectures") or ["AutoModel"])
         params = from_foreign(tensors, config, "huggingface", head)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
+    if causal:
+        config = dataclasses.replace(config, attention="causal")
+        params = _renamed(params, "masked_lm", "next_token")
     labels = _read_labels(path, settings, params) if model_folder.has_labels(head) else []
     return config, params, FolderInfo(head, labels)
+
+
+def _renamed(params: Any, old: str, new: str) -> Any:
+    """The parameters with a part under another name."""
+    return {new if name == old else name: part for name, part in params.items()}
 
 
 def _read_head(path: Path, settings: dict[str, Any]) -> str:
@@ -148,13 +162,14 @@ def write_huggingface(
     Raises:
       UserError: the folder is not empty, or something has no counterpart in transformers.
     """
-    if head and TASK_HEADS[head].per_token:
+    causal = config.attention == "causal"
+    if causal or (head and TASK_HEADS[head].per_token):
         # The classes that score tokens have no pooler.
         encoder = {name: part for name, part in params["encoder"].items() if name != "pooler"}
         params = params | {"encoder": encoder}
-    tensors = to_foreign(params, config, "huggingface", head)
+    tensors = to_foreign(_renamed(params, "next_token", "masked_lm"), config, "huggingface", head)
     settings = model_folder.config_json(config) | _ONLY | {"pad_token_id": tokenizer.pad_id}
-    settings |= _describe_head(folder, params, head, labels)
+    settings |= _DECODER if causal else _describe_head(folder, params, head, labels)
     with model_folder.new_folder(folder, "config.json") as partial:
         safetensors.numpy.save_file(tensors, partial / _WEIGHTS, metadata={"format": "pt"})
         write_json(partial / "config.json", settings)

@@ -31,7 +31,8 @@ _TOLERANCE = 1e-3
 # The batch that the program is compared with the run on: rows, length.
 _ROWS, _LENGTH = 4, 32
 _INPUTS = {
-    "input_ids": "[CLS] text [SEP], or [CLS] text [SEP] text [SEP]; then [PAD]",
+    "input_ids": "[CLS] text [SEP], or [CLS] text [SEP] text [SEP]; then [PAD]; what is not in the "
+    "vocabulary is [UNK], also for encoders that read letters",
     "input_mask": "1 for tokens, 0 for padding",
     "segment_ids": "1 for the second text and its [SEP], else 0",
 }
