@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from bertjax import data_sets
 from bertjax.errors import UserError
 from bertjax.tasks.conll import CONLL
 from bertjax.tasks.glue import GLUE
@@ -206,6 +207,8 @@ def test_the_cache_is_read_in_the_order_of_the_official_file(
 ) -> None:
     """The site's answers go by place; and a label of -1 is none."""
     monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(cache))
+    assert data_sets.is_cached("glue/cola")
+    assert not data_sets.is_cached("glue/rte")
     found = load(GLUE["cola"])
     assert [(e.text_a, e.gold) for e in found["train"]] == [("b", "0"), ("é", "1")]
     assert [(e.text_a, e.gold) for e in found["test"]] == [("d", None), ("e", None), ("f", None)]
