@@ -58,3 +58,11 @@ def test_without_any_data_one_line_tells_it(
     said = capsys.readouterr()
     assert said.err.startswith("error: --data_dir is missing: the files of no task are there, nor")
     assert "no data of squad: https://" in said.out
+
+
+def test_the_diagnostic_examples_have_the_score_that_glue_takes() -> None:
+    splits = {"dev_mismatched": {"accuracy": 0.5}, "ax": {"accuracy": 0.9, "matthews": 0.25}}
+    row = {"median": 0.6, "deviation": 0.01, "best": 0.7, "seeds": 2}
+    result = {"rows": [row], "best": "a", "runs": {"a": {"other_splits": splits}}}
+    line = reproduce.line(reproduce.Row(TASKS["mnli"], ["--task=mnli"], result))
+    assert "| dev_mismatched 50.00; ax (matthews) 25.00 |" in line

@@ -130,6 +130,25 @@ def test_every_glue_task_comes_from_tensorflow_datasets(task: Any) -> None:
             assert {example.gold for example in examples} <= set(task.labels)
 
 
+def test_a_data_set_beside_is_left_out_aloud_where_it_cannot_be_had(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = data_sets.find
+
+    def without_ax(name: str) -> Any:
+        if name == "glue/ax":
+            raise data_sets.Unavailable("no network")
+        return find(name)
+
+    monkeypatch.setattr(data_sets, "find", without_ax)
+    with tfds.testing.mock_data(num_examples=1):
+        found = load(GLUE["mnli"])
+    assert found.keys() == GLUE["mnli"].reader.tfds_splits.keys() - {"ax"}
+    assert "without ax: tensorflow-datasets has no glue/ax here (no network)" in (
+        capsys.readouterr().out
+    )
+
+
 QUESTION = {
     "id": b"q1",
     "title": b"t",
