@@ -35,6 +35,14 @@ def find(name: str) -> Any:
         raise _unavailable(error) from error
 
 
+def is_cached(name: str) -> bool:
+    """Whether a data set has been prepared on this machine already."""
+    try:
+        return bool(find(name).data_path.exists())
+    except Unavailable:
+        return False
+
+
 def examples(builder: Any, split: str) -> Iterator[dict[str, Any]]:
     """The examples of a split; downloads and prepares the data set if it is not in the cache.
 

@@ -57,9 +57,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--init", metavar="FROM", help=f"{INITS} (newest in runs/)")
     add("--input", **file, help="to predict, into --output DIR (RUN)")
     add("--output", type=storage.path, help=argparse.SUPPRESS)
-    add("--seeds", type=int, metavar="N", help="runs of each setting (1; with --sweep 5)")
+    add(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="runs of each setting (1; with --sweep 5); --keep_all their weights",
+    )
     add("--sweep", action="store_true", help="the paper's grid, but for what is given")
-    add("--keep_all", action="store_true", help="the weights of all these runs, not the best one's")
+    add("--keep_all", action="store_true", help=argparse.SUPPRESS)
     add("--encoder", choices=["tuned", "frozen"], default="tuned", help="(%(default)s)")
     every = [*features.CHOICES, from_flags.EVERY]
     add("--layers", choices=every, default="", metavar="NAME", help=", ".join(every))

@@ -2,18 +2,19 @@
 
 example:
   python -m bertjax.reproduce --data_dir=data --init=runs/base --seeds=3 --workdir=runs/paper
-DIR holds glue/<task's folder>, squad, squad2, conll2003, swag; what is not there is named.
+DIR holds glue/<task's folder>, squad, squad2, conll2003, swag; what is not there is taken from the
+cache of tensorflow-datasets; what is in neither is named.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertjax import errors, own_command
+from bertjax import data_sets, errors, own_command
 from bertjax.command_line import new_parser
 from bertjax.errors import UserError
 from bertjax.files import storage
@@ -32,6 +33,8 @@ FOLDERS = {
     "conll": ("conll2003", "conll"),
     "swag": ("swag", "SWAG"),
 }
+# SQuAD's second version may lie beside the first; its official names tell it.
+_BESIDE = {"squad2": ("squad", "SQuAD")}
 TABLE = "paper.md"
 _HEADER = (
     "| task | metric, percent | median on dev | deviation | best | seeds | other splits, best run "
@@ -43,14 +46,14 @@ class Row(NamedTuple):
     """A task with its command, and what its runs gave."""
 
     task: Task
-    command: list[str]
+    command: Sequence[str]
     result: dict[str, Any]
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("reproduce", __doc__)
     add = parser.add_argument
-    add("--data_dir", type=storage.path, required=True, metavar="DIR", help="of all tasks' files")
+    add("--data_dir", type=storage.path, metavar="DIR", help="of all tasks' files")
     add("--init", required=True, metavar="FROM", help="as --init of bertjax.finetune")
     add(
         "--workdir",
@@ -65,20 +68,29 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def find_data(task: Task, data_dir: Path) -> Path | None:
-    """The first folder that holds a train and a dev file of the task."""
-    places = (data_dir / folder for folder in FOLDERS[task.name])
-    return next((p for p in places if {"train", "dev"} <= task.reader.find(p).keys()), None)
+def find_data(task: Task, data_dir: Path | None) -> list[str] | None:
+    """What tells bertjax.finetune where a task's data are; None if they are nowhere.
+
+    The first folder that holds a train and a dev file, else the cache of tensorflow-datasets, which
+    is taken where nothing is told.
+    """
+    for folder in (*FOLDERS[task.name], *_BESIDE.get(task.name, ())) if data_dir else ():
+        found = task.reader.find(data_dir / folder)
+        official = folder in FOLDERS[task.name] or "-v2.0" in found.get("train", Path()).name
+        if {"train", "dev"} <= found.keys() and official:
+            return [f"--data_dir={data_dir / folder}"]
+    cached = task.reader.tfds is not None and data_sets.is_cached(task.reader.tfds)
+    return [] if cached else None
 
 
-def command(flags: argparse.Namespace, task: Task, data: Path) -> list[str]:
+def command(flags: argparse.Namespace, task: Task, data: Sequence[str]) -> list[str]:
     """Arguments of bertjax.finetune; the row of the table shows them."""
-    made = [f"--task={task.name}", f"--data_dir={data}"]
+    made = [f"--task={task.name}", *data]
     made += [f"--init={flags.init}", f"--workdir={flags.workdir / task.name}"]
     return [*made, f"--seeds={flags.seeds}", *["--sweep"] * flags.sweep]
 
 
-def run_tasks(flags: argparse.Namespace, found: list[tuple[Task, Path]]) -> Iterator[Row]:
+def run_tasks(flags: argparse.Namespace, found: list[tuple[Task, list[str]]]) -> Iterator[Row]:
     """Runs the tasks one after the other; finished runs are only read.
 
     Raises:
@@ -94,10 +106,8 @@ def line(row: Row) -> str:
     """One row of the table: the setting with the best median."""
     result, task = row.result, row.task
     best = result["rows"][0]
-    others = "; ".join(
-        f"{split} {100 * task.share(found):.2f}"
-        for split, found in result["runs"][result["best"]]["other_splits"].items()
-    )
+    splits = result["runs"][result["best"]]["other_splits"]
+    others = "; ".join(_other(task, split, found) for split, found in splits.items())
     deviation = "-" if best["deviation"] is None else f"{100 * best['deviation']:.2f}"
     paper = task.paper.get("BERT-base", "-")
     return (
@@ -105,6 +115,13 @@ def line(row: Row) -> str:
         f"| {100 * best['best']:.2f} | {best['seeds']} | {others or '-'} | {paper} "
         f"| `{own_command.shown('finetune', row.command)}` |"
     )
+
+
+def _other(task: Task, split: str, found: Mapping[str, float]) -> str:
+    """A split's score; GLUE takes Matthews' correlation for the diagnostic examples."""
+    if split == "ax":
+        return f"{split} (matthews) {100 * found['matthews']:.2f}"
+    return f"{split} {100 * task.share(found):.2f}"
 
 
 def main() -> None:
@@ -118,7 +135,11 @@ def main() -> None:
             print(f"no data of {task.name}: {task.reader.source}")
     found = [(task, place) for task in tasks if (place := places[task.name]) is not None]
     if not found:
-        raise UserError(f"--data_dir={flags.data_dir}: holds the files of no task")
+        where = f"--data_dir={flags.data_dir}" if flags.data_dir else "--data_dir is missing"
+        raise UserError(
+            f"{where}: the files of no task are there, nor in the cache of tensorflow-datasets; "
+            "give a folder that holds some of those named above"
+        )
     lines = [_HEADER, "|---" * 9 + "|"]
     for row in run_tasks(flags, found):
         lines.append(line(row))

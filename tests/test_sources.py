@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from bertjax import data_sets
 from bertjax.errors import UserError
 from bertjax.tasks.conll import CONLL
 from bertjax.tasks.glue import GLUE
@@ -129,6 +130,25 @@ def test_every_glue_task_comes_from_tensorflow_datasets(task: Any) -> None:
             assert {example.gold for example in examples} <= set(task.labels)
 
 
+def test_a_data_set_beside_is_left_out_aloud_where_it_cannot_be_had(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = data_sets.find
+
+    def without_ax(name: str) -> Any:
+        if name == "glue/ax":
+            raise data_sets.Unavailable("no network")
+        return find(name)
+
+    monkeypatch.setattr(data_sets, "find", without_ax)
+    with tfds.testing.mock_data(num_examples=1):
+        found = load(GLUE["mnli"])
+    assert found.keys() == GLUE["mnli"].reader.tfds_splits.keys() - {"ax"}
+    assert "without ax: tensorflow-datasets has no glue/ax here (no network)" in (
+        capsys.readouterr().out
+    )
+
+
 QUESTION = {
     "id": b"q1",
     "title": b"t",
@@ -206,6 +226,8 @@ def test_the_cache_is_read_in_the_order_of_the_official_file(
 ) -> None:
     """The site's answers go by place; and a label of -1 is none."""
     monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(cache))
+    assert data_sets.is_cached("glue/cola")
+    assert not data_sets.is_cached("glue/rte")
     found = load(GLUE["cola"])
     assert [(e.text_a, e.gold) for e in found["train"]] == [("b", "0"), ("é", "1")]
     assert [(e.text_a, e.gold) for e in found["test"]] == [("d", None), ("e", None), ("f", None)]

@@ -189,6 +189,14 @@ def test_official_names_come_first(write: Write, tmp_path: Path) -> None:
         }
 
 
+def test_another_version_is_not_taken_for_this_one(write: Write, tmp_path: Path) -> None:
+    write("train-v1.1.json", "")
+    write("dev-v1.1.json", "")
+    assert SQUAD2.find(tmp_path) == {}
+    write("dev-mine.json", "")
+    assert SQUAD2.find(tmp_path) == {"dev": tmp_path / "dev-mine.json"}
+
+
 def test_single_files_of_other_names(write: Write, tmp_path: Path) -> None:
     write("train-11877.json", "")
     write("dev.json", "")

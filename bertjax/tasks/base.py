@@ -129,7 +129,8 @@ class Reader(Protocol):
 
     Attributes:
       tfds: name in tensorflow-datasets, "glue/cola"; None if it is not there.
-      tfds_splits: our split -> the one of tensorflow-datasets.
+      tfds_splits: our split -> the one of tensorflow-datasets, "test", or that of another data set
+        there, "glue/ax:test", which is left out, aloud, where it cannot be had.
       source: where the official files are had and what their folder holds, for messages.
     """
 

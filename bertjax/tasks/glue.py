@@ -42,6 +42,7 @@ _MNLI_TFDS = {
     "dev_mismatched": "validation_mismatched",
     "test": "test_matched",
     "test_mismatched": "test_mismatched",
+    "ax": "glue/ax:test",
 }
 _MNLI_SUBMISSION = {"test": "MNLI-m.tsv", "test_mismatched": "MNLI-mm.tsv", "ax": "AX.tsv"}
 

@@ -110,19 +110,33 @@ def _from_tfds(task: Task) -> Examples:
 
 
 def _read_tfds(reader: Reader, builder: Any) -> Examples:
+    examples: Examples = {}
+    for split, theirs in reader.tfds_splits.items():
+        other, _, name = theirs.rpartition(":")
+        try:
+            source = data_sets.find(other) if other else builder
+            found = _read_split(reader, source, name, f"{other or reader.tfds} {name}")
+        except data_sets.Unavailable as error:
+            if not other:
+                raise
+            print(f"without {split}: tensorflow-datasets has no {other} here ({error})")
+            continue
+        examples[split] = found
+    return examples
+
+
+def _read_split(reader: Reader, builder: Any, split: str, where: str) -> list[Any]:
     # Of a list of classes, each element has the names.
     features = {name: getattr(f, "feature", f) for name, f in builder.info.features.items()}
     names = {name: f.names for name, f in features.items() if hasattr(f, "names")}
-    examples: Examples = {}
-    for split, theirs in reader.tfds_splits.items():
-        records = [_decoded(record) for record in data_sets.examples(builder, theirs)]
-        # It shuffles as it writes; in GLUE's, idx is the place in the official file.
-        records.sort(key=lambda record: record.get("idx", 0))
-        examples[split] = [
-            reader.from_tfds(record, names, f"{reader.tfds} {theirs}:{number}")
-            for number, record in enumerate(records)
-        ]
-        _check(examples[split], f"{reader.tfds} {theirs}")
+    records = [_decoded(record) for record in data_sets.examples(builder, split)]
+    # It shuffles as it writes; in GLUE's, idx is the place in the official file.
+    records.sort(key=lambda record: record.get("idx", 0))
+    examples = [
+        reader.from_tfds(record, names, f"{where}:{number}")
+        for number, record in enumerate(records)
+    ]
+    _check(examples, where)
     return examples
 
 

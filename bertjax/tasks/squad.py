@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -20,6 +21,7 @@ from bertjax.tasks.question_tables import Question
 from bertjax.tasks.spans import Spans
 from bertjax.tasks.windows import Example, nearest
 
+_OFFICIAL_NAME = re.compile(r"(train|dev)-v[0-9.]+\.json")
 _ANSWERS = 'a list of {"text": ..., "answer_start": ...}'
 
 
@@ -127,6 +129,9 @@ class Squad(OwnTables):
         for split in ("train", "dev", "test"):
             paths = [p for s in self.suffixes for p in sorted(folder.glob(f"{split}*{s}"))]
             official = [path for path in paths if path.name == self.official.get(split)]
+            if self.official:
+                # Those of another version are no files of this task.
+                paths = [path for path in paths if not _OFFICIAL_NAME.fullmatch(path.name)]
             candidates[split] = official or paths
         return one_each(folder, candidates)
 
