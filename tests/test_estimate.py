@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+import bertjax
 from bertjax import partition, settings, shares
 from bertjax.models import encoders
 from bertjax.models.config import BertConfig
@@ -106,6 +107,13 @@ def test_what_was_compiled_once_is_read_again(
         estimate.estimate(made, fewer, mesh, cache)
     with pytest.raises(AssertionError, match="compiled"):
         estimate.estimate(made, shapes, partition.make_mesh(8), cache)
+    # So it is with other flags of the compiler, and what another version has read.
+    with monkeypatch.context() as patch, pytest.raises(AssertionError, match="compiled"):
+        patch.setenv("LIBTPU_INIT_ARGS", "--xla_some_flag=true")
+        estimate.estimate(made, shapes, mesh, cache)
+    with monkeypatch.context() as patch, pytest.raises(AssertionError, match="compiled"):
+        patch.setattr(bertjax, "__version__", "later")
+        estimate.estimate(made, shapes, mesh, cache)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from bertjax import plan, settings
 from bertjax.data import input as data_input
 from bertjax.data.records import Records
 from bertjax.errors import UserError
-from bertjax.planner import estimate, planned_work, planning, topology
+from bertjax.planner import estimate, plan_report, planned_work, planning, topology
 from bertjax.planner.estimate import Estimate
 from bertjax.training.chips import GIB
 
@@ -53,10 +53,10 @@ def test_the_largest_batch_is_found_in_few_compiles(rows: int) -> None:
         tried.append(rows)
         return linear_memory(rows)
 
-    largest, sure = planning.largest_batch(
+    largest, *sure = planning.largest_batch(
         compiled, rows, linear_memory(rows), 12 * GIB, multiple=8, compiles=2
     )
-    assert sure
+    assert sure == [True, True]
     assert 900 < largest <= 1000
     assert largest % 8 == 0
     assert len(tried) <= 2
@@ -64,7 +64,7 @@ def test_the_largest_batch_is_found_in_few_compiles(rows: int) -> None:
 
 def test_without_compiles_the_largest_batch_is_a_guess() -> None:
     found = planning.largest_batch(linear_memory, 256, linear_memory(256), 12 * GIB, 8, 0)
-    assert found == (960, False)
+    assert found == (960, False, False)
 
 
 def test_the_search_believes_the_compiler_and_not_the_line() -> None:
@@ -73,9 +73,33 @@ def test_the_search_believes_the_compiler_and_not_the_line() -> None:
     def compiled(rows: int) -> Estimate:
         return linear_memory(rows) if rows <= 500 else linear_memory(rows, fixed=100.0)
 
-    largest, sure = planning.largest_batch(compiled, 256, compiled(256), 12 * GIB, 8, 2)
-    assert sure
+    largest, *sure = planning.largest_batch(compiled, 256, compiled(256), 12 * GIB, 8, 2)
+    assert sure == [True, True]
     assert 256 <= largest <= 500
+
+
+def test_a_search_that_ran_out_says_so() -> None:
+    """Memory that does not grow with the rows, as with microbatches that stay as they are."""
+
+    def compiled(rows: int) -> Estimate:
+        return linear_memory(256)
+
+    largest = planning.largest_batch(compiled, 256, compiled(256), 12 * GIB, 8, 2)
+    assert largest.compiled and not largest.sure
+    row = {"largest_batch": 4096, "largest_batch_compiled": False, "largest_batch_fits": True}
+    assert plan_report._largest_batch(row) == "at least 4,096"
+
+
+def test_that_nothing_fits_is_sure_only_when_the_smallest_batch_was_tried() -> None:
+    def compiled(rows: int) -> Estimate:
+        return linear_memory(rows, fixed=13)
+
+    def jumps(rows: int) -> Estimate:
+        return linear_memory(rows) if rows == 4096 else compiled(rows)
+
+    assert planning.largest_batch(compiled, 4096, compiled(4096), 12 * GIB, 8, 2) == (0, True, True)
+    found = planning.largest_batch(jumps, 4096, jumps(4096), 12 * GIB, 8, 1)
+    assert not found.compiled and not found.sure
 
 
 @pytest.fixture()

@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import hashlib
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+import bertjax
 from bertjax import shares
 from bertjax.files.json_file import read_json, write_json
 from bertjax.planner import hlo_cost
@@ -96,10 +98,11 @@ def estimate(program: Program, batch: Shapes, mesh: Mesh, cache: Path | None = N
 
 
 def _fingerprint(lowered: Any, mesh: Mesh) -> str:
-    """Tells programs apart: their text, the devices, who compiles."""
+    """Tells programs apart: their text, the devices, who compiles and who reads the cost."""
     first = mesh.devices.flat[0]
     places = [str(device) for device in mesh.devices.flat]
     facts = [lowered.as_text(), first.device_kind, places, mesh.shape, jax.__version__]
+    facts += [bertjax.__version__, os.environ.get("LIBTPU_INIT_ARGS", "")]
     facts += [first.client.platform_version if hasattr(first.client, "platform_version") else ""]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
 

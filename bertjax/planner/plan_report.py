@@ -35,6 +35,12 @@ def details(row: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _largest_batch(row: dict[str, Any]) -> str:
+    if row["largest_batch_compiled"]:
+        return f"{row['largest_batch']:,}"
+    return f"{'at least' if row['largest_batch_fits'] else 'about'} {row['largest_batch']:,}"
+
+
 def table(found: list[dict[str, Any]]) -> str:
     """All rows as a Markdown table."""
     columns: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -44,9 +50,7 @@ def table(found: list[dict[str, Any]]) -> str:
         "rows x length": lambda r: f"{r['rows']:,} x {r['length']}",
         "fits": lambda r: "yes" if r["fits"] else "no",
         "GiB a chip": lambda r: f"{r['used'] / GIB:.1f} of {r['usable'] / GIB:.1f}",
-        "largest batch": lambda r: (
-            f"{'' if r['largest_batch_compiled'] else 'about '}{r['largest_batch']:,}"
-        ),
+        "largest batch": _largest_batch,
         "ms a step": lambda r: f"{1000 * r['seconds']:.1f}" if r["fits"] else "-",
         "tokens/s": lambda r: f"{r['tokens_per_second']:,.0f}" if r["fits"] else "-",
         "of peak": lambda r: f"{r['share_of_peak']:.1%}" if r.get("share_of_peak") else "-",

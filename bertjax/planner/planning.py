@@ -70,9 +70,7 @@ def rows(site: Site, work: Work, compiles: int, cache: Path | None) -> list[dict
         usable = chip.usable * share
         per_rows = mesh.shape["data"] * mesh.shape["fsdp"]
         per_rows *= work.config.train.get("microbatches", 1) or 1
-        largest, sure = largest_batch(
-            compiled, phase.batch_size, step, usable, per_rows, compiles - 1
-        )
+        largest = largest_batch(compiled, phase.batch_size, step, usable, per_rows, compiles - 1)
         facts = {
             "topology": site.topology.name,
             "chips": site.topology.chips,
@@ -83,8 +81,9 @@ def rows(site: Site, work: Work, compiles: int, cache: Path | None) -> list[dict
             "used": step.used / share,
             "usable": chip.usable,
             "memory": {kind: size / share for kind, size in step.memory.items()},
-            "largest_batch": largest,
-            "largest_batch_compiled": sure,
+            "largest_batch": largest.rows,
+            "largest_batch_compiled": largest.compiled and largest.sure,
+            "largest_batch_fits": largest.compiled,
         }
         found.append(facts | (_speed(site, work, phase, step) if step.fits else {}))
     return found
@@ -121,6 +120,19 @@ def _speed(site: Site, work: Work, phase: Phase, step: Estimate) -> dict[str, An
     return facts
 
 
+class Largest(NamedTuple):
+    """The largest batch, as far as a few compiles can tell.
+
+    Attributes:
+      compiled: whether so many rows were compiled and fit; else it is where the line would lead.
+      sure: whether no more than a tenth more would fit, or more were seen not to fit.
+    """
+
+    rows: int
+    compiled: bool
+    sure: bool
+
+
 def largest_batch(
     compiled: Callable[[int], Estimate],
     rows: int,
@@ -128,19 +140,22 @@ def largest_batch(
     usable: float,
     multiple: int,
     compiles: int,
-) -> tuple[int, bool]:
-    """The most rows that fit, as far as a few compiles can tell; and whether they were compiled.
+) -> Largest:
+    """Searches for the most rows that fit.
 
     Memory grows about evenly with the rows: the next try is where the line through what is known
     meets the chip's memory, and the search ends within a tenth, or when `compiles` are used up.
     """
     fixed = sum(step.memory.get(kind, 0.0) for kind in ("parameters", "optimizer", "program"))
-    good, bad = (rows, 0) if step.fits else (0, rows)
+    good, bad, within = (rows, 0, False) if step.fits else (0, rows, False)
     slope = max(step.used - fixed, 1.0) / rows
     guess = _rounded((usable - fixed) / slope, multiple)
     for _ in range(compiles):
-        guess = max(guess, good + multiple) if not bad else min(guess, bad - multiple)
-        if guess <= good or guess < multiple:
+        guess = (
+            max(guess, good + multiple) if not bad else min(max(guess, multiple), bad - multiple)
+        )
+        if guess <= good:
+            within = True
             break
         found = compiled(guess)
         if found.fits:
@@ -150,9 +165,12 @@ def largest_batch(
         slope = max(found.used - fixed, 1.0) / guess
         next_guess = _rounded((usable - fixed) / slope, multiple)
         if found.fits and next_guess < 1.1 * guess:
+            within = True
             break
         guess = next_guess if next_guess != guess else _rounded(guess * 0.9, multiple)
-    return (good, True) if compiles else (max(guess, good), False)
+    if not compiles or not (good or within):
+        return Largest(max(guess, good), False, False)
+    return Largest(good, True, within or bad > 0)
 
 
 def _rounded(rows: float, multiple: int) -> int:
