@@ -190,6 +190,7 @@ def predict(flags: argparse.Namespace) -> None:
         read = sources.load(task, {"test": flags.input}, need=())
         examples = {finished.name_of(flags.input): read["test"]}
     else:
+        flag_checks.check_input(flags, task)
         examples = from_flags.read_data(task, flags, need=())[0]
         examples.pop("train", None)
     wanted = {}
