@@ -68,6 +68,14 @@ def read_data(
     return examples, source
 
 
+def draw(flags: argparse.Namespace, examples: dict[str, list[Any]]) -> str:
+    """Leaves --train_examples to train on; returns what that adds to where they came from."""
+    if flags.train_examples is None:
+        return ""
+    examples["train"] = sources.drawn(examples["train"], flags.train_examples)
+    return f", {len(examples['train']):,} training examples"
+
+
 def build_model(
     flags: argparse.Namespace,
     task: Task,
