@@ -143,6 +143,8 @@ def train(flags: argparse.Namespace, task: Task) -> None:
     wanted = submission.files_of(task, examples) if flags.submission else {}
     fixed = task.labels
     labels = list(task.family.find_labels(examples["train"]) if fixed is None else fixed)
+    # What is not drawn may hold the only examples of a label.
+    source += from_flags.draw(flags, examples)
     context = Context(start.tokenizer, labels, options)
     kinds = from_flags.layer_kinds(flags, start)
     models = [from_flags.build_model(flags, task, start, len(labels), layers) for layers in kinds]
@@ -201,6 +203,7 @@ def predict(flags: argparse.Namespace) -> None:
         read = sources.load(task, {"test": flags.input}, need=())
         examples = {finished.name_of(flags.input): read["test"]}
     else:
+        flag_checks.check_input(flags, task)
         examples = from_flags.read_data(task, flags, need=())[0]
         examples.pop("train", None)
     wanted = {}

@@ -105,3 +105,12 @@ def test_another_task_than_the_run_s_is_refused() -> None:
     flags = finetune.parse_arguments([*PREDICT, "--task=rte"])
     with pytest.raises(UserError, match=r"^--task=rte: the run is of --task=squad; leave it out$"):
         flag_checks.check_task(flags, TASKS["squad"])
+
+
+def test_predicting_an_own_task_asks_for_a_file() -> None:
+    flags = finetune.parse_arguments(PREDICT)
+    with pytest.raises(UserError, match=r"^--input is missing: give the file"):
+        flag_checks.check_input(flags, TASKS["classify"])
+    flag_checks.check_input(flags, TASKS["squad"])
+    given = finetune.parse_arguments([*PREDICT, "--dev=x.tsv"])
+    flag_checks.check_input(given, TASKS["classify"])

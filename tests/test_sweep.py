@@ -119,6 +119,21 @@ def test_an_interrupted_sweep_ends_like_one_in_one_piece(after: int, tmp_path: P
     assert with_weights(tmp_path) == [best.name] == [bench.points[3].name]
 
 
+def test_kinds_of_features_are_compared_over_their_seeds(tmp_path: Path) -> None:
+    bench = Bench([0.7, 0.5, 0.9])
+    best = sweep.run(tmp_path / "last", bench.points, bench.tune)
+    alone = tmp_path / "mix"
+    alone.mkdir()
+    for run, score in ((best, 0.9), (alone, 0.4)):
+        (run / "metrics.json").write_text(json.dumps({"primary": "f1", "score": score}))
+    sweep.write_comparison(tmp_path, {"last": best, "mix": alone})
+    _, _, *rows = (tmp_path / "layers.md").read_text().splitlines()
+    assert rows == [
+        "| last | 0.7000 | 0.2000 | 0.9000 | 3 |",
+        "| mix | 0.4000 | - | 0.4000 | 1 |",
+    ]
+
+
 # --- By its command -------------------------------------------------------------------------
 
 

@@ -277,10 +277,12 @@ def test_a_word_without_a_prediction_is_no_result(tiny_tokenizer: WordPieceToken
         FAMILY.predict(examples, rows, true_outputs(rows), context)
 
 
-def test_collapsed_is_nothing_but_o(tiny_tokenizer: WordPieceTokenizer) -> None:
+def test_collapsed_is_the_same_tag_everywhere(tiny_tokenizer: WordPieceTokenizer) -> None:
     context = make_context(tiny_tokenizer)
     nothing, one = Prediction(["O", "O"], []), Prediction(["O", "I-PER"], [])
     assert FAMILY.collapsed([nothing, nothing], context)
+    # As of a tagger of parts of speech that has learnt the commonest alone.
+    assert FAMILY.collapsed([Prediction(["NOUN", "NOUN"], []), Prediction(["NOUN"], [])], context)
     assert not FAMILY.collapsed([nothing, one], context)
     assert FAMILY.answers([nothing, one], context) == ["O O", "O I-PER"]
 

@@ -75,6 +75,15 @@ def _shown(name: str, value: Any) -> str:
     return f"--{name}={value}"
 
 
+def check_input(flags: argparse.Namespace, task: Task) -> None:
+    """Raises UserError: nothing to predict for a task of own files."""
+    if task.reader.tfds is None and not any(getattr(flags, name) for name in _DATA_SETS):
+        raise UserError(
+            f"--input is missing: give the file that the run of --task={task.name} is to predict, "
+            "or its splits, --data_dir=FOLDER"
+        )
+
+
 def check_submission(flags: argparse.Namespace, task: Task) -> None:
     """Raises UserError: --submission where there is nothing that the site takes."""
     if not flags.submission:

@@ -65,9 +65,6 @@ def read_data(
     named = [str(flags.data_dir)] * bool(flags.data_dir)
     named += [f"{split}={path}" for split, path in files.items()]
     source = " ".join(named) or "tfds"
-    if flags.train_examples is not None and "train" in examples:
-        examples["train"] = sources.drawn(examples["train"], flags.train_examples)
-        source += f", {len(examples['train']):,} training examples"
     return examples, source
 
 
@@ -83,6 +80,14 @@ def layer_kinds(flags: argparse.Namespace, start: pretrained.Pretrained) -> tupl
     return kinds
 
 
+def draw(flags: argparse.Namespace, examples: dict[str, list[Any]]) -> str:
+    """Leaves --train_examples to train on; returns what that adds to where they came from."""
+    if flags.train_examples is None:
+        return ""
+    examples["train"] = sources.drawn(examples["train"], flags.train_examples)
+    return f", {len(examples['train']):,} training examples"
+
+
 def build_model(
     flags: argparse.Namespace,
     task: Task,
@@ -90,7 +95,7 @@ def build_model(
     num_labels: int,
     layers: str,
 ) -> TaskModel:
-    """Raises UserError: the encoder has too few layers."""
+    """Raises UserError: the encoder has too few layers, or --extra_train would leave no trace."""
     head, frozen = task.family.head, flags.encoder == "frozen"
     if layers:
         features.check(layers, start.config.num_layers)
@@ -98,6 +103,12 @@ def build_model(
         why = "a frozen encoder learns nothing" if frozen else f"{start.name} has no layers"
         raise UserError(f"--layer_decay={flags.layer_decay:g}: {why}; leave it out")
     kind = flags.head or ("bilstm" if frozen and head == "tagging" else "linear")
+    read = {"layers": layers, "bilstm": kind == "bilstm"}
+    if flags.extra_train and frozen and not pretrained.paper_head({"head": head, "features": read}):
+        raise UserError(
+            "--extra_train: of a frozen encoder nothing is kept but a linear head on its last "
+            "layer; leave it out, or --encoder=frozen"
+        )
     return TaskModel(
         start.config,
         head,

@@ -142,11 +142,25 @@ def markdown(rows: Sequence[dict[str, Any]], primary: str) -> str:
 
 
 def write_comparison(workdir: Path, runs: Mapping[str, Path]) -> None:
-    """One row for the best run of each kind of features (paper, table 7)."""
+    """One row for each kind of features (paper, table 7), over its seeds.
+
+    Args:
+      runs: its best run.
+    """
     results = {name: read_json(run / METRICS) for name, run in runs.items()}
     primary = next(iter(results.values()))["primary"]
-    lines = [f"| layers | dev {primary} |", "|---|---|"]
-    lines += [f"| {name} | {result['score']:.4f} |" for name, result in results.items()]
+    lines = [
+        f"| layers | median dev {primary} | deviation | best | seeds |",
+        "|---|---|---|---|---|",
+    ]
+    for name, result in results.items():
+        path, score = workdir / name / RESULT, result["score"]
+        alone = {"median": score, "deviation": None, "best": score, "seeds": 1}
+        row = read_json(path)["rows"][0] if path.is_file() else alone
+        deviation = "-" if row["deviation"] is None else f"{row['deviation']:.4f}"
+        lines.append(
+            f"| {name} | {row['median']:.4f} | {deviation} | {row['best']:.4f} | {row['seeds']} |"
+        )
     table = "\n".join(lines) + "\n"
     write_whole(workdir / "layers.md", table.encode())
     print(f"{table}wrote {workdir}/layers.md")

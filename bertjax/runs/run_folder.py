@@ -66,7 +66,7 @@ def newest_run(folder: Path, kind: str) -> Path:
     if not runs:
         raise UserError(
             f"--init is missing, and {folder}/ holds no {kind}ing run to take instead; give a run, "
-            "or a Hugging Face or TF1 folder"
+            "a Hugging Face or TF1 folder, or scratch:FOLDER with the size and vocabulary of one"
         )
     return max(runs, key=lambda path: path.stat().st_mtime).parent
 

@@ -293,5 +293,5 @@ class Tagging:
         return [" ".join(prediction.tags) for prediction in predictions]
 
     def collapsed(self, predictions: Sequence[Prediction], context: Context) -> bool:
-        """Every word's tag is "O"."""
-        return all(tag == "O" for prediction in predictions for tag in prediction.tags)
+        """Whether all words have got the same tag."""
+        return len({tag for prediction in predictions for tag in prediction.tags}) == 1
