@@ -122,12 +122,12 @@ status() {
 stop() { on_all 300 "$WORKER" end "$name"; }
 
 logs() {
-  choose_node
+  choose_node || return
   vm 0 ssh "$node" --worker="$worker" --command="$WORKER log $name"
 }
 
 choose_node() {
-  find_nodes
+  find_nodes || return
   ((slice < ${#nodes[@]})) || fail "--slice=$slice: $name has ${#nodes[@]} slices, from 0 on"
   node=${nodes[slice]}
 }
@@ -147,7 +147,7 @@ copy_here() {
     if [[ -z $dry_run ]]; then mkdir "$2"; fi
     cloud 0 storage rsync --recursive "$1" "$2"
   else
-    choose_node
+    choose_node || return
     vm 0 scp "$node:bertjax/$1" "$2" --recurse --worker="$worker"
   fi
 }

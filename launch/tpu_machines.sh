@@ -32,8 +32,13 @@ find_gcloud() {
   command -v timeout > /dev/null ||
     fail "timeout is not installed; it comes with coreutils (brew install coreutils)"
   scratch=$(mktemp -d)
-  trap 'rm -rf "$scratch"' EXIT
+  trap 'end_call; rm -rf "$scratch"' EXIT
 }
+
+# end_call: a call without a limit, which ^C does not reach, goes with this script.
+end_call() { if [[ -n $call ]]; then kill "$call" 2> /dev/null || true; fi; }
+
+call='' # the process of the call that is under way
 
 # cloud SECONDS ARGUMENTS...: gcloud with a limit (0: none); --dry_run prints the call.
 cloud() {
@@ -41,8 +46,12 @@ cloud() {
     quoted gcloud "${@:2}"
     return
   fi
+  local status=0
   timeout --kill-after=10 "${BERTJAX_CALL_SECONDS:-$1}" gcloud "${@:2}" < /dev/null &
-  wait $! # timeout in the foreground would keep ^C from this script
+  call=$!
+  wait "$call" || status=$? # timeout in the foreground would keep ^C from this script
+  call=''
+  return "$status"
 }
 
 resource() { cloud "$1" compute tpus queued-resources "$2" "$name" "${@:3}" "${where[@]}"; }

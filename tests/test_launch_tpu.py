@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -228,6 +230,36 @@ def test_status_logs_stop_and_delete(two_workers: Room) -> None:
     assert two_workers.run("tpu.sh", "delete", "bert")[0] == 0
     assert two_workers.run("tpu.sh", "status", "bert") == (0, "ABSENT\n")
     assert two_workers.run("tpu.sh", "delete", "bert")[0] == 0, "what is gone already is deleted"
+
+
+@pytest.mark.parametrize("words", [["logs", "bert"], ["fetch", "bert", "runs/x", "here"]])
+def test_what_follows_or_copies_ends_with_its_script(room: Room, words: list[str]) -> None:
+    room.run("tpu.sh", "create", "bert", TYPE)
+    child = room.folder / "child"
+    # In the place of the stand-in, for what comes after it is told where the workers are.
+    room.program(
+        "gcloud",
+        f"#!/bin/bash\nif [[ $* == *describe* ]]; then exit; fi\n"
+        f"echo $$ > {child}.new; mv {child}.new {child}; exec sleep 60",
+    )
+    process = room.start("tpu.sh", *words)
+    room.wait_for(child)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    pid = int(child.read_text())
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline, "gcloud outlives its script"
+        time.sleep(0.05)
+
+
+def test_fetch_asks_again_where_the_slices_are(room: Room) -> None:
+    room.run("tpu.sh", "create", "bert", TYPE)
+    (room.folder / "machines/bert-w-0/bertjax/runs/x").mkdir(parents=True)
+    room.rule("describe", exit=1, says="ERROR: (gcloud) UNAVAILABLE")
+    assert room.run("tpu.sh", "fetch", "bert", "runs/x", "here")[0] == 0
+    copies = [call for call in room.calls() if "scp" in call]
+    assert len(copies) == 1, "nothing is copied while it is not known from where"
 
 
 @pytest.mark.parametrize("source", ["gs://results/run", "runs/x"])

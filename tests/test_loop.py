@@ -54,6 +54,7 @@ class Story:
     """Stands in for step, log and checkpoints, and writes down what the loop asks of them."""
 
     stop_in_evaluation = (0, 0)  # step, part
+    stop_in_wait = False
 
     def __init__(
         self,
@@ -113,6 +114,11 @@ class Story:
 
     def save(self, state: TrainState, score: float | None = None) -> None:
         self.told.append(f"save {int(state.step)} {score}")
+
+    def wait(self) -> None:
+        if self.stop_in_wait:
+            os.kill(os.getpid(), signal.SIGTERM)
+        self.said.append("on disk")
 
 
 def play(story: Story, mesh: Mesh, timetable: Timetable, start: int = 0, **more: Any) -> TrainState:
@@ -223,18 +229,50 @@ def test_only_the_first_batches_are_kept(mesh: Mesh, tmp_path: Path) -> None:
 # --- Stopped, stuck, going on -----------------------------------------------------------------
 
 
-def test_sigterm_finishes_the_step_saves_and_leaves_with_0(mesh: Mesh, tmp_path: Path) -> None:
+@pytest.fixture()
+def handler() -> Iterator[Any]:
+    """That of SIGTERM, which is put back afterwards."""
     before = signal.getsignal(signal.SIGTERM)
+    yield before
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_finishes_the_step_saves_and_leaves_with_0(
+    mesh: Mesh, tmp_path: Path, handler: Any
+) -> None:
     story = Story(tmp_path, stop_at=2)
+    story.stop_in_wait = True  # A second one finds the checkpoint half written.
     with pytest.raises(SystemExit) as caught:
         play(story, mesh, Timetable(8, 4, 100, 100))
     assert caught.value.code == 0
     assert story.told == ["batch 1", "update 1", "batch 2", "update 2", "save 2 None"]
-    assert "stopped at step 2" in story.said[-1]
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert story.said[-2] == "on disk"
+    assert "stopped at step 2, all saved" in story.said[-1]
+    assert signal.getsignal(signal.SIGTERM) not in (handler, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)  # A third one changes nothing either.
 
 
-def test_an_evaluation_that_sigterm_interrupts_is_made_up_for(mesh: Mesh, tmp_path: Path) -> None:
+def test_sigterm_while_the_last_checkpoint_is_written_waits_for_it(
+    mesh: Mesh, tmp_path: Path, handler: Any
+) -> None:
+    story = Story(tmp_path)
+    story.stop_in_wait = True
+    with pytest.raises(SystemExit) as caught:
+        play(story, mesh, Timetable(2, 4, 100, 100))
+    assert caught.value.code == 0
+    assert story.said[-1] == "on disk"
+
+
+def test_a_run_that_nobody_stops_leaves_sigterm_as_it_was(
+    mesh: Mesh, tmp_path: Path, handler: Any
+) -> None:
+    play(Story(tmp_path), mesh, Timetable(2, 4, 100, 100))
+    assert signal.getsignal(signal.SIGTERM) == handler
+
+
+def test_an_evaluation_that_sigterm_interrupts_is_made_up_for(
+    mesh: Mesh, tmp_path: Path, handler: Any
+) -> None:
     timetable = Timetable(total_steps=2, log_every=9, eval_every=2, save_every=9)
     story = Story(tmp_path)
     story.stop_in_evaluation = (2, 1)

@@ -127,6 +127,9 @@ def test_the_command_prints_facts_and_a_table(
     # 7.9M cycles at 1.5 GHz, and 46 MB at 100 GB/s.
     assert [row[7] for row in cells[:2]] == ["5.7", "5.7"]
     assert cells[0][11] == f"{0.9e6 * 0.00574 / 86400:.2f}"
+    both = sum(float(row[11]) for row in cells[:2])
+    assert f"v5e-8: 1,000,000 steps in {both:.2f} days in all" in said
+    assert "run it with" not in said
 
 
 def test_a_recipe_of_two_phases_is_planned_in_both(
@@ -186,6 +189,29 @@ def test_batches_that_grow_are_planned_each(no_hardware: None, tiny_settings: Pa
     site = planning.site(topology.parse("v5e-8"), work, chosen_mesh=True)
     found = planning.rows(site, work, 1, None)
     assert [(row["rows"], row["steps"]) for row in found] == [(16, 6), (32, 6)]
+
+
+def test_a_mesh_that_a_run_would_not_take_by_itself_is_said(
+    no_hardware: None,
+    command: Command,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(planning, "suitable_fsdp", lambda *_: 4)
+    flags = ["--config=configs/bert.py:tiny", "--topology=v5e-8", "--global_batch=1024"]
+    assert command(plan, *flags, "--compiles=1") == 0
+    said = capsys.readouterr().out
+    assert "data=2 fsdp=4" in said and "run it with mesh.fsdp=4" in said
+    assert command(plan, *flags, "--compiles=1", "mesh.fsdp=2") == 0
+    said = capsys.readouterr().out
+    assert "data=4 fsdp=2" in said and "run it with" not in said
+
+
+def test_a_mesh_of_the_config_is_left_as_it_is(no_hardware: None, tiny_settings: Path) -> None:
+    config = settings.load(str(tiny_settings), ["mesh.data=1", "mesh.fsdp=-1"])
+    work = planned_work.imagined(config, [32], 100)
+    site = planning.site(topology.parse("v5e-8"), work, chosen_mesh=False)
+    assert (site.mesh.shape["fsdp"], site.setting) == (8, "")
 
 
 def test_a_model_that_needs_it_is_shared_out_and_a_small_one_is_not() -> None:

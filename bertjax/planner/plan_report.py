@@ -21,6 +21,8 @@ def details(row: dict[str, Any]) -> str:
         f"{row['rows']:,} rows of {row['length']}",
         f"  memory of a chip: {row['used'] / GIB:.2f} of {row['usable'] / GIB:.2f} GiB ({kinds})",
     ]
+    if row["setting"]:
+        lines.append(f"  run it with {row['setting']}: without, a run takes another mesh")
     if not row["fits"]:
         return "\n".join([*lines, "  does not fit"])
     total = sum(row["cycles_by_kind"].values())
@@ -59,4 +61,18 @@ def table(found: list[dict[str, Any]]) -> str:
     }
     lines = [list(columns), ["---"] * len(columns)]
     lines += [[show(row) for show in columns.values()] for row in found]
-    return "\n".join([*(f"| {' | '.join(cells)} |" for cells in lines), "", NOTE])
+    text = [f"| {' | '.join(cells)} |" for cells in lines]
+    return "\n".join([*text, "", *_totals(found), NOTE])
+
+
+def _totals(found: list[dict[str, Any]]) -> list[str]:
+    """Of a run in several phases, a line for each topology on which all of them fit."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for row in found:
+        runs.setdefault(row["topology"], []).append(row)
+    return [
+        f"{name}: {sum(row['steps'] for row in rows):,} steps in "
+        f"{sum(row['days'] for row in rows):.2f} days in all"
+        for name, rows in runs.items()
+        if len(rows) > 1 and all(row["fits"] for row in rows)
+    ]

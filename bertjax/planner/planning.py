@@ -21,26 +21,32 @@ from bertjax.training.phases import Phase
 
 
 class Site(NamedTuple):
-    """Where: a topology's devices in a mesh."""
+    """Where: a topology's devices in a mesh.
+
+    Attributes:
+      setting: what a run must be told to get this mesh; empty where it is the config's own.
+    """
 
     topology: Topology
     mesh: Mesh
+    setting: str
 
 
 def site(wanted: Topology, work: Work, chosen_mesh: bool) -> Site:
-    """The devices in the mesh of the config, or in one that suits the model.
+    """The devices in the mesh of the config, or, if it leaves it open, in one that suits the model.
 
     Raises:
       UserError: no libtpu, an unknown topology, a mesh or batch that the chips do not divide.
     """
     devices = topology.devices(wanted)
-    sizes = work.config.mesh.to_dict()
-    if not chosen_mesh:
+    sizes, setting = work.config.mesh.to_dict(), ""
+    if not chosen_mesh and (sizes["data"], sizes["fsdp"]) == (-1, 1):
         sizes["fsdp"] = suitable_fsdp(work, wanted, len(devices))
+        setting = f"mesh.fsdp={sizes['fsdp']}" if sizes["fsdp"] > 1 else ""
     mesh = partition.make_mesh(**sizes, devices=devices)
     for phase in work.phases:
         shares.check_batch_size(phase.batch_size, mesh, work.config.train.get("microbatches", 1))
-    return Site(wanted, mesh)
+    return Site(wanted, mesh, setting)
 
 
 def suitable_fsdp(work: Work, wanted: Topology, devices: int) -> int:
@@ -75,6 +81,7 @@ def rows(site: Site, work: Work, compiles: int, cache: Path | None) -> list[dict
             "topology": site.topology.name,
             "chips": site.topology.chips,
             "mesh": " ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1),
+            "setting": site.setting,
             "rows": phase.batch_size,
             "length": phase.records.manifest.max_seq_length,
             "fits": step.fits,

@@ -73,6 +73,11 @@ class Checkpoints:
         if distributed.lost_another(error):
             return  # It would be waited for.
         with writing(self._run), closing(self._manager):
+            self.wait()
+
+    def wait(self) -> None:
+        """Until what was saved is on disk."""
+        with writing(self._run):
             self._manager.wait_until_finished()
 
     def latest_step(self) -> int | None:

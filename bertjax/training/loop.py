@@ -108,6 +108,9 @@ def train(
                     settle(state, step, evaluate if evaluated else None)
         if previous is not None:
             skipped.look(*previous)
+        checkpoints.wait()  # In here, where SIGTERM does not end it.
+        if pulse.beat():
+            raise SystemExit(0)
     return state
 
 
@@ -132,6 +135,7 @@ def _settle(
     log.send()
     checkpoints.save(state, score)
     if pulse.stopping:
+        checkpoints.wait()
         log.say(f"stopped at step {step:,}, all saved; the same command goes on from here")
         raise SystemExit(0)
 

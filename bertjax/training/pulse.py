@@ -52,7 +52,8 @@ class Pulse:
 
     def __exit__(self, *_: object) -> None:
         faulthandler.cancel_dump_traceback_later()
-        if self._alone:
+        # Who has been asked to stop is on the way out; a second signal must not cut that short.
+        if self._alone and not self.stopping:
             signal.signal(signal.SIGTERM, self._before)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
