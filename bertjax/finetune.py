@@ -143,6 +143,8 @@ def train(flags: argparse.Namespace, task: Task) -> None:
     wanted = submission.files_of(task, examples) if flags.submission else {}
     fixed = task.labels
     labels = list(task.family.find_labels(examples["train"]) if fixed is None else fixed)
+    # What is not drawn may hold the only examples of a label.
+    source += from_flags.draw(flags, examples)
     context = Context(start.tokenizer, labels, options)
     kinds = features.CHOICES if flags.layers == EVERY else (flags.layers,)
     models = [from_flags.build_model(flags, task, start, len(labels), layers) for layers in kinds]

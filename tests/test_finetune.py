@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from bertjax import export, finetune
-from bertjax.finetuning import tuning
+from bertjax.finetuning import from_flags, tuning
 from bertjax.runs import checkpoint, run_folder
 from bertjax.training import run_log
 
@@ -225,6 +225,20 @@ def test_from_scratch_takes_only_size_and_vocabulary(
     assert not np.allclose(fresh, given, atol=1e-3)
     assert "weights from" not in capsys.readouterr().out
     assert result(tmp_path / "a")["init"] == "scratch"
+
+
+def test_labels_are_those_of_all_examples_however_few_are_drawn(
+    command: Command, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Any, int]] = []
+
+    def run_all(flags: Any, tuner: Any, folder: Path, data: Any) -> Path:
+        seen.append((tuner.context.labels, len(data.examples["train"])))
+        return folder
+
+    monkeypatch.setattr(from_flags, "run_all", run_all)
+    assert command(finetune, *arguments, "--train_examples=1", f"--workdir={tmp_path}") == 0
+    assert seen == [(["land", "water"], 1)]
 
 
 # --- Formats --------------------------------------------------------------------------------

@@ -62,10 +62,15 @@ def read_data(
     named = [str(flags.data_dir)] * bool(flags.data_dir)
     named += [f"{split}={path}" for split, path in files.items()]
     source = " ".join(named) or "tfds"
-    if flags.train_examples is not None and "train" in examples:
-        examples["train"] = sources.drawn(examples["train"], flags.train_examples)
-        source += f", {len(examples['train']):,} training examples"
     return examples, source
+
+
+def draw(flags: argparse.Namespace, examples: dict[str, list[Any]]) -> str:
+    """Leaves --train_examples to train on; returns what that adds to where they came from."""
+    if flags.train_examples is None:
+        return ""
+    examples["train"] = sources.drawn(examples["train"], flags.train_examples)
+    return f", {len(examples['train']):,} training examples"
 
 
 def build_model(
