@@ -210,6 +210,19 @@ def test_training_first_on_another_file_is_where_the_run_begins(
     assert all(map(np.array_equal, jax.tree.leaves(first), jax.tree.leaves(second)))
 
 
+def test_training_first_is_refused_where_nothing_of_it_is_kept(
+    tags: list[str],
+    command: Command,
+    tiny_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = [*tags, "--encoder=frozen", "--extra_train=x.conll", f"--init={tiny_run}"]
+    assert command(finetune, *given, f"--workdir={tmp_path / 'run'}") == 2
+    assert "error: --extra_train: of a frozen encoder nothing is kept" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_bilstm_is_for_tagging_only(
     command: Command, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -80,11 +80,17 @@ def build_model(
     num_labels: int,
     layers: str,
 ) -> TaskModel:
-    """Raises UserError: the encoder has too few layers."""
+    """Raises UserError: the encoder has too few layers, or --extra_train would leave no trace."""
     head, frozen = task.family.head, flags.encoder == "frozen"
     if layers:
         features.check(layers, start.config.num_layers)
     kind = flags.head or ("bilstm" if frozen and head == "tagging" else "linear")
+    read = {"layers": layers, "bilstm": kind == "bilstm"}
+    if flags.extra_train and frozen and not pretrained.paper_head({"head": head, "features": read}):
+        raise UserError(
+            "--extra_train: of a frozen encoder nothing is kept but a linear head on its last "
+            "layer; leave it out, or --encoder=frozen"
+        )
     return TaskModel(
         start.config,
         head,
