@@ -32,6 +32,8 @@ _JOIN_SECONDS, _SILENT_SECONDS = 300, 40
 # Without the first process the others abort, so it goes last: so much later where all have come to
 # the end, and where one has failed and they find that out by themselves.
 _LAST_SECONDS, _LAST_SECONDS_OF_FAILED = 1, 5
+# What JAX raises where no platform can be used; the second where JAX_PLATFORMS names it.
+_NO_DEVICES = (RuntimeError, AssertionError)
 _LOST = (
     "error: a process of this run has ended or cannot be reached, and the others cannot go on; "
     "start all again with the same command, which goes on from the last checkpoint"
@@ -83,8 +85,13 @@ def _leave(status: int) -> None:
 
 
 def several() -> bool:
-    """Whether this is one of several processes; it asks nothing of the devices."""
-    return jax.distributed.is_initialized() and jax.process_count() > 1
+    """Whether this is one of several processes; not where JAX finds no devices."""
+    if not jax.distributed.is_initialized():
+        return False
+    try:
+        return jax.process_count() > 1
+    except _NO_DEVICES:  # As join has said.
+        return False
 
 
 def lost_another(error: object) -> bool:
@@ -99,10 +106,14 @@ def lost_another(error: object) -> bool:
 def join() -> None:
     """Finds the other processes, if there are any; before anything else is asked of JAX.
 
+    If they do not come the process ends with one line and exit status 1: they may only be late, and
+    whoever has started it tries again.
+
     Raises:
-      UserError: variables that make no sense; the others do not come.
+      UserError: variables that make no sense; no devices.
     """
     given = _given()
+    _explain_abort()  # JAX aborts, too, where the others do not come.
     try:
         jax.distributed.initialize(
             **given,
@@ -113,9 +124,18 @@ def join() -> None:
     except ValueError:
         if given:
             raise
+        _explain_abort(False)
         return  # No cluster that JAX knows.
-    if several():
-        _explain_abort()
+    try:
+        alone = jax.process_count() == 1
+    except _NO_DEVICES as error:
+        line = next(iter(str(error).splitlines()), "none of the platform that is asked for")
+        raise UserError(
+            f"JAX finds no devices: {line}; look at the driver and JAX_PLATFORMS, and whether "
+            "another process holds them"
+        ) from None
+    if alone:
+        _explain_abort(False)
     if not is_first():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -128,8 +148,8 @@ def _aborted(number: int) -> None:
     os._exit(1)
 
 
-def _explain_abort() -> None:
-    ctypes.CDLL(None).signal(signal.SIGABRT, _aborted)
+def _explain_abort(wanted: bool = True) -> None:
+    ctypes.CDLL(None).signal(signal.SIGABRT, _aborted if wanted else None)
 
 
 def _given() -> dict[str, Any]:

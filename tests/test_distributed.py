@@ -209,6 +209,34 @@ def test_variables_that_make_no_sense_are_refused(
     assert part in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("platform", "number", "count", "status", "part"),
+    [
+        ("cuda", 0, 1, 2, "error: JAX finds no devices: "),
+        ("cpu", 1, 2, 1, "error: a process of this run has ended or cannot be reached"),
+    ],
+)
+def test_what_is_missing_when_processes_meet_is_one_line(
+    platform: str, number: int, count: int, status: int, part: str
+) -> None:
+    code = "import sys; from bertjax import distributed; distributed._JOIN_SECONDS = 2; "
+    code += "sys.exit(distributed.run(lambda: print('ran')))"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+    given = dict(zip(distributed.VARIABLES, (place, str(count), str(number)), strict=True))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | given | {"JAX_PLATFORMS": platform},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr and "ran" not in done.stdout
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith(part)
+
+
 def test_finetuning_in_two_processes_finds_and_writes_what_one_does(
     command: Command, tiny_run: Path, tmp_path: Path
 ) -> None:
