@@ -270,7 +270,8 @@ def test_all_layers_are_those_that_the_encoder_has(
     assert "--layers=all: the encoder has 1 layer(s), so not sum_last4, concat_last4\n" in said
     rows = (tmp_path / "layers.md").read_text().splitlines()[2:]
     wanted = ["embeddings", "second_to_last", "last", "mix"]
-    assert rows == [f"| {name} | {len(name) / 100:.4f} |" for name in wanted]
+    scores = [f"{len(name) / 100:.4f}" for name in wanted]
+    assert rows == [f"| {n} | {s} | - | {s} | 1 |" for n, s in zip(wanted, scores, strict=True)]
 
 
 def test_training_first_on_another_file_is_where_the_run_begins(
