@@ -31,8 +31,6 @@ from bertjax.tasks.table import TASKS
 from bertjax.tasks.word_lists import WORD_TASKS, find
 from bertjax.weights import pretrained
 
-# What tests of word vectors take.
-WORD_FLAGS = ("task", "mode", "workdir", "data_dir", "test", "init")
 # What of the answers to questions a finished run leaves open.
 ANSWERING = ("null_threshold", "n_best", "max_answer_length")
 INITS = "a run, Hugging Face or TF1 folder, word vectors, scratch[:FOLDER]"
@@ -174,13 +172,7 @@ def evaluate_words(flags: argparse.Namespace) -> None:
     Raises:
       UserError: no files; flags that would change nothing.
     """
-    usual = vars(parse_arguments([]))
-    idle = [f"--{name}" for name, value in vars(flags).items() if value != usual[name]]
-    idle = [flag for flag in idle if flag[2:] not in WORD_FLAGS]
-    if idle:
-        raise UserError(
-            f"{', '.join(idle)}: nothing is trained for --task={flags.task}; leave them out"
-        )
+    flag_checks.check_words(flags, parse_arguments([]))
     if flags.test is None and flags.data_dir is None:
         raise UserError(f"--task={flags.task}: give its files, --data_dir=DIR or --test=FILE")
     files = {flags.test.stem: flags.test} if flags.test else find(flags.task, flags.data_dir)

@@ -56,7 +56,7 @@ def systems(wanted: Comparison, workdir: Path) -> Section:
         losses = [
             f"{name.removeprefix('eval_').removesuffix('_loss')} {value:.3f}"
             for name, value in last.items()
-            if name.startswith("eval_") and name.endswith("_loss")
+            if _is_held_out_loss(name)
         ]
         row = [system.name, " ".join([system.config, *system.settings]), f"{params:,}"]
         rows.append([*row, f"{last['step']:,}", f"{budget.minutes(run):.1f}", ", ".join(losses)])

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bertjax.errors import UserError
+from bertjax.finetuning.from_flags import EVERY
 from bertjax.tasks.base import Task
 
 # What a finished run has settled.
@@ -17,6 +18,8 @@ TRAINING = (
     *("bias_correction", "dtype", "max_seq_length", "doc_stride", "max_query_length"),
     *("train_examples", "document_context", "head"),
 )
+# What tests of word vectors take.
+WORDS = ("task", "mode", "workdir", "data_dir", "test", "init")
 PREDICTING = ("input", "output", "ensemble")
 # What is predicted is either a file or the splits of a data set.
 _DATA_SETS = ("data_dir", "dev", "test")
@@ -34,7 +37,7 @@ def check_mode(flags: argparse.Namespace, usual: argparse.Namespace) -> None:
     Args:
       usual: all flags without any given.
     """
-    given = [name for name, value in vars(flags).items() if value != getattr(usual, name)]
+    given = _given(flags, usual)
     if flags.mode == "train":
         if idle := _named(given, PREDICTING):
             raise UserError(f"{idle}: for --mode=predict; add that, or leave it out")
@@ -45,6 +48,17 @@ def check_mode(flags: argparse.Namespace, usual: argparse.Namespace) -> None:
         raise UserError("--workdir: one run; give it to --ensemble, too, or leave it out")
     if flags.input and (idle := _named(given, _DATA_SETS)):
         raise UserError(f"{idle}: --input alone is predicted; leave one of them out")
+
+
+def check_words(flags: argparse.Namespace, usual: argparse.Namespace) -> None:
+    """Raises UserError: flags that tests of word vectors do not read; args as of check_mode."""
+    given = _given(flags, usual)
+    if idle := _named(given, [name for name in given if name not in WORDS]):
+        raise UserError(f"{idle}: nothing is trained for --task={flags.task}; leave them out")
+
+
+def _given(flags: argparse.Namespace, usual: argparse.Namespace) -> list[str]:
+    return [name for name, value in vars(flags).items() if value != getattr(usual, name)]
 
 
 def _named(given: Sequence[str], idle: Sequence[str]) -> str:
@@ -92,7 +106,7 @@ def check_submission(flags: argparse.Namespace, task: Task) -> None:
         raise UserError(
             f"--submission: the GLUE site takes no answers of --task={task.name}; leave it out"
         )
-    if flags.layers == "all":
+    if flags.layers == EVERY:
         raise UserError(
             "--submission: takes one run's answers, and --layers=all makes several; choose one of "
             "them"
