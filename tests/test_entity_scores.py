@@ -134,6 +134,20 @@ def test_strict_reading_takes_well_formed_entities_only(tags: str, entities: str
     assert rates(tags, entities, "strict_") == [1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("tags", "entities"),
+    [
+        ("S-A B-A E-A B-B I-B E-B", "S-A B-A E-A B-B I-B E-B"),
+        ("B-A I-A O S-A", "O O O S-A"),
+        ("S-A I-A E-A", "S-A O O"),
+        ("B-A B-A E-A I-A", "O B-A E-A O"),
+        ("B-A E-B S-B", "O O S-B"),
+    ],
+)
+def test_strict_reading_is_that_of_iobes_where_gold_is(tags: str, entities: str) -> None:
+    assert rates(tags, entities, "strict_") == [1, 1, 1]
+
+
 def test_strict_and_conlleval_differ_only_by_ill_formed_tags() -> None:
     assert rates("B-A O I-A", "B-A O O") == [1 / 2, 1, pytest.approx(2 / 3)]
     gold, predicted = random_sentences()

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bertjax.errors import UserError
+from bertjax.tasks import choice, sentences, tagging
+from bertjax.tasks.base import Context, Options, Task
+from bertjax.tasks.conll import CONLL
 from bertjax.tasks.glue import GLUE
 from bertjax.tasks.own import OWN, with_columns
+from bertjax.tasks.sources import load
+from bertjax.tasks.squad import SQUAD
+from bertjax.tasks.swag import SWAG
+
+HALF = np.array([0.5, 0.5])
 
 
 def put(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -67,7 +77,9 @@ def test_columns_may_have_other_names(tmp_path: Path) -> None:
     ["sentence", "sentence=", "=review", "body=review", "sentence=a sentence=b"],
 )
 def test_a_wrong_mapping_tells_the_names(given: str) -> None:
-    with pytest.raises(UserError, match=r"^--columns .*: write NAME=YOURS.*sentence, text, label$"):
+    with pytest.raises(
+        UserError, match=r"^--columns .*: write NAME=YOURS.*sentence, text, label, id$"
+    ):
         with_columns(OWN["classify"], given.split(" "))
 
 
@@ -88,6 +100,55 @@ def test_a_missing_column_is_told_with_the_mend(tmp_path: Path) -> None:
         read("classify", path, columns=["sentence=review"])
     with pytest.raises(UserError, match=r"dev\.csv:1: no column 'body'; the header"):
         read("classify", path, columns=["sentence=body", "label=stars"])
+
+
+# --- Ids ---------------------------------------------------------------------------------------
+
+
+OF_TASK: dict[str, tuple[Task, dict[str, Any]]] = {
+    "classify": (OWN["classify"], {"text": "a", "label": "x"}),
+    "pair": (OWN["pair"], {"sentence1": "a", "sentence2": "b", "label": "x"}),
+    "regress": (OWN["regress"], {"text": "a", "score": "1.5"}),
+    "choice": (SWAG["choice"], {"context": "a", "choice0": "b", "choice1": "c", "label": "1"}),
+    "tag": (CONLL["tag"], {"tokens": "a b", "tags": "O O"}),
+    "span": (SQUAD["span"], {"question": "a", "context": "b", "answer": "b"}),
+}
+
+
+@pytest.mark.parametrize("name", OF_TASK)
+def test_rows_may_have_names_and_none_twice(name: str, tmp_path: Path) -> None:
+    task, row = OF_TASK[name]
+    path = put(tmp_path / "dev.csv", [row | {"key": "one"}, row | {"key": "two"}])
+    named = with_columns(task, ["id=key"])
+    examples = named.reader.read(path, "dev")
+    assert [example.id for example in examples] == ["one", "two"]
+    path = put(tmp_path / "dev.csv", [row | {"id": "one"}, row | {"id": "one"}])
+    with pytest.raises(UserError, match=r"dev\.csv:3: the id one is there before, in .*dev\.csv:2"):
+        load(task, {"dev": path}, need=["dev"])
+    with pytest.raises(UserError, match=r"dev\.csv:1: no column 'key'"):
+        named.reader.read(path, "dev")
+
+
+def test_predictions_are_told_by_the_names_of_rows() -> None:
+    labels = ("x", "y")
+    context = Context(None, labels, Options())  # type: ignore[arg-type]
+    found: dict[str, tuple[Sequence[Any], Any]] = {
+        "classify": (
+            [sentences.Example("a", None, "x", "", "one")],
+            sentences.Prediction("x", HALF),
+        ),
+        "regress": ([sentences.Example("a", None, 1.0, "", "one")], 1.0),
+        "choice": ([choice.Example("a", ("b", "c"), 0, "", "one")], choice.Prediction(0, HALF)),
+    }
+    for name, (examples, prediction) in found.items():
+        family = OF_TASK[name][0].family
+        content = family.files("dev", examples, [prediction], context)["predictions-dev.tsv"]
+        header, row = (line.split("\t") for line in content.splitlines())
+        assert row[header.index("id")] == "one"
+    tagged = [tagging.Example(["a"], None, 1, "", "one")]
+    predictions = [tagging.Prediction(["O"], [0.5])]
+    content = CONLL["tag"].family.files("dev", tagged, predictions, context)
+    assert json.loads(content["predictions-dev.jsonl"])["id"] == "one"
 
 
 # --- Labels ---------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Entity F1 from tags: as the CoNLL shared tasks' conlleval counts, and of strict BIO2 chunks."""
+"""Entity F1 from tags: as the CoNLL shared tasks' conlleval counts, and of well-formed chunks."""
 
 from __future__ import annotations
 
@@ -19,14 +19,20 @@ class _Entity(NamedTuple):
 
 
 class _Reading(NamedTuple):
-    """The prefixes that continue an entity of their type, and those that else begin one."""
+    """The prefixes that continue an entity of their type, and those that else begin one.
+
+    Attributes:
+      must_end: an entity is one only if its last tag is E or S.
+    """
 
     continues: frozenset[str]
     begins: frozenset[str]
+    must_end: bool = False
 
 
 _CONLLEVAL = _Reading(continues=frozenset("IE"), begins=frozenset("BIES"))
-_STRICT = _Reading(continues=frozenset("I"), begins=frozenset("B"))
+_BIO2 = _Reading(continues=frozenset("I"), begins=frozenset("B"))
+_IOBES = _Reading(continues=frozenset("IE"), begins=frozenset("BS"), must_end=True)
 _LAST = frozenset("ES")  # no entity goes on after these
 
 
@@ -47,9 +53,9 @@ def entity_scores(gold: Tags, predicted: Tags) -> dict[str, float]:
     them for a continuation, S is an entity of one token and B after E begins another one, as IOBES
     has it. A tag with another prefix, or with none, is outside of all entities.
 
-    strict_f1, strict_precision and strict_recall count only well-formed BIO2, on both sides: B-X
-    and the I-X right behind it. An I-X that continues no X belongs to no entity. They tell nothing
-    where the gold tags are IOB1.
+    strict_f1, strict_precision and strict_recall count only what is well-formed, on both sides: in
+    BIO2 B-X and the I-X right behind it, where gold has an E or S (IOBES) S-X, or B-X, any I-X and
+    E-X. Other tags belong to no entity. They tell nothing where the gold tags are IOB1.
 
     token_accuracy counts every token, those outside too. What would divide by zero is 0.
 
@@ -57,7 +63,9 @@ def entity_scores(gold: Tags, predicted: Tags) -> dict[str, float]:
       ValueError: another number of sentences, or of tags in a sentence, than gold has.
     """
     _check_lengths(gold, predicted)
-    strict = _rates(*map(Counter.total, _count(gold, predicted, _STRICT)))
+    prefixes = {tag.partition("-")[0] for tag in chain.from_iterable(gold)}
+    scheme = _IOBES if prefixes & _LAST else _BIO2
+    strict = _rates(*map(Counter.total, _count(gold, predicted, scheme)))
     return {
         **_rates(*map(Counter.total, _count(gold, predicted, _CONLLEVAL))),
         "token_accuracy": _token_accuracy(gold, predicted),
@@ -116,6 +124,8 @@ def _entities(tags: Sequence[str], reading: _Reading) -> set[_Entity]:
             current = None
         if prefix in _LAST:
             current = None
+    if reading.must_end:
+        found = [entity for entity in found if tags[entity.end - 1][0] in _LAST]
     return set(found)
 
 

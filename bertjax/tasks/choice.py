@@ -13,7 +13,7 @@ from bertjax.data.rows import Row
 from bertjax.files.tables import as_tsv
 from bertjax.scores import metrics
 from bertjax.tasks.base import Context, Encoded
-from bertjax.tasks.sentences import check_finite, check_length, cut_pair
+from bertjax.tasks.sentences import check_finite, check_length, cut_pair, ids
 
 
 class Example(NamedTuple):
@@ -22,12 +22,14 @@ class Example(NamedTuple):
     Attributes:
       gold: the number of the right choice, from 0; None if it is to be predicted.
       where: file and line, for messages: "dev.jsonl:17".
+      id: the file's own name of the example, "" if it has none.
     """
 
     context: str
     choices: tuple[str, ...]
     gold: int | None
     where: str
+    id: str = ""
 
 
 class Prediction(NamedTuple):
@@ -49,8 +51,8 @@ def _rows(example: Example, context: Context, counts: Counter[str]) -> Iterator[
         a, b = first, second
         if len(a) + len(b) > room:
             a, b = cut_pair(a, b, room)
-        ids = [tokenizer.cls_id, *a, tokenizer.sep_id, *b, tokenizer.sep_id]
-        yield Row(ids, len(a) + 2, example.gold)
+        whole = [tokenizer.cls_id, *a, tokenizer.sep_id, *b, tokenizer.sep_id]
+        yield Row(whole, len(a) + 2, example.gold)
 
 
 class Choice:
@@ -109,6 +111,7 @@ class Choice:
         """One line an example: the choice predicted and the right one, by number, and the texts."""
         columns: dict[str, list[Any]] = {
             "index": list(range(len(examples))),
+            **ids(examples),
             "prediction": [p.number for p in predictions],
             "label": [e.gold for e in examples],
             "confidence": [f"{p.probabilities.max():.4f}" for p in predictions],

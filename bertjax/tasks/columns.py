@@ -21,7 +21,8 @@ class Columns:
       texts: alternatives, each the name of one column or the names of two.
       labels: alternatives.
       is_number: the label is a number, not a name.
-      ids: alternatives; the file's own numbers of its rows.
+      ids: alternatives; the file's own names of its rows, which it may lack.
+      needs_id: it must not, for the user has said which column it is.
       mend: what to do where a column is missing, for messages.
     """
 
@@ -29,6 +30,7 @@ class Columns:
     labels: tuple[str, ...] = ("label",)
     is_number: bool = False
     ids: tuple[str, ...] = ()
+    needs_id: bool = False
     mend: str = ""
 
     def find_texts(self, row: TableRow) -> tuple[str, str | None]:
@@ -53,8 +55,14 @@ class Columns:
             raise UserError(
                 f"{row.where}: column '{label}' is empty; only test files may lack labels"
             )
-        own = next((str(row.values[name]) for name in self.ids if name in row.values), "")
-        return Example(text_a, text_b, gold, row.where, own)
+        return Example(text_a, text_b, gold, row.where, self._id(row))
+
+    def _id(self, row: TableRow) -> str:
+        name = next((name for name in self.ids if name in row.values), None)
+        if name is None and self.needs_id:
+            raise UserError(no_column(row, f"'{self.ids[0]}'"))
+        found = None if name is None else row.values[name]
+        return "" if found is None else str(found)
 
     def _gold(self, value: Any, where: str, column: str) -> str | float:
         if not self.is_number:

@@ -179,7 +179,7 @@ CONLL = {
             source=(
                 "your own train, dev and, if you like, test: .conll, .txt or .tsv with a word and "
                 'its tag a line, .jsonl with {"tokens": [...], "tags": [...]}, or .csv or .tsv '
-                "with columns tokens and tags, each with spaces between"
+                "with columns tokens and tags, each with spaces between; id, too, if you like"
             ),
             names=_names(r"\.(?:conll|txt|tsv|csv|jsonl)", train="train", dev="dev", test="test"),
             own_columns=tagged_tables.COLUMNS,

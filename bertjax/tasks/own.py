@@ -30,7 +30,7 @@ class OwnReader(ColumnReader):
     def own_columns(self) -> Sequence[str]:
         """The names that --columns may give others."""
         texts = (name for names in self.columns.texts for name in names)
-        return tuple(dict.fromkeys((*texts, *self.columns.labels)))
+        return tuple(dict.fromkeys((*texts, *self.columns.labels, *self.columns.ids)))
 
     def with_columns(self, yours: Mapping[str, str]) -> OwnReader:
         return dataclasses.replace(self, columns=_renamed(self.columns, yours))
@@ -71,9 +71,13 @@ def _renamed(columns: Columns, yours: Mapping[str, str]) -> Columns:
         meant = [names for names in alternatives if yours.keys() & set(names)] or alternatives
         return tuple(tuple(yours.get(name, name) for name in names) for names in meant)
 
-    labels = rename([(label,) for label in columns.labels])
+    labels, ids = (rename([(name,) for name in names]) for names in (columns.labels, columns.ids))
     return dataclasses.replace(
-        columns, texts=rename(columns.texts), labels=tuple(label for (label,) in labels)
+        columns,
+        texts=rename(columns.texts),
+        labels=tuple(label for (label,) in labels),
+        ids=tuple(name for (name,) in ids),
+        needs_id=not yours.keys().isdisjoint(columns.ids),
     )
 
 
@@ -85,11 +89,12 @@ def _reader(texts: Sequence[tuple[str, ...]], *labels: str) -> OwnReader:
             tuple(texts),
             labels,
             is_number="score" in labels,
+            ids=("id",),
             mend=f"; tell which is which: --columns {example}",
         ),
         source=(
             f"your own train and dev and, if you like, test: {', '.join(EXTENSIONS)} with columns "
-            f"{said}, and {' or '.join(labels)}"
+            f"{said}, {' or '.join(labels)} and, if you like, id"
         ),
     )
 

@@ -37,6 +37,16 @@ class OwnRow(NamedTuple):
         """A value, None if there is no such column."""
         return self.row.values.get(self.theirs(name))
 
+    @property
+    def id(self) -> str:
+        """The file's own name of the row, "" if it has none.
+
+        Raises:
+          UserError: --columns tells of one that is not there.
+        """
+        value = self.column("id") if "id" in self.yours else self.get("id")
+        return "" if value is None else str(value)
+
     def column(self, *names: str) -> Any:
         """The value of the first of the columns that is there.
 

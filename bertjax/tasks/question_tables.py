@@ -8,15 +8,16 @@ from typing import Any, NamedTuple
 from bertjax.errors import UserError
 from bertjax.tasks.own_tables import OwnRow
 
-COLUMNS = ("question", "context", "answer", "answer_start", "answers", "id")
+_FIELDS = ("question", "context", "answer", "answer_start", "answers")
+COLUMNS = (*_FIELDS, "id")
 
 
 class Question(NamedTuple):
-    """A question as SQuAD's members name it, where it stands, and its id if it names none."""
+    """A question as SQuAD's members name it, where it stands, and its id, else its line's."""
 
     fields: Mapping[str, Any]
     where: str
-    default_id: str = ""
+    id: str
 
 
 def read(row: OwnRow) -> Question:
@@ -27,14 +28,14 @@ def read(row: OwnRow) -> Question:
     """
     for name in ("question", "context"):
         row.column(name)
-    fields = {name: row.get(name) for name in COLUMNS if row.has(name)}
+    fields = {name: row.get(name) for name in _FIELDS if row.has(name)}
     if "answers" not in fields and fields.get("answer") is not None:
         fields["answers"] = _one_answer(fields, row.where)
     impossible = row.get("is_impossible")
     # Of a table it is a text, and "False" is not empty; there an empty answer tells it.
     if impossible is not None and not isinstance(impossible, str):
         fields["is_impossible"] = impossible
-    return Question(fields, row.where, row.where.rpartition(":")[2])
+    return Question(fields, row.where, row.id or row.where.rpartition(":")[2])
 
 
 def _one_answer(fields: Mapping[str, Any], where: str) -> list[dict[str, Any]]:

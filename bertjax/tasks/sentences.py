@@ -27,7 +27,7 @@ class Example(NamedTuple):
     Attributes:
       gold: a label, for regression a number; None if it is to be predicted.
       where: file and line, for messages: "dev.tsv:17".
-      id: the file's own number of the example, "" if it has none.
+      id: the file's own name of the example, "" if it has none.
     """
 
     text_a: str
@@ -105,6 +105,12 @@ def check_finite(examples: Sequence[base.Example], outputs: Sequence[np.ndarray]
             )
 
 
+def ids(examples: Sequence[Any]) -> dict[str, list[str]]:
+    """A column of the examples' own names, if they have any."""
+    found = [example.id for example in examples]
+    return {"id": found} if any(found) else {}
+
+
 def _texts(examples: Sequence[Example]) -> dict[str, list[str | None]]:
     texts: dict[str, list[str | None]] = {"text_a": [example.text_a for example in examples]}
     if any(example.text_b is not None for example in examples):
@@ -133,15 +139,15 @@ class Classification:
 
     def encode(self, examples: Sequence[Example], context: Context) -> Encoded:
         """Raises UserError: an unknown label, file and line are named; no room for a text."""
-        ids = {label: index for index, label in enumerate(context.labels)}
+        numbers = {label: index for index, label in enumerate(context.labels)}
 
         def target(example: Example) -> int:
-            if example.gold not in ids:
+            if example.gold not in numbers:
                 raise UserError(
                     f"{example.where}: unknown label '{example.gold}'; the labels are: "
                     f"{', '.join(context.labels)}"
                 )
-            return ids[example.gold]
+            return numbers[example.gold]
 
         return _encode(examples, context, target)
 
@@ -175,6 +181,7 @@ class Classification:
         """One line an example: the prediction, and the probability of every label."""
         columns: dict[str, Iterable[Any]] = {
             "index": range(len(examples)),
+            **ids(examples),
             "prediction": [p.label for p in predictions],
             "label": [e.gold for e in examples],
             "confidence": [f"{p.probabilities.max():.4f}" for p in predictions],
@@ -232,6 +239,7 @@ class Regression:
         """One line an example: the prediction and what is right."""
         columns: dict[str, Iterable[Any]] = {
             "index": range(len(examples)),
+            **ids(examples),
             "prediction": [f"{prediction:.6f}" for prediction in predictions],
             "label": [e.gold for e in examples],
             **_texts(examples),

@@ -68,9 +68,9 @@ def _gold(
     return answers or (None if unknown else ())
 
 
-def _example(fields: Mapping[str, Any], unanswerable: bool, where: str, default_id: str) -> Example:
+def _example(fields: Mapping[str, Any], unanswerable: bool, where: str, name: str) -> Example:
     return Example(
-        id=str(default_id if fields.get("id") is None else fields["id"]),
+        id=name,
         question=_member(fields, "question", str, where),
         context=_member(fields, "context", str, where),
         gold=_gold(fields, unanswerable, where),
@@ -86,8 +86,8 @@ def _questions_of_json(path: Path) -> Iterator[Question]:
             context = _member(paragraph, "context", str, inner)
             for k, question in enumerate(_member(paragraph, "qas", list, inner)):
                 where = f"{inner}.qas[{k}]"
-                _member(question, "id", str, where)
-                yield Question({**question, "context": context}, where)
+                name = _member(question, "id", str, where)
+                yield Question({**question, "context": context}, where, name)
 
 
 def _check_gold(examples: Sequence[Example]) -> None:
@@ -142,8 +142,8 @@ class Squad(OwnTables):
           UserError: a file of another shape, or no answers in train or dev.
         """
         examples = [
-            _example(fields, self.unanswerable, where, default_id)
-            for fields, where, default_id in self._questions(path)
+            _example(fields, self.unanswerable, where, name)
+            for fields, where, name in self._questions(path)
         ]
         if needs_label(split):
             _check_gold(examples)
@@ -163,7 +163,7 @@ class Squad(OwnTables):
         return _questions_of_json(path)
 
     def from_tfds(self, record: Mapping[str, Any], names: Mapping[str, Any], where: str) -> Example:
-        return _example(record, self.unanswerable, where, where)
+        return _example(record, self.unanswerable, where, str(record["id"]))
 
 
 def _task(name: str, reader: Squad, recipe: Recipe, paper: Mapping[str, str] | None = None) -> Task:

@@ -109,6 +109,7 @@ class ChoiceReader(OwnTables):
             choices=tuple(f"{beginning} {choice}" for choice in choices) if beginning else choices,
             gold=None if label in (None, "") else _number(label, choices, row.where),
             where=row.where,
+            id=row.id,
         )
 
 
@@ -140,8 +141,8 @@ SWAG = {
                 },
                 source=f"your own train and dev and, if you like, test: {', '.join(EXTENSIONS)} "
                 "with columns context, choice0, choice1, ... (in .jsonl also choices, a list), "
-                "label (the right one's number, from 0, or its text) and, if you like, a question",
-                own_columns=(*_CONTEXTS, "choices", "choice[0-9]+", "label"),
+                "label (the right one's number, from 0, or its text); if you like, question, id",
+                own_columns=(*_CONTEXTS, "choices", "choice[0-9]+", "label", "id"),
             ),
             family=Choice(),
             primary="accuracy",

@@ -11,7 +11,7 @@ from bertjax.files.tables import numbered_lines
 from bertjax.tasks.own_tables import OwnRow
 from bertjax.tasks.tagging import Example
 
-COLUMNS = ("tokens", "tags")
+COLUMNS = ("tokens", "tags", "id")
 
 
 def is_table(path: Path, renamed: bool) -> bool:
@@ -22,7 +22,8 @@ def is_table(path: Path, renamed: bool) -> bool:
     if path.suffix == ".tsv" and path.is_file():
         _, first = next(numbered_lines(path), (1, ""))
         cells = first.rstrip("\r\n").split("\t")
-        return renamed or set(COLUMNS) <= set(cells) or cells == [COLUMNS[0]]
+        found = set(cells)
+        return renamed or {"tokens", "tags"} <= found or {"tokens"} <= found <= set(COLUMNS)
     return path.suffix in (".csv", ".jsonl")
 
 
@@ -39,7 +40,7 @@ def read(rows: Iterable[OwnRow], is_json: bool) -> Iterator[Example]:
         gold = None if tags is None or (tags == "" and words) else _texts(row, "tags", is_json)
         if gold is not None and len(gold) != len(words):
             raise UserError(f"{row.where}: {len(words)} tokens, but {len(gold)} tags")
-        yield Example(words, gold, row.where, row.where)
+        yield Example(words, gold, row.where, row.where, row.id)
 
 
 def _texts(row: OwnRow, name: str, is_json: bool) -> list[str]:

@@ -29,12 +29,14 @@ class Example(NamedTuple):
       gold: the tags of the words; None where they are to be predicted.
       document: the same for neighbouring sentences of one document.
       where: file and line, for messages.
+      id: the file's own name of the sentence, "" if it has none.
     """
 
     words: list[str]
     gold: list[str] | None
     document: int | str
     where: str
+    id: str = ""
 
 
 class Prediction(NamedTuple):
@@ -274,7 +276,8 @@ class Tagging:
         """Columns for conlleval, and JSON lines with the probability of every predicted tag."""
         lines = [
             json.dumps(
-                {
+                ({"id": example.id} if example.id else {})
+                | {
                     "words": example.words,
                     "gold": example.gold,
                     "predicted": prediction.tags,
