@@ -22,7 +22,6 @@ from bertjax.command_line import new_parser
 from bertjax.data import input as data_input
 from bertjax.data.records import Records
 from bertjax.files import storage
-from bertjax.models import objectives
 from bertjax.models.config import EncoderConfig
 from bertjax.runs import checkpoint, run_folder
 from bertjax.runs.state import TrainState, abstract_state, init_state, with_params
@@ -108,7 +107,7 @@ def warn_if_stuck(found: dict[str, float], inputs: Inputs, log: RunLog) -> None:
 def make_evaluate(
     config: ConfigDict,
     inputs: Inputs,
-    objective: objectives.Objective,
+    made: program.Program,
     mesh: Mesh,
     log: RunLog,
 ) -> loop.Evaluate | None:
@@ -119,7 +118,7 @@ def make_evaluate(
     hide = inputs.pretraining.masks
     # Masked as prepared, so that the loss means the same whatever masks are trained with.
     expand = phases.expander(config, [held_out], config.train.seed, hide, as_prepared=True)
-    eval_step = make_eval_step(objective, expand, mesh)
+    eval_step = make_eval_step(made.objective, **made.parts._asdict(), expand=expand, mesh=mesh)
     parts, num_parts = shares.local_parts(mesh)
 
     def evaluate(state: TrainState, pulse: Pulse) -> tuple[dict[str, float], float | None]:
@@ -172,7 +171,7 @@ def train(
                 timetable=timetable,
                 log=log,
                 checkpoints=checkpoints,
-                evaluate=make_evaluate(config, inputs, made.objective, mesh, log),
+                evaluate=make_evaluate(config, inputs, made, mesh, log),
                 flops=arithmetic.of_pretraining(config, inputs),
                 profiler=watching.profiler,
             )

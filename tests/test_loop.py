@@ -336,6 +336,8 @@ def test_evaluation_is_one_sum_over_one_count(
         batch["masked_lm_weights"] = batch["masked_lm_weights"] * real[:, None]
         batches.append(batch | {"example_weights": real.astype(np.float32)})
     found = loop.evaluate_batches(make_eval_step(objective), params, iter(batches), mesh)
+    in_parts = make_eval_step(objective, microbatches=4)
+    assert loop.evaluate_batches(in_parts, params, iter(batches), mesh) == pytest.approx(found)
 
     output: Any = jax.jit(model.apply)(
         {"params": params},

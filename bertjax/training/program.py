@@ -25,6 +25,13 @@ from bertjax.training.train_step import TrainStep, make_row_step, make_train_ste
 _AT_ONCE = 8192 * 768
 
 
+class Parts(NamedTuple):
+    """In how many parts a step works on its batch; see train_step.make_train_step."""
+
+    microbatches: int
+    tokens_at_once: int
+
+
 class Program(NamedTuple):
     """The pure functions of a pretraining run.
 
@@ -33,12 +40,14 @@ class Program(NamedTuple):
       optimizer: what the state is born with, and updates are made by.
       objective: what is minimised.
       train_step: (state, batch as it is read) -> (state, metrics), jitted.
+      parts: in which an evaluation, too, works on a batch.
     """
 
     init: Callable[[Array], Any]
     optimizer: optax.GradientTransformation
     objective: Objective
     train_step: TrainStep
+    parts: Parts
 
 
 def build(
@@ -71,7 +80,7 @@ def build(
         updates = pretraining.updates(encoder, text.counts(), words)
         tx = scale_by_schedule(schedule)
         step = make_row_step(updates, tx, expand=expand, mesh=mesh)
-        return Program(init, tx, updates.objective, step)
+        return Program(init, tx, updates.objective, step, Parts(1, 0))
     train = config.train
     tx = optimizer.make_optimizer(
         train.optimizer,
@@ -81,16 +90,16 @@ def build(
         moment_dtype=train.moment_dtype,
     )
     objective = pretraining.objective(model, text)
+    parts = Parts(train.microbatches, _AT_ONCE // encoder.hidden_size)
     step = make_train_step(
         objective,
         tx,
-        microbatches=train.microbatches,
-        tokens_at_once=_AT_ONCE // encoder.hidden_size,
+        **parts._asdict(),
         expand=expand,
         mesh=mesh,
         norms_every=config.log_every,
     )
-    return Program(init, tx, objective, step)
+    return Program(init, tx, objective, step, parts)
 
 
 def init_function(model: nn.Module, inputs: tuple[str, ...]) -> Callable[[Array], Any]:

@@ -189,8 +189,25 @@ def make_row_step(
 EvalStep = Callable[[Any, Batch], tuple[objectives.Sums, dict[str, Array]]]
 
 
+def _added_up(
+    objective: Objective, params: Any, batch: Batch, microbatches: int
+) -> objectives.Sums:
+    """Sums without dropout, a microbatch after the other."""
+    parts = _microbatches(batch, microbatches)
+
+    def add(total: objectives.Sums, part: Batch) -> tuple[objectives.Sums, None]:
+        return jax.tree.map(jnp.add, total, objective.sums(params, part, None)), None
+
+    first = jax.tree.map(lambda x: x[0], parts)
+    empty = objectives.zeros_like_sums(objective, params, first, None)
+    return jax.lax.scan(add, empty, parts)[0]
+
+
 def make_eval_step(
     objective: Objective,
+    *,
+    microbatches: int = 1,
+    tokens_at_once: int = 8192,
     expand: Callable[[Batch], Batch] = lambda batch: batch,
     mesh: Mesh | None = None,
 ) -> EvalStep:
@@ -198,6 +215,11 @@ def make_eval_step(
 
     def step(params: Any, batch: Batch) -> tuple[objectives.Sums, dict[str, Array]]:
         batch = expand(batch)
-        return objective.sums(params, batch, None), objective.counts(batch)
+        parts = microbatches or _suitable(batch, tokens_at_once)
+        if parts == 1:
+            sums = objective.sums(params, batch, None)
+        else:
+            sums = _added_up(objective, params, batch, parts)
+        return sums, objective.counts(batch)
 
     return programs.jit(mesh, step)
