@@ -26,6 +26,7 @@ def test_steps_are_traced_and_metrics_mirrored_also_when_a_run_goes_on(
     tiny_records: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     seen: dict[str, list[Any]] = {"init": [], "log": [], "finish": []}
     opened = types.SimpleNamespace(
@@ -34,6 +35,7 @@ def test_steps_are_traced_and_metrics_mirrored_also_when_a_run_goes_on(
     )
     wandb = types.ModuleType("wandb")
     wandb.__dict__["init"] = lambda **given: seen["init"].append(given) or opened
+    wandb.__dict__["Error"] = RuntimeError
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     run = tmp_path / "run"
     flags = [f"--config={tiny_settings}", f"--workdir={run}", f"data.records={tiny_records}"]
@@ -54,6 +56,14 @@ def test_steps_are_traced_and_metrics_mirrored_also_when_a_run_goes_on(
     assert first["id"].startswith("run-")
     assert (again["id"], again["resume"]) == (first["id"], "allow")
 
+    def refuse(**given: Any) -> None:
+        raise RuntimeError("No API key configured.\nAnd more.")
+
+    wandb.__dict__["init"] = refuse
+    assert command(pretrain, *flags) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1].startswith("error: --wandb=encoders: No API key configured; log in with `wandb login`")
+
 
 def test_what_is_missing_or_wrong_is_told_before_the_run_begins(
     command: Command,
@@ -69,7 +79,7 @@ def test_what_is_missing_or_wrong_is_told_before_the_run_begins(
     assert "--profile=3:2: give the first and the last step" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert command(pretrain, *flags, "--wandb=encoders") == 2
-    assert "pip install wandb" in capsys.readouterr().err
+    assert "pip install 'bertjax[wandb]'" in capsys.readouterr().err
     assert not run.exists()
 
 

@@ -17,18 +17,25 @@ def opener(project: str, run: Path, config: dict[str, Any]) -> Callable[[float],
     So a run that goes on is the same one there.
 
     Raises:
-      UserError: wandb is not installed; told now, before the run has begun.
+      UserError: wandb is not installed; told now, before the run has begun. What is returned
+        raises it where wandb does not take the run, as without a login.
     """
     try:
         wandb: Any = importlib.import_module("wandb")
     except ModuleNotFoundError:
-        raise UserError("--wandb needs Weights & Biases: pip install wandb") from None
+        raise UserError("--wandb needs Weights & Biases: pip install 'bertjax[wandb]'") from None
 
     def open_run(started: float) -> Any:
         identity = f"{run.name}-{started:.0f}"
         given = {"project": project, "name": run.name, "config": config}
         if not storage.is_remote(run):
             given["dir"] = str(run)
-        return wandb.init(id=identity, resume="allow", **given)
+        try:
+            return wandb.init(id=identity, resume="allow", **given)
+        except wandb.Error as error:
+            line = str(error).strip().partition("\n")[0].rstrip(".")
+            raise UserError(
+                f"--wandb={project}: {line}; log in with `wandb login`, or set WANDB_MODE=offline"
+            ) from None
 
     return open_run
