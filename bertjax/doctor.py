@@ -15,7 +15,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -29,7 +29,7 @@ from bertjax.data.records import Records
 from bertjax.data.shards import sha256
 from bertjax.errors import UserError
 from bertjax.files import storage
-from bertjax.runs import checkpoint, state
+from bertjax.runs import checkpoint, orbax_manager, run_folder, state
 from bertjax.training import chips
 from bertjax.training.inputs import Inputs, Opened, open_run
 
@@ -51,26 +51,39 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return flags
 
 
-def packages() -> str:
-    """Those that bertjax asks for, in the versions that it is tested with."""
-    try:
-        wanted = importlib.metadata.requires("bertjax") or []
-    except importlib.metadata.PackageNotFoundError:
-        raise UserError("bertjax is not installed in this environment: pip install -e .") from None
-    needed = [each for each in map(Requirement, wanted) if _applies(each)]
-    for each in needed:
-        try:
-            found = importlib.metadata.version(each.name)
-        except importlib.metadata.PackageNotFoundError:
-            raise UserError(f"{each.name} is not installed: pip install '{each}'") from None
+def packages(wanted: str | None) -> str:
+    """Those that bertjax and a platform ask for, in the versions that it is tested with."""
+    count = 0
+    for each in _needed("bertjax", [wanted or ""]):
+        found = _version(each.name, mend=f"pip install '{_plain(each)}'")
         if not each.specifier.contains(found, prereleases=True):
-            raise UserError(f"{each.name} {found} does not fit: pip install '{each}'")
-    return f"Python {platform.python_version()}, jax {jax.__version__}, {len(needed)} packages fit"
+            raise UserError(f"{each.name} {found} does not fit: pip install '{_plain(each)}'")
+        count += 1
+    return f"Python {platform.python_version()}, jax {jax.__version__}, {count} packages fit"
 
 
-def _applies(requirement: Requirement) -> bool:
-    """Whether it is for this machine, and for no extra."""
-    return requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+def _needed(package: str, extras: Iterable[str]) -> Iterator[Requirement]:
+    """What a package asks for on this machine and, after each, what its own extras ask for."""
+    _version(package, mend="pip install -e .")
+    for each in map(Requirement, importlib.metadata.requires(package) or []):
+        settings = [{"extra": extra} for extra in ("", *extras)]
+        if each.marker is None or any(map(each.marker.evaluate, settings)):
+            yield each
+            if each.extras:
+                yield from _needed(each.name, each.extras)
+
+
+def _version(package: str, mend: str) -> str:
+    """Raises UserError: it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError(f"{package} is not installed: {mend}") from None
+
+
+def _plain(requirement: Requirement) -> str:
+    """As pip takes it, for it does not take a marker of an extra."""
+    return str(requirement).partition(";")[0].strip()
 
 
 def devices(wanted: str | None) -> str:
@@ -144,6 +157,7 @@ def checkpoint_bytes(opened: Opened) -> int:
 def workdir(folder: Path, need: int) -> str:
     """Can be written to, and has room for checkpoints of so many bytes; 0: not known."""
     if storage.is_remote(folder):
+        orbax_manager.check_client(folder)
         probe = folder / f"doctor-{jax.process_index()}"
         probe.write_bytes(b"bertjax")
         probe.unlink()
@@ -151,6 +165,10 @@ def workdir(folder: Path, need: int) -> str:
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     with tempfile.TemporaryFile(dir=there) as file:
         file.write(b"bertjax")
+    # A run that goes on has written some of them, and removes them for new ones.
+    need = max(
+        0, need - sum(map(storage.size, storage.files_below(folder / run_folder.CHECKPOINTS)))
+    )
     free = shutil.disk_usage(there).free
     if free < need:
         raise UserError(
@@ -169,7 +187,7 @@ def main() -> None:
     def look(name: str, check: Callable[[], str]) -> None:
         print(f"{name:<10}{check()}", flush=True)
 
-    look("packages", packages)
+    look("packages", lambda: packages(flags.platform))
     look("devices", lambda: devices(flags.platform))
     look("processes", processes)
     need = 0

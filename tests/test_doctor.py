@@ -59,6 +59,20 @@ def test_a_package_of_another_version_is_named(
     assert "optax 0.1 does not fit: pip install 'optax" in capsys.readouterr().err
 
 
+def test_packages_of_a_platform_are_looked_at_too(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "0.0.1" if name == "libtpu" else real(name)
+    )
+    assert command(doctor, "--platform=cpu") == 0
+    capsys.readouterr()
+    assert command(doctor, "--platform=tpu") == 2
+    told = capsys.readouterr().err
+    assert "libtpu 0.0.1 does not fit: pip install 'libtpu" in told and ";" not in told
+
+
 def test_records_that_are_not_whole_are_named(
     command: Command, tiny_settings: Path, shards: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,5 +104,11 @@ def test_a_disk_too_small_for_the_checkpoints_is_refused(
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     flags = [f"--config={tiny_settings}", f"data.records={tiny_records}"]
-    assert command(doctor, *flags, f"--workdir={tmp_path / 'run'}") == 2
+    run = tmp_path / "run"
+    assert command(doctor, *flags, f"--workdir={run}") == 2
     assert "checkpoints will take" in capsys.readouterr().err
+
+    # A run that goes on has taken most of that already.
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "params").write_bytes(bytes(10**8))
+    assert command(doctor, *flags, f"--workdir={run}") == 0

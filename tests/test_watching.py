@@ -62,7 +62,9 @@ def test_steps_are_traced_and_metrics_mirrored_also_when_a_run_goes_on(
     wandb.__dict__["init"] = refuse
     assert command(pretrain, *flags) == 2
     told = capsys.readouterr().err.splitlines()
-    assert told[-1].startswith("error: --wandb=encoders: No API key configured; log in with `wandb login`")
+    assert told[-1].startswith(
+        "error: --wandb=encoders: No API key configured; log in with `wandb login`"
+    )
 
 
 def test_what_is_missing_or_wrong_is_told_before_the_run_begins(

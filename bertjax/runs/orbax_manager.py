@@ -66,13 +66,13 @@ def open_manager(run: Path, options: ocp.CheckpointManagerOptions) -> ocp.Checkp
     }
     folder = run / CHECKPOINTS
     if storage.is_remote(run):
-        _check_client(run)
+        check_client(run)
     else:
         folder = folder.absolute()
     return _Manager(folder, options=options, item_handlers=handlers)
 
 
-def _check_client(run: Path) -> None:
+def check_client(run: Path) -> None:
     """Raises UserError: there is not what orbax asks buckets of their kind with."""
     try:
         importlib.import_module("google.cloud.storage")
