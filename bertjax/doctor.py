@@ -166,9 +166,8 @@ def workdir(folder: Path, need: int) -> str:
     with tempfile.TemporaryFile(dir=there) as file:
         file.write(b"bertjax")
     # A run that goes on has written some of them, and removes them for new ones.
-    need = max(
-        0, need - sum(map(storage.size, storage.files_below(folder / run_folder.CHECKPOINTS)))
-    )
+    held = storage.files_below(folder / run_folder.CHECKPOINTS)
+    need = max(0, need - sum(map(storage.size, held)))
     free = shutil.disk_usage(there).free
     if free < need:
         raise UserError(

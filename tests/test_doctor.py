@@ -42,8 +42,11 @@ def test_a_healthy_machine_gets_a_line_for_every_check(
 
 
 def test_devices_of_another_kind_are_refused(
-    command: Command, capsys: pytest.CaptureFixture[str]
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert command(doctor, "--platform=tpu") == 2
+    assert "libtpu is not installed: pip install 'libtpu" in capsys.readouterr().err
+    monkeypatch.setattr(doctor, "packages", lambda wanted: "all fit")
     assert command(doctor, "--platform=tpu") == 2
     assert "--platform=tpu: JAX sees cpu only" in capsys.readouterr().err
 
