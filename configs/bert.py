@@ -59,7 +59,8 @@ def get_config(size: str = "base") -> ConfigDict:
             "train": {
                 "batch_size": 256,
                 "steps": 1_000_000,
-                "next_sentence": True,  # if the records have labels of pairs and attention is not causal
+                # If the records have labels of pairs and attention is not causal.
+                "next_sentence": True,
                 "learning_rate": 1e-4,
                 "warmup_steps": 10_000,
                 "weight_decay": 0.01,
