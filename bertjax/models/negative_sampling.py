@@ -5,9 +5,9 @@ The loss of a word i and a word o in its window is, with k words of noise,
     -log sigma(v'_o . v_i) - k E_n[log sigma(-v'_n . v_i)]
 
 Words are worked on in blocks of 32 in a row: one product of a block's vectors with those of the
-words around it, and one with vectors of noise that the block shares. A shared word of noise counts
-k / (number of them) for every pair, so that the sum is the same on average. Only rows that occur
-are changed.
+words around it, and one of up to four blocks' with vectors of noise that they share. A shared word
+of noise counts k / (number of them) for every pair, so that the sum is the same on average. Only
+rows that occur are changed, and the fewer they are the faster it goes.
 
 Where words have n-grams, what is to be added to a word's vector is added to each of its parts, as
 the fastText program does: then the vector, their mean, moves by as much as one without parts.
@@ -18,6 +18,7 @@ would overshoot, it is made smaller: see `learn`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,8 +33,9 @@ from bertjax.models.word2vec import Word2VecConfig
 from bertjax.models.word_stream import Stream, draw_noise, num_pairs, stream, tables
 
 BLOCK = 32
-# Words of noise that a block shares.
+# Words of noise that blocks share, as many blocks as that at most.
 NOISE = 64
+_SHARE = 4
 PART = "negative_sampling"
 
 
@@ -45,7 +47,7 @@ class Group(NamedTuple):
 
     Attributes:
       centre: [G, 32] ids; around: [G, 32 + 2 W] ids of the block and what is beside it.
-      noise: [G, K] ids.
+      noise: [N, K] ids, each for as many blocks as the others.
       sees: [G, 32, 32 + 2 W] 1 where a word sees another.
     """
 
@@ -95,11 +97,12 @@ class Change(NamedTuple):
 
 
 class Pull(NamedTuple):
-    """Of scores of true words and noise: minus the gradient of the loss by them, and more.
+    """Of scores [..., C]: minus the gradient of the loss by them, and more.
 
     Attributes:
-      curvature: of the parabola that touches the loss and is nowhere below it (Jaakkola and Jordan
-        2000): (sigma(x) - 1 / 2) / x.
+      curvature: [..., C] of the parabola that touches the loss and is nowhere below it (Jaakkola
+        and Jordan 2000): (sigma(x) - 1 / 2) / x.
+      loss: [...]
     """
 
     change: Array
@@ -107,20 +110,68 @@ class Pull(NamedTuple):
     loss: Array
 
 
-def _pull(scores: Array, positive: Array | float, negative: Array | float) -> Pull:
-    # One exponential serves sigma and both logarithms: -log sigma(x) = max(-x, 0) + log(1 + e).
+def _pull(scores: Array, pairs: Array | float = 1.0) -> Pull:
+    """Of the loss -log sigma(x) of scores [..., C]; `pairs` is 0 where there is none, else 1."""
+    # One exponential serves sigma and its logarithm: -log sigma(x) = max(-x, 0) + log(1 + e).
     e = jnp.exp(-jnp.abs(scores))
     right = jnp.where(scores > 0, 1.0, e) / (1 + e)
-    wrong = positive * jnp.maximum(-scores, 0) + negative * jnp.maximum(scores, 0)
-    loss = (wrong + (positive + negative) * jnp.log(1 + e)).sum()
+    loss = (pairs * jnp.maximum(-scores, 0)).sum(axis=-1) + _sum_of_logs(1 + pairs * e)
     flat = jnp.abs(scores) < 1e-2
     bound = jnp.where(flat, 0.25, (right - 0.5) / jnp.where(flat, 1.0, scores))
-    change = positive * (1 - right) - negative * right
-    return Pull(change, (positive + negative) * bound, loss)
+    return Pull(pairs * (1 - right), pairs * bound, loss)
+
+
+def _sum_of_logs(values: Array) -> Array:
+    """Of values from 1 to 2, [..., C] -> [...]."""
+    # Logarithms take the most time of all: one serves 64 values, whose product is 2 ** 64 at most.
+    parts = [values[..., i : i + 64] for i in range(0, values.shape[-1], 64)]
+    return jnp.log(jnp.stack([part.prod(axis=-1) for part in parts])).sum(axis=0)
 
 
 def _square(vectors: Array) -> Array:
     return jnp.square(vectors).sum(axis=-1)
+
+
+class Push(NamedTuple):
+    """What noise changes; curvatures as in Rows.
+
+    Attributes:
+      change, curvature: [G, 32, D] and [G, 32] of the vectors that should not foretell it.
+      noise: its rows of the output table.
+      loss: the sum.
+    """
+
+    change: Array
+    curvature: Array
+    noise: tuple[Array, Array, Array]
+    loss: Array
+
+
+def _push(vectors: Array, outputs: Array, noise: Array, weight: Array) -> Push:
+    """Away from noise.
+
+    Args:
+      vectors: [G, 32, D]; noise: [N, K] ids; weight: [G, 32] that each word of noise has.
+    """
+    # The blocks that share noise as one, [N, S, D] and [N, S, 1].
+    flat, own = (
+        vectors.reshape(len(noise), -1, vectors.shape[-1]),
+        weight.reshape(len(noise), -1, 1),
+    )
+    others = outputs[noise]
+    # [N, S, D] x [N, K, D] -> [N, S, K]
+    pull = _pull(-jnp.einsum("nsd,nkd->nsk", flat, others))
+    change, steep = -own * pull.change, own * pull.curvature
+    return Push(
+        jnp.einsum("nsk,nkd->nsd", change, others).reshape(vectors.shape),
+        jnp.einsum("nsk,nk->ns", steep, _square(others)).reshape(weight.shape),
+        (
+            noise,
+            jnp.einsum("nsk,nsd->nkd", change, flat),
+            jnp.einsum("nsk,ns->nk", steep, _square(flat)),
+        ),
+        (own[..., 0] * pull.loss).sum(),
+    )
 
 
 def _rows(*parts: tuple[Array, Array, Array]) -> Rows:
@@ -164,22 +215,19 @@ class Words(NamedTuple):
 
 def skip_gram(inputs: Words, outputs: Array, some: Group, config: Word2VecConfig) -> Change:
     """Every word foretells each word that it sees."""
-    targets = jnp.concatenate([some.around, some.noise], axis=1)
-    vectors, others = inputs.vectors(some.centre), outputs[targets]
-    # [G, 32, D] x [G, C, D] -> [G, 32, C]; C: the words around, then the noise
-    scores = jnp.einsum("gbd,gcd->gbc", vectors, others)
-    positive = jnp.pad(some.sees, ((0, 0), (0, 0), (0, some.noise.shape[1])))
-    share = config.negatives / some.noise.shape[1] * some.sees.sum(axis=2, keepdims=True)
-    is_noise = np.arange(targets.shape[1]) >= some.around.shape[1]
-    pull = _pull(scores, positive, share * is_noise)
+    vectors, others = inputs.vectors(some.centre), outputs[some.around]
+    # [G, 32, D] x [G, C, D] -> [G, 32, C]
+    pull = _pull(jnp.einsum("gbd,gcd->gbc", vectors, others), some.sees)
+    share = config.negatives / some.noise.shape[1] * some.sees.sum(axis=2)
+    push = _push(vectors, outputs, some.noise, share)
     to_vectors = jnp.einsum("gbc,gcd->gbd", pull.change, others)
     to_others = jnp.einsum("gbc,gbd->gcd", pull.change, vectors)
     steep = jnp.einsum("gbc,gc->gb", pull.curvature, _square(others))
     steep_others = jnp.einsum("gbc,gb->gc", pull.curvature, _square(vectors))
     return Change(
-        inputs.spread(_rows((some.centre, to_vectors, steep))),
-        _rows((targets, to_others, steep_others)),
-        pull.loss,
+        inputs.spread(_rows((some.centre, to_vectors + push.change, steep + push.curvature))),
+        _rows((some.around, to_others, steep_others), push.noise),
+        pull.loss.sum() + push.loss,
     )
 
 
@@ -191,27 +239,24 @@ def cbow(inputs: Words, outputs: Array, some: Group, config: Word2VecConfig) -> 
     """
     number = some.sees.sum(axis=2, keepdims=True)
     share = some.sees / jnp.maximum(number, 1)
-    vectors, own, others = inputs.vectors(some.around), outputs[some.centre], outputs[some.noise]
+    vectors, own = inputs.vectors(some.around), outputs[some.centre]
     # [G, 32, 32 + 2 W] x [G, 32 + 2 W, D] -> [G, 32, D]
     mean = jnp.einsum("gbc,gcd->gbd", share, vectors)
     foretells = (number > 0).astype(mean.dtype)
-    true = _pull((mean * own).sum(axis=2, keepdims=True), foretells, 0.0)
-    weight = config.negatives / some.noise.shape[1] * foretells
-    false = _pull(jnp.einsum("gbd,gkd->gbk", mean, others), 0.0, weight)
-    to_mean = true.change * own + jnp.einsum("gbk,gkd->gbd", false.change, others)
-    steep = true.curvature[..., 0] * _square(own)
-    steep += jnp.einsum("gbk,gk->gb", false.curvature, _square(others))
-    to_noise = jnp.einsum("gbk,gbd->gkd", false.change, mean)
-    steep_noise = jnp.einsum("gbk,gb->gk", false.curvature, _square(mean))
+    pull = _pull((mean * own).sum(axis=2, keepdims=True), foretells)
+    push = _push(
+        mean, outputs, some.noise, config.negatives / some.noise.shape[1] * foretells[..., 0]
+    )
+    to_mean = pull.change * own + push.change
+    steep = pull.curvature[..., 0] * _square(own) + push.curvature
     steep_vectors = jnp.einsum("gbc,gb->gc", some.sees, steep)
     to_vectors = jnp.einsum("gbc,gbd->gcd", some.sees, to_mean)
     return Change(
         inputs.spread(_rows((some.around, to_vectors, steep_vectors))),
         _rows(
-            (some.centre, true.change * mean, true.curvature[..., 0] * _square(mean)),
-            (some.noise, to_noise, steep_noise),
+            (some.centre, pull.change * mean, pull.curvature[..., 0] * _square(mean)), push.noise
         ),
-        true.loss + false.loss,
+        pull.loss.sum() + push.loss,
     )
 
 
@@ -266,7 +311,8 @@ def word_updates(config: Word2VecConfig, counts: np.ndarray, words: Any) -> Word
     def walk(params: Any, found: Stream, key: Array, rate: Array | None) -> tuple[Any, Array]:
         size = config.update_tokens
         blocks = (len(found.ids) - 2 * config.window) // size
-        noise = draw_noise(key, (blocks, size // BLOCK, NOISE), table)
+        sharing = math.gcd(size // BLOCK, _SHARE)
+        noise = draw_noise(key, (blocks, size // BLOCK // sharing, NOISE), table)
         own = None if parts is None else jnp.asarray(parts)
 
         def one(number: Array, carry: tuple[Table, Table, Array]) -> tuple[Table, Table, Array]:
