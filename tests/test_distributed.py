@@ -176,9 +176,15 @@ def test_two_then_four_processes_then_one_train_as_one_does(
     assert shares[0] | shares[3] == set(range(number))
     assert shares[0] & shares[3] <= {0}
 
-    # And one process, which goes on from the last checkpoint that the four have written.
+    # Two again; the first one, which all meet at, is killed.
+    again = Together(tmp_path / "again", 2, 2, f"0:{last + 3}:SIGKILL", *flags)
+    assert again.statuses() == [-signal.SIGKILL, 1], again.text("err", 1)
+    line = again.text("err", 1).splitlines()[-1]
+    assert line.startswith("error: a process of this run has ended"), line
+
+    # And one process, which goes on from the last checkpoint that they have written.
     assert command(pretrain, *flags) == 0
-    assert f"continuing at step {last + 1}" in capsys.readouterr().out
+    assert f"continuing at step {last + 2}" in capsys.readouterr().out
     found, wanted = losses(run), losses(tmp_path / "alone")
     assert found.keys() == wanted.keys() and len(wanted) == 8 * 2 + 4 * 2
     for key, value in wanted.items():
