@@ -67,6 +67,7 @@ class Tuner:
         self._train_step = make_train_step(
             objectives.task(model, model.head),
             self._optimizer(schedules.linear(0, 0, 0)),
+            microbatches=0,
             mesh=mesh,
         )
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bertjax import shares
+from bertjax import programs, shares
 from bertjax.errors import UserError
 from bertjax.runs.checkpoint import Checkpoints
 from bertjax.runs.state import TrainState
@@ -79,7 +79,10 @@ def train(
     skipped = SkippedUpdates(log.run, timetable.max_skipped, int(state.skipped), log.say)
     parts, num_parts = shares.local_parts(mesh)
     meter = Meter(log.history, num_parts / len(parts), flops)
-    previous: tuple[int, Any, HostBatch] | None = None
+    # One step is queued while another runs; more would only pile up batches. A CPU gives both their
+    # memory, and gains nothing by it.
+    ahead = 0 if programs.platform() == "cpu" else 1
+    queued: list[tuple[int, Any, HostBatch]] = []
     with Pulse(timetable.stuck_after) as pulse, profiler or Profiler() as trace:
         settle = functools.partial(_settle, pulse=pulse, log=log, checkpoints=checkpoints)
         due = step > 0 and timetable.due(step, timetable.eval_every)
@@ -94,10 +97,9 @@ def train(
             step += 1
             trace.after(step, metrics)
             meter.add(metrics, batch)
-            # One step is queued while another runs; more would only pile up batches.
-            if previous is not None:
-                skipped.look(*previous)
-            previous = step, metrics, batch
+            queued.append((step, metrics, batch))
+            if len(queued) > ahead:
+                skipped.look(*queued.pop(0))
 
             if timetable.due(step, timetable.log_every):
                 log.write(step, meter.close(timetable.total_steps - step))
@@ -106,8 +108,8 @@ def train(
             if evaluated or timetable.due(step, timetable.save_every) or pulse.stopping:
                 with meter.apart():
                     settle(state, step, evaluate if evaluated else None)
-        if previous is not None:
-            skipped.look(*previous)
+        for one in queued:
+            skipped.look(*one)
         checkpoints.wait()  # In here, where SIGTERM does not end it.
         if pulse.beat():
             raise SystemExit(0)
