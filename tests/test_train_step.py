@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -109,10 +110,20 @@ def test_every_parameter_has_its_group() -> None:
     assert found == pytest.approx({"embeddings": 4, "layers": 8, "heads": 12})
 
 
-def test_a_tpu_takes_its_share_of_a_batch_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choices_of_an_example_stay_together() -> None:
+    batch = {"input_ids": jnp.arange(24).reshape(12, 2), "labels": jnp.arange(4)}
+    parts = steps._microbatches(batch, 2)
+    # Three rows an example: those of 0 and 2, then of 1 and 3.
+    assert parts["input_ids"][:, :, 0].tolist() == [[0, 2, 4, 12, 14, 16], [6, 8, 10, 18, 20, 22]]
+    assert parts["labels"].tolist() == [[0, 2], [1, 3]]
+
+
+def test_a_device_takes_its_share_of_a_batch_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     def parts(rows: int, length: int) -> int:
         return steps._suitable({"input_ids": np.zeros((rows, length))}, 8192)
 
+    assert [parts(32, 128), parts(256, 128), parts(32, 384), parts(3, 4096)] == [1, 8, 4, 1]
+    monkeypatch.setattr(programs, "platform", lambda: "gpu")
     assert parts(256, 128) == 1
     monkeypatch.setattr(programs, "platform", lambda: "tpu")
     # 64 rows at once, as few parts as will do, and parts of equal rows.
