@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import contest
-from killed import Command, finish, losses, prepare, pretrain
+from killed import PIECES, Command, finish, losses, prepare, pretrain
 
 from bertjax import distributed
 
@@ -167,9 +167,11 @@ def main() -> None:
 
         def train(name: str) -> tuple[Command, Path]:
             more = [f"train.steps={total}", "save_every=5", "train.warmup_steps=5"]
-            return [*pretrain(records, Path(scratch, name)), *more], Path(scratch, name)
+            return [*pretrain("bert.py:tiny", records, Path(scratch, name)), *more], Path(
+                scratch, name
+            )
 
-        finish(prepare(options.input, records))
+        finish(prepare(options.input, PIECES, records))
         finish(train("calm")[0])
 
         command, run = train("cycles")

@@ -3,10 +3,10 @@
     python benchmarks/tpu_step.py --flax_python=PYTHON
 
 For v5e, one chip and 256: forward, backward, clipping and Adam, dropout 0.1, products in bfloat16.
-Nothing is run: the compiler's cycles are added up, see bertjax/hlo_cost.py. The batch of a chip, of
-256 rows of 128 or as many tokens, goes through it in parts of 8,192 tokens (large: 4,096), whose
-activations stay in fast memory. --flax_python needs transformers 4 with its Flax models, jax, flax,
-libtpu and what bertjax needs; its step takes 8,192 tokens at once. So does that of an older
+Nothing is run: the compiler's cycles are added up, see bertjax/planner/hlo_cost.py. The batch of a
+chip, of 256 rows of 128 or as many tokens, goes through it in parts of 8,192 tokens (large: 4,096),
+whose activations stay in fast memory. --flax_python needs transformers 4 with its Flax models, jax,
+flax, libtpu and what bertjax needs; its step takes 8,192 tokens at once. So does that of an older
 checkout of bertjax, which --before names; its kernels of attention, which are those of today but
 tell no cycles, count as these do. Programs are kept in --folder, and read again from there.
 """

@@ -1,7 +1,7 @@
 """Plans a pretraining run on TPUs that are not there: compiles its train step and reads the cost.
 
 example:
-  python -m bertjax.plan --config=configs/bert.py:large --topology=v5e-16 v4-8 '2x v5e-16' \\
+  python -m bertjax.plan --config=configs/bert.py:large --topology v5e-16 v4-8 '2x v5e-16' \\
       --global_batch=4096 model.dtype=bfloat16
 
 Needs libtpu (pip install .[tpu]), no TPU. All times are the compiler's estimates.

@@ -2,7 +2,7 @@
 
 example:
   python -m bertjax.pretrain --config=configs/bert.py:tiny --workdir=runs/tiny \\
-      data.records=records/books train.steps=2000 train.batch_size=32
+      data.records=records/books train.steps=2000 train.warmup_steps=200 train.batch_size=32
 """
 
 from __future__ import annotations

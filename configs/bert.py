@@ -2,7 +2,7 @@
 
     python -m bertjax.prepare --input books/*.txt.xz --output records/books
     python -m bertjax.pretrain --config=configs/bert.py:tiny --workdir=runs/tiny \\
-        data.records=records/books train.steps=2000
+        data.records=records/books train.steps=2000 train.warmup_steps=200 train.batch_size=32
 
 The defaults are the paper's: batches of 256 sequences, a million steps, 16 TPU chips for 4 days
 with base. A small batch wants a small rate: at 1e-3 a mini stays at the unigram entropy for

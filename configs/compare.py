@@ -100,6 +100,8 @@ def get_config() -> ConfigDict:
                 "bert-masks-80-20-0": _masks(0.8, 0.2, 0.0, tag="95.2"),
                 "bert-masks-0-20-80": _masks(0.0, 0.2, 0.8, tag="94.8"),
                 "bert-masks-0-0-100": _masks(0.0, 0.0, 1.0, tag="94.9"),
+                # With what was learnt since 2018.
+                "modern": _bert(records="sentences") | {"config": "modern.py:tiny"},
                 "bert-4-layers": _bert(size="L4_H128"),
                 "bert-8-layers": _bert(size="L8_H128"),
             },
@@ -120,7 +122,7 @@ def get_config() -> ConfigDict:
                     "paper": {"bert": "96.4 (CoNLL, dev)", "elmo": "95.7 (CoNLL, dev)"},
                 },
                 "squad": {
-                    "needs": ("squad/dev-v1.1.json",),
+                    "needs": ("squad/train-v1.1.json", "squad/dev-v1.1.json"),
                     "options": ("--data_dir={data}/squad", "--train_examples=4000", "--epochs=1"),
                     "paper": {
                         "bert": "88.5 (dev)",

@@ -9,9 +9,9 @@
 
 7,038 steps of 65,536 rows of 128, then 1,561 of 32,768 rows of 512, which warm up again: the second
 records are other data to the optimizer. The paper did it on 1,024 TPU v3 chips in 76 minutes, and
-got an F1 of 90.6 on SQuAD 1.1's dev set (its table 1). On fewer chips set train.microbatches, so
-that a part of a batch fits; `python -m bertjax.plan --config=configs/lamb.py --topology v5e-256`
-tells what fits and how long it takes. The argument is a size of bertjax.models.config.SIZES.
+got an F1 of 90.6 on SQuAD 1.1's dev set (its table 1). Fewer chips take a batch in more parts:
+`python -m bertjax.plan --config=configs/lamb.py --topology v5e-256` tells what fits and how long it
+takes. The argument is a size of bertjax.models.config.SIZES.
 
 Batches, steps and re-warm-up are the paper's (section 4.1); it does not print its rates, which are
 those of NVIDIA's DeepLearningExamples (PyTorch, BERT, pretrain_config.sh): 6e-3 after a warm-up of

@@ -2,7 +2,7 @@
 # The whole story, from raw text to a fine-tuned, exported BERT and a report:
 #
 #   ./launch/quickstart.sh                       about 10 minutes on 2 cores
-#   ./launch/quickstart.sh --input books/*.txt   the same with your own text
+#   ./launch/quickstart.sh --input books/*.txt --workdir runs/books   the same with your own text
 #
 # Killed at any moment and started again, it goes on where it was: each chapter continues by
 # itself, or says what it reuses.

@@ -161,6 +161,19 @@ def test_a_killed_run_goes_on_to_the_same_result(
         with pytest.raises(SystemExit) as left:
             command(finetune, *flags)
     assert left.value.code == 0
+
+    # Asked to stop again when it has trained, between the predictions of dev and of test.
+    conclude = tuning.conclude
+
+    def concluded(*given: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return conclude(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "conclude", concluded)
+        with pytest.raises(SystemExit) as left:
+            command(finetune, *flags)
+    assert left.value.code == 0
     assert not (tmp_path / "metrics.json").exists()
     assert command(finetune, *flags) == 0
 

@@ -29,7 +29,7 @@ from bertjax.scores import metrics
 from bertjax.tasks import sources
 from bertjax.tasks.base import Context, Encoded, Task
 from bertjax.training import arithmetic, loop, optimizer, schedules
-from bertjax.training.pulse import Pulse
+from bertjax.training.pulse import Pulse, Stopped
 from bertjax.training.run_log import RunLog
 from bertjax.training.train_step import make_train_step
 from bertjax.weights import pretrained
@@ -122,6 +122,7 @@ class Tuner:
 
         Raises:
           UserError: the folder holds a run with other settings; the loss is not finite.
+          SystemExit: with 0 after SIGTERM.
         """
         run_folder.save_config(workdir, self.config(point, data))
         if distributed.everywhere((workdir / METRICS).exists()):
@@ -136,7 +137,12 @@ class Tuner:
         step = checkpoint.best_step(workdir)
         params = checkpoint.load_params(workdir, step)
         known = {"dev": best.predictions} if best.step == step else {}
-        result = self._finish(workdir, point, data, params, known)
+        try:
+            with Pulse() as pulse:
+                result = self._finish(workdir, point, data, params, known, pulse.through)
+        except Stopped:
+            print("stopped while predicting; the same command goes on from here")
+            raise SystemExit(0) from None
         result |= {"train_seconds": round(seconds, 1)}
         if distributed.is_first():
             if "mix" in params:
@@ -256,7 +262,13 @@ class Tuner:
         return evaluate
 
     def _finish(
-        self, workdir: Path, point: Point, data: Data, params: Any, known: dict[str, Any]
+        self,
+        workdir: Path,
+        point: Point,
+        data: Data,
+        params: Any,
+        known: dict[str, Any],
+        through: Through,
     ) -> Result:
         """Predicts all splits but train, writes them, and scores those that have gold.
 
@@ -267,7 +279,7 @@ class Tuner:
         for split in [name for name in data.examples if name != "train"]:
             examples = data.examples[split]
             found = known.get(split) or self.predict(
-                params, examples, data.encoded[split], point.batch_size
+                params, examples, data.encoded[split], point.batch_size, through
             )
             _, scores = conclude(task.family, split, examples, found, self.context, workdir)
             if scores:

@@ -44,7 +44,7 @@ class EncoderConfig(Protocol):
     def to_dict(self) -> dict[str, Any]: ...
 
 
-# The interchangeable parts of a transformer; layers.py has a table for each.
+# The interchangeable parts of a transformer; layers.py and spans.py have a table for each.
 PARTS = {
     "attention": ("full", "causal", "local_global"),
     "residual": ("post_norm", "pre_norm"),

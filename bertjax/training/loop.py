@@ -16,7 +16,7 @@ from bertjax.errors import UserError
 from bertjax.runs.checkpoint import Checkpoints
 from bertjax.runs.state import TrainState
 from bertjax.training.profiler import Profiler
-from bertjax.training.pulse import Pulse, Stopped
+from bertjax.training.pulse import STUCK_AFTER, Pulse, Stopped
 from bertjax.training.rates import HostBatch, Meter
 from bertjax.training.run_log import RunLog
 from bertjax.training.skipped_updates import SkippedUpdates
@@ -43,7 +43,7 @@ class Timetable:
     eval_every: int
     save_every: int
     max_skipped: int = 10
-    stuck_after: float = 1800.0
+    stuck_after: float = STUCK_AFTER
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():

@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 Item = TypeVar("Item")
 # Of the whole process: the coordination service takes no number twice.
 _BEATS = itertools.count(1)
+STUCK_AFTER = 1800.0
 
 
 class Stopped(Exception):
@@ -34,7 +35,7 @@ class Pulse:
       stopping: whether all processes shall save and stop now.
     """
 
-    def __init__(self, stuck_after: float) -> None:
+    def __init__(self, stuck_after: float = STUCK_AFTER) -> None:
         """
         Args:
           stuck_after: seconds without a beat after which all stacks are printed, again and again.
