@@ -148,6 +148,8 @@ def main() -> None:
     flags = parse_arguments()
     if not 0 < flags.held_out < 1:
         raise UserError(f"--held_out={flags.held_out}: give a share between 0 and 1, like 0.03")
+    if flags.workers < 1:
+        raise UserError(f"--workers={flags.workers}: give at least 1")
     if flags.no_task and not flags.input:
         raise UserError("--no_task: give --input; the documentation is collected with its task")
     source = source_of(flags)

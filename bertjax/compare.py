@@ -139,7 +139,7 @@ def main() -> None:
     if flags.seeds < 2:
         raise UserError(f"--seeds={flags.seeds}: a score alone says little; give at least 2")
     budget.seconds(flags.budget)
-    config = settings.load(flags.config, [])
+    config = settings.load(flags.config, [], ("systems", "tasks"))
     wanted = systems.read(config, Path(flags.config).parent, flags.data_dir)
     contexts.check(wanted.contexts)
     for name, path in wanted.left_out.items():

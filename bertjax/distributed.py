@@ -90,7 +90,7 @@ def several() -> bool:
         return False
     try:
         return jax.process_count() > 1
-    except _NO_DEVICES:  # As join has said.
+    except _NO_DEVICES:  # As errors.run has said.
         return False
 
 
@@ -110,7 +110,7 @@ def join() -> None:
     whoever has started it tries again.
 
     Raises:
-      UserError: variables that make no sense; no devices.
+      UserError: variables that make no sense.
     """
     given = _given()
     _explain_abort()  # JAX aborts, too, where the others do not come.
@@ -126,15 +126,7 @@ def join() -> None:
             raise
         _explain_abort(False)
         return  # No cluster that JAX knows.
-    try:
-        alone = jax.process_count() == 1
-    except _NO_DEVICES as error:
-        line = next(iter(str(error).splitlines()), "none of the platform that is asked for")
-        raise UserError(
-            f"JAX finds no devices: {line}; look at the driver and JAX_PLATFORMS, and whether "
-            "another process holds them"
-        ) from None
-    if alone:
+    if jax.process_count() == 1:
         _explain_abort(False)
     if not is_first():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable
 
 
@@ -36,6 +37,8 @@ def describe_os_error(error: OSError) -> str | None:
     return f"{where}{advice}"
 
 
+# Where JAX looks for platforms.
+_BACKENDS = "jax/_src/xla_bridge.py"
 # How the refusals of a bucket begin, in the words of TensorFlow, TensorStore and Google's client.
 _REFUSED = (
     *("PermissionDeniedError", "UnauthenticatedError", "NotFoundError"),
@@ -56,11 +59,26 @@ def describe_refusal(error: Exception) -> str | None:
     )
 
 
+def describe_no_devices(error: Exception) -> str | None:
+    """One line where JAX can use no platform; where JAX_PLATFORMS names one, it fails an assert."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    asked = isinstance(error, RuntimeError | AssertionError)
+    if not asked or not last.filename.endswith(_BACKENDS):
+        return None
+    line = next(iter(str(error).splitlines()), "none of the platform that is asked for")
+    return (
+        f"JAX finds no devices: {line}; look at the driver and JAX_PLATFORMS, and whether another "
+        "process holds them"
+    )
+
+
 def _describe(error: Exception) -> str | None:
     """One line for an error that the user can mend; None for others."""
     if isinstance(error, UserError):
         return str(error)
-    return describe_os_error(error) if isinstance(error, OSError) else describe_refusal(error)
+    if isinstance(error, OSError):
+        return describe_os_error(error)
+    return describe_no_devices(error) or describe_refusal(error)
 
 
 def run(main: Callable[[], None]) -> int:

@@ -67,7 +67,11 @@ def fill(start: pretrained.Pretrained, text: str, top: int) -> list[dict[str, An
     positions = np.flatnonzero(ids[0] == start.tokenizer.mask_id)
     config: Any = start.config
     output: Any = PretrainingModel(config).apply(
-        {"params": start.params}, ids, np.ones_like(ids), np.zeros_like(ids), positions[None]
+        {"params": pretrained.filled_up(start.params, config)},
+        ids,
+        np.ones_like(ids),
+        np.zeros_like(ids),
+        positions[None],
     )
     probabilities = np.asarray(jax.nn.softmax(output.masked_lm[0]))
     candidates = []
@@ -88,6 +92,8 @@ def fill(start: pretrained.Pretrained, text: str, top: int) -> list[dict[str, An
 
 def main() -> None:
     flags = parse_arguments()
+    if flags.top < 1:
+        raise UserError(f"--top={flags.top}: give at least 1")
     start = pretrained.load(flags.run)
     if "masked_lm" not in start.params:
         raise UserError(f"{flags.run}: has no masked-LM head; give a pretraining run of BERT")

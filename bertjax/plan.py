@@ -65,9 +65,11 @@ def main() -> None:
     overrides = flags.overrides + more
     if flags.global_batch is not None:
         overrides.append(f"train.batch_size={flags.global_batch}")
+    if flags.vocab_size < 1:
+        raise UserError(f"--vocab_size={flags.vocab_size}: give at least 1")
     if flags.compiles < 1:
         raise UserError(f"--compiles={flags.compiles}: give 1 or more")
-    config = settings.load(flags.config, overrides)
+    config = settings.load(flags.config, overrides, settings.TRAINING)
     wanted = [topology.parse(name) for name in names]
     work = find_work(config, flags.seq_length, flags.vocab_size)
     # All names and numbers are checked before the first compile, which takes minutes.

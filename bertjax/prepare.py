@@ -103,6 +103,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _settings(flags: argparse.Namespace) -> BuildSettings:
     given = {f.name: getattr(flags, f.name) for f in dataclasses.fields(BuildSettings)}
+    if not 0 <= flags.masked_lm_prob <= 1:
+        raise UserError(f"--masked_lm_prob={flags.masked_lm_prob}: give a share from 0 to 1")
     if flags.max_predictions_per_seq is None:
         predictions = math.ceil(flags.max_seq_length * flags.masked_lm_prob)
         given["max_predictions_per_seq"] = predictions

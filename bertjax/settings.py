@@ -6,7 +6,7 @@ import ast
 import difflib
 import runpy
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,15 +17,21 @@ from bertjax.errors import UserError
 T = TypeVar("T")
 
 
-def load(spec: str, overrides: list[str]) -> ConfigDict:
+# What a config of pretraining holds, of whatever encoder.
+TRAINING = ("model", "data", "train")
+
+
+def load(spec: str, overrides: list[str], groups: Collection[str] = ()) -> ConfigDict:
     """Loads "path/to/file.py:argument" and overrides single values.
 
     Args:
       spec: a Python file with get_config(argument); the argument may be left out.
       overrides: "train.steps=1000" and the like; names and types must be those of the config.
+      groups: of settings, which a config for this command has.
 
     Raises:
-      UserError: no such file, no get_config in it, an unknown name or a value of another type.
+      UserError: no such file, no get_config in it, a config for another command, an unknown name or
+        a value of another type.
     """
     name, _, argument = spec.partition(":")
     path = Path(name)
@@ -39,7 +45,13 @@ def load(spec: str, overrides: list[str]) -> ConfigDict:
         sys.path.remove(folder)
     if get_config is None:
         raise UserError(f"--config={spec}: {path} has no function get_config")
-    config = get_config(argument) if argument else get_config()
+    try:
+        config = get_config(argument) if argument else get_config()
+    except TypeError as error:
+        raise UserError(f"--config={spec}: {error}; a size stands behind a colon") from None
+    missing = [group for group in groups if group not in config]
+    if missing:
+        raise UserError(f"--config={spec}: is for another command (it has no {missing[0]})")
     for override in overrides:
         _apply(config, override)
     return config

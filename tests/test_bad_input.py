@@ -163,6 +163,11 @@ PREPARE: dict[str, tuple[Callable[[Place], list[object]], str]] = {
         "--extend adds words to a vocabulary; give it with --vocab",
     ),
     "no workers": (lambda p: p.prepare("--workers=0"), "--workers"),
+    "a negative seed": (lambda p: p.prepare("--seed=-1"), "seed -1 must be at least 0"),
+    "a share of masks that is none": (
+        lambda p: p.prepare("--masked_lm_prob=inf"),
+        "--masked_lm_prob=inf: give a share",
+    ),
     "output below a file": (output_below_a_file, "a part of the path is a file"),
     "output is a file": (output_is_a_file, "output"),
 }
@@ -321,6 +326,9 @@ PRETRAIN: dict[str, tuple[Callable[[Place], list[object]], str]] = {
         lambda p: p.pretrain("train.batch_size=12"),
         "batch_size 12 is not a multiple",
     ),
+    "a seed too large": (lambda p: p.pretrain("train.seed=3000000000"), "train.seed=3000000000"),
+    "no batch": (lambda p: p.pretrain("train.batch_size=0"), "train.batch_size=0"),
+    "shapes of no length": (lambda p: p.pretrain("data.shapes=(0,)"), "data.shapes=(0,): give"),
     "no steps": (lambda p: p.pretrain("train.steps=0"), "train.epochs=0: give at least one"),
     "never a log line": (lambda p: p.pretrain("log_every=0"), "log_every is 0"),
     "impossible mesh": (lambda p: p.pretrain("mesh.tensor=3"), "there are 8"),
@@ -435,6 +443,7 @@ FINETUNE: dict[str, tuple[Callable[[Place], list[object]], str]] = {
     "no length": (lambda p: p.finetune("--max_seq_length=0"), "max_seq_length 0 is too short"),
     "dropout of all": (lambda p: p.finetune("--dropout=1"), "--dropout=1.0: give a share"),
     "uneven batch": (lambda p: p.finetune("--batch_size=12"), "batch_size 12 is not a multiple"),
+    "a seed too large": (lambda p: p.finetune("--seed=3000000000"), "--seed=3000000000: give"),
     "no epochs": (lambda p: p.finetune("--epochs=0"), "epochs"),
     "columns of no task": (
         lambda p: p.finetune("--columns", "words=sentence"),
@@ -504,6 +513,10 @@ def export_over_something(place: Place) -> list[object]:
 
 EXPORT: dict[str, tuple[Callable[[Place], list[object]], str]] = {
     "no run": (lambda p: [f"--run={p.here}", f"--output={p.output}"], "not a run"),
+    "another's model": (
+        lambda p: [f"--run={p.put('other/config.json', '{}').parent}", f"--output={p.output}"],
+        "other: not a run",
+    ),
     "folder in use": (export_over_something, "output: exists already"),
     "unknown step": (
         lambda p: [f"--run={p.run}", f"--output={p.output}", "--step=11"],
@@ -513,6 +526,7 @@ EXPORT: dict[str, tuple[Callable[[Place], list[object]], str]] = {
 FILL: dict[str, tuple[Callable[[Place], list[object]], str]] = {
     "nothing to fill": (lambda p: [f"--run={p.run}", "the river"], "holds no [MASK]"),
     "too long": (lambda p: [f"--run={p.run}", "[MASK] " * 40], "the model takes 32"),
+    "none of them": (lambda p: [f"--run={p.run}", "--top=0", "[MASK]"], "--top=0: give at least 1"),
 }
 
 CASES = [

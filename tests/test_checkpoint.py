@@ -435,7 +435,7 @@ def test_a_disk_that_fills_up_while_saving_is_one_line(then: str, tmp_path: Path
 
 
 def test_the_config_of_a_run_cannot_be_changed(tmp_path: Path) -> None:
-    config = {"model": {"size": "tiny", "shape": (1, 2)}, "seed": 0}
+    config = {"kind": "pretrain", "model": {"size": "tiny", "shape": (1, 2)}, "seed": 0}
     run_folder.save_config(tmp_path / "run", config)
     run_folder.save_config(tmp_path / "run", config)
     assert run_folder.load_config(tmp_path / "run") == json.loads(json.dumps(config))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +52,17 @@ def test_devices_of_another_kind_are_refused(
     monkeypatch.setattr(doctor, "packages", lambda wanted: "all fit")
     assert command(doctor, "--platform=tpu") == 2
     assert "--platform=tpu: JAX sees cpu only" in capsys.readouterr().err
+
+
+def test_a_platform_without_devices_is_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bertjax.doctor"],
+        env=os.environ | {"JAX_PLATFORMS": "cuda"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: JAX finds no devices: ") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(("package", "platform"), [("optax", "cpu"), ("libtpu", "tpu")])

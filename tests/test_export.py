@@ -41,7 +41,8 @@ def params(tiny_config: BertConfig, random_params: Callable[..., Any]) -> Callab
 
 
 def _run_folder(path: Path, config: BertConfig, params: Any, own: Tokenizer, **more: Any) -> None:
-    run_folder.save_config(path, {"model": config.to_dict(), "max_seq_length": 64, **more})
+    known = {"kind": "pretrain", "model": config.to_dict(), "max_seq_length": 64}
+    run_folder.save_config(path, known | more)
     own.save(path)
     with checkpoint.Checkpoints(path) as checkpoints:
         for step in (1, 2):

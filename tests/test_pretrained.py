@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bertjax import partition
+from bertjax import fill, partition
 from bertjax.errors import UserError
 from bertjax.finetuning import finished
 from bertjax.models import heads
@@ -23,7 +23,7 @@ from bertjax.models.masked_lm import PretrainingModel
 from bertjax.runs import checkpoint, run_folder
 from bertjax.runs.state import TrainState
 from bertjax.text.tokenizer import WordPieceTokenizer
-from bertjax.weights import google, huggingface, pretrained
+from bertjax.weights import google, huggingface, pretrained, word_layer
 from bertjax.weights.pretrained import Pretrained
 
 LABELS = ["contradiction", "entailment", "neutral"]
@@ -64,7 +64,7 @@ def put(
                 max_seq_length=32,
             )
         else:
-            config = {"model": tiny_config.to_dict(), **more}
+            config = {"kind": "pretrain", "model": tiny_config.to_dict(), **more}
             run_folder.save_config(folder, config | {"head": head, "labels": labels})
             tiny_tokenizer.save(folder)
             zero, leaves = jnp.zeros((), jnp.int32), jax.tree.map(jnp.asarray, given)
@@ -124,6 +124,18 @@ def test_a_sweep_stands_for_its_best_run_and_its_other_runs_tell_what_they_lack(
     (other / "metrics.json").write_text("{}")
     with pytest.raises(UserError, match=r"other: its weights were given up by the sweep"):
         pretrained.load(other)
+
+
+def test_who_reads_no_pooler_needs_none(
+    params: Callable[..., Any], put: Callable[..., Path]
+) -> None:
+    """As of transformers' BertForMaskedLM."""
+    start = pretrained.load(put("run", params()))
+    words = [start.tokenizer.encode(word) for word in ("river", "garden")]
+    found = fill.fill(start, "the [MASK]", 2), word_layer.WordLayer(start).vectors(words)
+    del start.params["next_sentence"], start.params["encoder"]["pooler"]
+    assert fill.fill(start, "the [MASK]", 2) == found[0]
+    np.testing.assert_array_equal(word_layer.WordLayer(start).vectors(words), found[1])
 
 
 @pytest.mark.parametrize("bilstm", [False, True])

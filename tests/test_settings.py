@@ -99,6 +99,15 @@ def test_a_missing_file_and_a_file_without_a_config_are_refused(tmp_path: Path) 
         settings.load(f"{tmp_path}/empty.py", [])
 
 
+def test_a_config_for_another_command_and_a_size_too_many_are_refused(tmp_path: Path) -> None:
+    text = "from ml_collections import ConfigDict\n\ndef get_config():\n    return ConfigDict({})\n"
+    (tmp_path / "none.py").write_text(text)
+    with pytest.raises(UserError, match=r"none\.py: is for another command \(it has no model\)"):
+        settings.load(f"{tmp_path}/none.py", [], settings.TRAINING)
+    with pytest.raises(UserError, match=r"none\.py:tiny: get_config\(\) takes 0 positional"):
+        settings.load(f"{tmp_path}/none.py:tiny", [])
+
+
 def test_a_config_may_build_on_the_one_beside_it(tmp_path: Path, spec: str) -> None:
     text = "from some import get_config as some\n\ndef get_config():\n    return some('base')\n"
     (tmp_path / "other.py").write_text(text)

@@ -12,6 +12,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from queue import SimpleQueue
 
 from bertjax import own_command
+from bertjax.errors import UserError
 
 # A job of a comparison holds that much, with XLA's programs and the data.
 _GIB_OF_A_JOB = 3
@@ -19,10 +20,17 @@ _MOST = 8
 
 
 def suitable() -> int:
-    """One for each core as far as memory lasts; an accelerator is one job's alone."""
+    """One for each core as far as memory lasts; an accelerator is one job's alone.
+
+    Raises:
+      UserError: JAX has no device.
+    """
     # JAX is asked in another process, for the one that asks holds a TPU until it ends.
     asked = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
-    platform = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.split()[-1]
+    answer = subprocess.run(asked, capture_output=True, text=True)
+    if answer.returncode:
+        raise UserError("JAX finds no devices; look at the driver and JAX_PLATFORMS")
+    platform = answer.stdout.split()[-1]
     if platform != "cpu":
         return 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

@@ -63,7 +63,8 @@ class BuildSettings:
             )
         if not 0 <= self.short_seq_prob <= 1:
             raise UserError(f"short_seq_prob {self.short_seq_prob} must lie between 0 and 1")
-        for name, least in (("dupe_factor", 1), ("num_shards", 0), ("min_tokens", 0)):
+        floors = {"dupe_factor": 1, "num_shards": 0, "min_tokens": 0, "seed": 0}
+        for name, least in floors.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name} {getattr(self, name)} must be at least {least}")
         self.masks()

@@ -20,7 +20,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such file")
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a JSON object")

@@ -75,8 +75,8 @@ def check(point: Point, shared: Method, mesh: Mesh) -> None:
     shares.check_batch_size(point.batch_size, mesh)
     if point.epochs < 1:
         raise UserError(f"--epochs={point.epochs}: give at least 1")
-    if point.seed < 0:
-        raise UserError(f"--seed={point.seed}: give 0 or more")
+    if not 0 <= point.seed < 2**31:
+        raise UserError(f"--seed={point.seed}: give a number from 0 to {2**31 - 1}")
     # None of these comparisons is true of nan.
     if not 0 <= point.learning_rate < math.inf:
         raise UserError(f"--learning_rate={point.learning_rate}: give a positive number")

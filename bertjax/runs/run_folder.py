@@ -41,7 +41,10 @@ def load_config(run: Path) -> dict[str, Any]:
     path = run / CONFIG
     if not path.is_file():
         raise UserError(f"{run}: not a run (no {CONFIG}); give the --workdir of a training run")
-    return read_json(path)
+    config = read_json(path)
+    if "kind" not in config:  # Others' models have a file of that name, too.
+        raise UserError(f"{run}: not a run, a model of another kind; give the --workdir of a run")
+    return config
 
 
 def is_run(folder: Path) -> bool:

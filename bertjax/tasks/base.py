@@ -117,9 +117,6 @@ class Family(Protocol):
     ) -> Mapping[str, str]:
         """{file name: content} of what is written for a split, probabilities included."""
 
-    def answers(self, predictions: Sequence[Any], context: Context) -> list[str]:
-        """Each prediction as one word: a label's name, a number."""
-
     def collapsed(self, predictions: Sequence[Any], context: Context) -> bool:
         """Whether all predictions are the same: nothing was learnt but the commonest answer."""
 

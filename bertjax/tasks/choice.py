@@ -122,9 +122,6 @@ class Choice:
             columns[f"choice{place}"] = texts
         return {f"predictions-{split}.tsv": as_tsv(columns)}
 
-    def answers(self, predictions: Sequence[Prediction], context: Context) -> list[str]:
-        return [str(prediction.number) for prediction in predictions]
-
     def collapsed(self, predictions: Sequence[Prediction], context: Context) -> bool:
         """Whether all examples have got the same choice's number."""
         return len({prediction.number for prediction in predictions}) == 1

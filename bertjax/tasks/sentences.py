@@ -191,9 +191,6 @@ class Classification:
             columns[f"p({label})"] = [f"{p.probabilities[place]:.6f}" for p in predictions]
         return {f"predictions-{split}.tsv": as_tsv(columns)}
 
-    def answers(self, predictions: Sequence[Prediction], context: Context) -> list[str]:
-        return [prediction.label for prediction in predictions]
-
     def collapsed(self, predictions: Sequence[Prediction], context: Context) -> bool:
         """Whether all examples have got the same label."""
         return len({prediction.label for prediction in predictions}) == 1
@@ -245,9 +242,6 @@ class Regression:
             **_texts(examples),
         }
         return {f"predictions-{split}.tsv": as_tsv(columns)}
-
-    def answers(self, predictions: Sequence[float], context: Context) -> list[str]:
-        return [f"{prediction:.3f}" for prediction in predictions]
 
     def collapsed(self, predictions: Sequence[float], context: Context) -> bool:
         """Whether all examples have got the same number."""

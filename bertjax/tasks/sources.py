@@ -96,7 +96,13 @@ def _from_tfds(task: Task) -> Examples:
             f"--task={task.name}: no data; give --train=FILE and --dev=FILE, or --data_dir=FOLDER "
             f"({reader.source})"
         )
-    builder = data_sets.find(reader.tfds)
+    try:
+        builder = data_sets.find(reader.tfds)
+    except data_sets.Unavailable as error:
+        raise UserError(
+            f"{task.name}: no data: tensorflow-datasets cannot open {reader.tfds} ({error}); mend "
+            f"or remove its folder, or give the official files ({reader.source}): --data_dir=FOLDER"
+        ) from error
     try:
         examples = _read_tfds(reader, builder)
     except data_sets.Unavailable as error:

@@ -241,9 +241,6 @@ class Spans:
             contents["null_odds"] = {key: p.null_odds for key, p in by_id.items()}
         return {f"{name}-{split}.json": _json(content) for name, content in contents.items()}
 
-    def answers(self, predictions: Sequence[Prediction], context: Context) -> list[str]:
-        return [prediction.text for prediction in predictions]
-
     def collapsed(self, predictions: Sequence[Prediction], context: Context) -> bool:
         """All questions have the same answer."""
         return len({prediction.text for prediction in predictions}) == 1

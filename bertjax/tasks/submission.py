@@ -74,7 +74,7 @@ def _read(path: Path) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
             return {name: archive.read(name) for name in archive.namelist()}
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, RuntimeError) as error:  # The second: it is encrypted.
         raise UserError(f"{path}: {error}; delete it or give another --submission") from None
 
 

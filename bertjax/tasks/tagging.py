@@ -292,9 +292,6 @@ class Tagging:
             f"predictions-{split}.jsonl": "".join(line + "\n" for line in lines),
         }
 
-    def answers(self, predictions: Sequence[Prediction], context: Context) -> list[str]:
-        return [" ".join(prediction.tags) for prediction in predictions]
-
     def collapsed(self, predictions: Sequence[Prediction], context: Context) -> bool:
         """Whether all words have got the same tag."""
         return len({tag for prediction in predictions for tag in prediction.tags}) == 1

@@ -46,9 +46,12 @@ def read_settings(path: Path) -> dict[str, Any]:
 def read_tokenizer_json(path: Path) -> tuple[list[str], dict[str, Any]]:
     """The vocabulary and settings in a Hugging Face tokenizer.json."""
     content = read_json(path)
-    model = content.get("model", {})
-    if model.get("type") != "WordPiece":
-        raise UserError(f"{path}: its model is {model.get('type')}, not WordPiece")
+    model = content.get("model")
+    if not isinstance(model, dict) or model.get("type") != "WordPiece":
+        kind = model.get("type") if isinstance(model, dict) else model
+        raise UserError(f"{path}: its model is {kind}, not WordPiece")
+    if not isinstance(model.get("vocab"), dict):
+        raise UserError(f"{path}: its model has no vocab")
     tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
     if [model["vocab"][token] for token in tokens] != list(range(len(tokens))):
         raise UserError(f"{path}: the ids of its vocabulary have gaps")

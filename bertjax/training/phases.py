@@ -91,6 +91,8 @@ def plan(config: ConfigDict, records: Records, longer: Records | None) -> list[P
     """
     train, length = config.train, records.manifest.max_seq_length
     shapes = tuple(config.data.shapes)
+    if any(shape < 8 for shape in shapes):
+        raise UserError(f"data.shapes={shapes}: give lengths of 8 or more")
     shorter = tuple(shape for shape in shapes if shape <= length)
     if shorter:
         data_input.check_lengths(records)
@@ -140,6 +142,8 @@ def count_steps(config: ConfigDict, records: Records) -> int:
     """
     train = config.train
     epochs = train.get("epochs", 0.0)
+    if train.batch_size < 1:
+        raise UserError(f"train.batch_size={train.batch_size}: give at least 1")
     steps = train.steps or math.ceil(epochs * len(records) / train.batch_size)
     if steps < 1:
         raise UserError(f"train.steps={train.steps} train.epochs={epochs:g}: give at least one")

@@ -15,7 +15,7 @@ from flax import traverse_util
 from bertjax.errors import UserError
 from bertjax.files import storage
 from bertjax.models import encoders
-from bertjax.models.config import EncoderConfig
+from bertjax.models.config import BertConfig, EncoderConfig
 from bertjax.models.heads import TASK_HEADS
 from bertjax.models.word2vec import Word2VecConfig
 from bertjax.runs import checkpoint, parameters, run_folder
@@ -250,3 +250,18 @@ def _shapes(part: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 def _describe_head(start: Pretrained) -> str:
     names = textwrap.shorten(", ".join(start.labels), 60, placeholder=" ...")
     return f"{start.head or 'of another kind'}{f' of {names}' if names else ''}"
+
+
+def filled_up(params: Any, config: BertConfig) -> Any:
+    """With zeros for a pooler and a next-sentence head that others' folders may lack.
+
+    For those who read neither: what is learnt from must not begin with them.
+    """
+    width = config.hidden_size
+
+    def zeros(features: int) -> dict[str, np.ndarray]:
+        kernel, bias = np.zeros((width, features), np.float32), np.zeros(features, np.float32)
+        return {"kernel": kernel, "bias": bias}
+
+    encoder = {"pooler": zeros(width), **params["encoder"]}
+    return {"next_sentence": zeros(2), **params, "encoder": encoder}

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bertjax.models import encoders
-from bertjax.weights.pretrained import Pretrained
+from bertjax.models.config import BertConfig
+from bertjax.weights.pretrained import Pretrained, filled_up
 
 _ROWS = 512
 
@@ -57,7 +58,9 @@ class WordLayer:
     def vectors(self, pieces: Sequence[Sequence[int]]) -> np.ndarray:
         """[N, D] of words that encode has told the pieces of."""
         length = 2 + max(map(len, pieces), default=1)
-        found, read = [], self._reader()
+        found, read, params = [], self._reader(), self.start.params
+        if isinstance(self.start.config, BertConfig):
+            params = filled_up(params, self.start.config)
         for first in range(0, len(pieces), _ROWS):
             some = pieces[first : first + _ROWS]
             ids = np.full((_ROWS, length), self.tokenizer.pad_id, np.int32)
@@ -67,7 +70,7 @@ class WordLayer:
                 ids[row, : len(own) + 2] = [self.tokenizer.cls_id, *own, self.tokenizer.sep_id]
                 lengths[row] = len(own) + 2
             mask = (np.arange(length) < lengths[:, None]).astype(np.int32)
-            made = read(self.start.params["encoder"], ids, mask)
+            made = read(params["encoder"], ids, mask)
             found.append(np.asarray(made)[: len(some)])
         return np.concatenate(found)
 
