@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from bertjax import report
+from bertjax.data import manifest
 from bertjax.data.manifest import Manifest, Shard
 from bertjax.errors import UserError
 
@@ -23,7 +25,7 @@ def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
 
 def pretraining_run(folder: Path, loss: float = 4.321) -> Path:
     """A run of 300 steps whose held-out loss ends at `loss`, with a unigram entropy of 6.543."""
-    manifest = Manifest(
+    facts = Manifest(
         max_seq_length=64,
         max_predictions_per_seq=10,
         vocab_size=8192,
@@ -44,7 +46,7 @@ def pretraining_run(folder: Path, loss: float = 4.321) -> Path:
     )
     (folder / "records").mkdir(parents=True)
     (folder / "records" / "a.tfrecord").touch()
-    manifest.save(folder / "records")
+    facts.save(folder / "records")
     run = folder / "pretrained"
     run.mkdir()
     config = {
@@ -204,6 +206,43 @@ def test_finetuning_may_be_left_out(tmp_path: Path) -> None:
     found = outline(render(tmp_path))
     assert found.tags.count("svg") == 4
     assert "Fine-tuning" not in " ".join(found.text)
+
+
+def test_nothing_is_told_that_a_run_has_not_done(tmp_path: Path) -> None:
+    """No pairs, other weights to begin with, records of another builder; a task of numbers."""
+    run, task = pretraining_run(tmp_path), finetuning_run(tmp_path, 0.9, "x")
+    kept = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    kept = [{k: v for k, v in line.items() if "next_sentence" not in k} for line in kept]
+    write_lines(run / "metrics.jsonl", kept)
+    config = json.loads((run / "config.json").read_text())
+    config["settings"]["init"] = "runs/earlier"
+    (run / "config.json").write_text(json.dumps(config))
+    facts = manifest.load(tmp_path / "records")
+    corpus = {name: value for name, value in facts.corpus.items() if name != "documents"}
+    dataclasses.replace(facts, corpus=corpus).save(tmp_path / "records")
+    (task / "predictions-dev.tsv").write_text("index\tprediction\tlabel\ttext_a\n0\t1\t2\ta\n")
+    given = ["--pretrain", str(run), "--finetune", str(task), "--output", str(tmp_path / "page")]
+    page = report.render(report.parse_arguments(given))
+    for untrue in ("second sentence", "belong together", "Next-sentence", "random numbers"):
+        assert untrue not in page
+    assert "started from runs/earlier and read 2,345,678 tokens" in page
+    assert "Predictions on the development set" not in page and "Fine-tuning" in page
+
+
+@pytest.mark.parametrize(
+    ("flag", "content", "message"),
+    [
+        ("--fill", b'{"text": 1}', "not what bertjax.fill writes"),
+        ("--times", b"text\tnan\n", r":1: write a name"),
+        ("--times", b"\xff\t1\n", "not UTF-8"),
+    ],
+)
+def test_files_that_are_none_are_refused(
+    flag: str, content: bytes, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "given").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        render(tmp_path, flag, str(tmp_path / "given"))
 
 
 @pytest.mark.parametrize(

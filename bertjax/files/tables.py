@@ -13,7 +13,7 @@ from bertjax.errors import UserError
 
 EXTENSIONS = (".tsv", ".csv", ".jsonl")
 # The largest that the csv module takes everywhere; its own limit is 131,072 characters.
-_CSV_FIELD_LIMIT = 2**31 - 1
+CSV_FIELD_LIMIT = 2**31 - 1
 
 
 class TableRow(NamedTuple):
@@ -109,7 +109,7 @@ def _tsv_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _csv_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
     """A quoted cell may go over several lines; the number is that of the first one."""
-    csv.field_size_limit(_CSV_FIELD_LIMIT)
+    csv.field_size_limit(CSV_FIELD_LIMIT)
     reader = csv.reader((line for _, line in numbered_lines(path)), strict=True)
     while True:
         number = reader.line_num + 1

@@ -28,6 +28,13 @@ def pretraining_charts(run: Pretraining) -> list[Row]:
         held_out = curve(run.metrics, f"eval_{name}", "held out", points=True)
         return [curve(run.metrics, name, "training"), held_out]
 
+    pairs = _chart(
+        both("next_sentence_accuracy"),
+        "Does the second passage follow the first, or is it from another document?",
+        title="Next-sentence accuracy",
+        level=("guessing", 0.5),
+        percent=True,
+    )
     return [
         _chart(
             both("masked_lm_loss"),
@@ -41,13 +48,7 @@ def pretraining_charts(run: Pretraining) -> list[Row]:
             title="Masked-LM accuracy",
             percent=True,
         ),
-        _chart(
-            both("next_sentence_accuracy"),
-            "Does the second passage follow the first, or is it from another document?",
-            title="Next-sentence accuracy",
-            level=("guessing", 0.5),
-            percent=True,
-        ),
+        *([pairs] if results.tells_pairs(run) else []),
         _chart(
             [curve(run.metrics, "tokens_per_second", "tokens a second")],
             f"Padding not counted: it is {share(run.manifest.padding_share)} of the positions. "
@@ -79,7 +80,7 @@ def task_charts(runs: list[Finetuning]) -> list[Row]:
         ),
         _chart(
             [curve(r.metrics, "task_loss", r.name) for r in runs],
-            "In nats, on the training examples.",
+            "On the training examples: in nats, of numbers the squared error.",
             title="Training loss",
         ),
     ]

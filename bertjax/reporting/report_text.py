@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 
 from bertjax.data import manifest as manifests
+from bertjax.errors import UserError
 from bertjax.reporting import results
 from bertjax.reporting.results import Finetuning, Pretraining, Row
 
@@ -40,31 +41,40 @@ def _final(run: Pretraining, name: str) -> tuple[float, str]:
     return results.last(run.metrics, name) or 0.0, "the training text"
 
 
+def _exactly(run: Pretraining) -> str:
+    accuracy, _ = _final(run, "masked_lm_accuracy")
+    told = f"It names {share(accuracy)} of the hidden pieces exactly"
+    if not results.tells_pairs(run):
+        return f"{told}."
+    pairs, _ = _final(run, "next_sentence_accuracy")
+    return (
+        f"{told}, and tells in {share(pairs)} of the pairs whether the second sentence follows the "
+        "first; guessing gives 50 %."
+    )
+
+
 def pretraining_story(run: Pretraining) -> list[Row]:
-    model, train = run.config["model"], run.config["settings"]["train"]
+    model, settings = run.config["model"], run.config["settings"]
     corpus, step = run.manifest.corpus, run.metrics[-1]["step"]
     loss, where = _final(run, "masked_lm_loss")
-    accuracy, _ = _final(run, "masked_lm_accuracy")
-    pairs, _ = _final(run, "next_sentence_accuracy")
+    documents = f"{corpus['documents']:,} documents with " if "documents" in corpus else ""
+    tells = " and to tell whether two passages belong together" if results.tells_pairs(run) else ""
     entropy = run.config["unigram_entropy"]
     learnt = (
         f"On {where} its masked-LM loss is {loss:.3f} nats. Guessing each piece by its frequency "
         f"alone would give {entropy:.3f}, the unigram entropy"
     )
     learnt += (
-        f"; what is below that was learnt from context. It names {share(accuracy)} of the hidden "
-        f"pieces exactly, and tells in {share(pairs)} of the pairs whether the second sentence "
-        "follows the first; guessing gives 50 %."
+        f"; what is below that was learnt from context. {_exactly(run)}"
         if loss < entropy
         else ". It has not got below that yet: train longer or try another learning rate."
     )
     return [
         {
             "text": f"A BERT of {model['num_layers']} layers and width {model['hidden_size']} "
-            f"started from random numbers and read {corpus['documents']:,} documents with "
-            f"{corpus['tokens']:,} tokens. In {step:,} steps of {train['batch_size']} sequences "
-            "it learnt to fill in hidden pieces of words and to tell whether two passages "
-            "belong together.",
+            f"started from {settings.get('init') or 'random numbers'} and read {documents}"
+            f"{corpus['tokens']:,} tokens. In {step:,} steps of {settings['train']['batch_size']} "
+            f"sequences it learnt to fill in hidden pieces of words{tells}.",
             "warning": False,
         },
         {"text": learnt, "warning": loss >= entropy},
@@ -126,7 +136,12 @@ def task_table(runs: list[Finetuning]) -> list[Row]:
 
 
 def samples(run: Finetuning) -> list[Row]:
-    """The surest of the right predictions, no label twice, and the surest of the wrong ones."""
+    """The surest of the right predictions, no label twice, and the surest of the wrong ones.
+
+    None of a regression, which is sure of nothing.
+    """
+    if not all("confidence" in row for row in run.predictions):
+        return []
     surest = sorted(run.predictions, key=lambda row: -float(row["confidence"]))
     right = {row["label"]: row for row in reversed(surest) if row["label"] == row["prediction"]}
     best = sorted(right.values(), key=lambda row: -float(row["confidence"]))
@@ -155,7 +170,14 @@ def fillings(path: Path | None) -> list[Row]:
     """The candidates for each sentence's first blank."""
     if path is None:
         return []
-    found = results.read_json(path, "write it with: python -m bertjax.fill --output FILE")
+    mend = "write it with: python -m bertjax.fill --output FILE"
+    try:
+        return _blanks(results.read_json(path, mend))
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise UserError(f"{path}: not what bertjax.fill writes; {mend}") from None
+
+
+def _blanks(found: list[Row]) -> list[Row]:
     return [
         {
             "parts": result["text"].split("[MASK]"),

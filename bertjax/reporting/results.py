@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 from bertjax.data import manifest as manifests
 from bertjax.errors import UserError
 from bertjax.files import storage
+from bertjax.files.tables import CSV_FIELD_LIMIT
 from bertjax.runs import run_folder
 from bertjax.training import run_log
 
@@ -45,6 +47,11 @@ def last(metrics: list[Row], name: str) -> float | None:
     return next((line[name] for line in reversed(metrics) if name in line), None)
 
 
+def tells_pairs(run: Pretraining) -> bool:
+    """Whether it was trained to tell which passages belong together."""
+    return last(run.metrics, "next_sentence_accuracy") is not None
+
+
 def _log_lines(run: Path) -> list[Row]:
     lines: list[Row] = [*run_log.read_metrics(run)]
     if not lines:
@@ -70,12 +77,16 @@ def read_pretraining(run: Path) -> Pretraining:
 def _read(path: Path, mend: str) -> str:
     if not path.is_file():
         raise UserError(f"{path}: not found; {mend}")
-    return path.read_text(encoding="utf-8")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8; {mend}") from None
 
 
 def _table(path: Path, mend: str) -> list[dict[str, str]]:
     # Lines end where the csv module says so: texts may hold any of Unicode's line separators.
     content = io.StringIO(_read(path, mend), newline="")
+    csv.field_size_limit(CSV_FIELD_LIMIT)
     return list(csv.DictReader(content, delimiter="\t"))
 
 
@@ -87,9 +98,11 @@ def read_json(path: Path, mend: str) -> Any:
 
 
 def read_finetuning(run: Path) -> Finetuning:
-    """Raises UserError: the run is not finished."""
+    """Raises UserError: the run is not finished, or its task is not one of texts."""
     mend = "run bertjax.finetune to its end first"
     result = read_json(run / "metrics.json", mend)
+    if not (run / "predictions-dev.tsv").is_file():
+        raise UserError(f"{run}: has no predictions-dev.tsv; this report is for tasks of texts")
     predictions = _table(run / "predictions-dev.tsv", mend)
     return Finetuning(run, _log_lines(run), result, predictions)
 
@@ -107,6 +120,8 @@ def read_times(path: Path) -> list[tuple[str, float]]:
         name, _, value = line.partition("\t")
         try:
             seconds[name] += float(value)
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: write a name, a tab and seconds") from error
+        except ValueError:
+            seconds[name] = math.nan
+        if not math.isfinite(seconds[name]):
+            raise UserError(f"{path}:{number}: write a name, a tab and seconds")
     return list(seconds.items())

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from bertjax import distributed
+from bertjax.errors import UserError
 from bertjax.files import storage
 from bertjax.files.json_file import read_json, write_json
 from bertjax.files.whole_file import write_whole
@@ -69,13 +70,22 @@ class History(NamedTuple):
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """The lines of a run's metrics.jsonl; none if it has no such file."""
+    """The lines of a run's metrics.jsonl; none if it has no such file.
+
+    Raises:
+      UserError: it is damaged.
+    """
     path = run / METRICS
     if not path.exists():
         return []
     # A line without its end was being written when the run was killed.
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    try:
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+    except ValueError as error:
+        raise UserError(
+            f"{path}: is damaged ({error}); delete it, the run goes on without"
+        ) from None
 
 
 def _record_start(run: Path, step: int, total_steps: int) -> float:
