@@ -55,7 +55,7 @@ def read_batches(path: Path) -> list[Batch]:
 
 
 def rates(peak: float, warmup: int, total: int) -> Iterator[float]:
-    """bertjax.schedules.linear, step by step."""
+    """bertjax.training.schedules.linear, step by step."""
     yield from (peak * (i + 1) / warmup for i in range(warmup))
     yield from (peak * (total - i) / (total - warmup) for i in range(warmup, total))
 

@@ -93,7 +93,7 @@ class Survey:
         return folder
 
     def duplicate_lines(self) -> Path:
-        """The file of the lines that stand more than once."""
+        """The folder of the lines that stand more than once."""
         jobs = self._jobs("looking for duplicate lines")
         return duplicate_lines.find(jobs, self.work / "lines", self.workers)
 

@@ -62,7 +62,7 @@ def suitable_fsdp(work: Work, wanted: Topology, devices: int) -> int:
 
 
 def rows(site: Site, work: Work, compiles: int, cache: Path | None) -> list[dict[str, Any]]:
-    """One row of facts for each phase; see table for what they are."""
+    """One row of facts for each phase; see plan_report.table for what they are."""
     chip, mesh = site.topology.chip, site.mesh
     share = site.topology.chips / mesh.devices.size
     made = work.build(mesh)

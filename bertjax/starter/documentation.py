@@ -49,7 +49,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Source:
-    """One file to read: a Python module or, with an empty `path`, a package description."""
+    """What is read: a Python file; where `module` is README, `path` is a description itself."""
 
     library: str
     module: str

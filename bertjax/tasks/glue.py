@@ -1,4 +1,4 @@
-"""GLUE's nine tasks and others in its format, from files or tensorflow-datasets (paper, 4.1)."""
+"""GLUE's tasks, and others added in its format, from files or tensorflow-datasets (paper, 4.1)."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ SQUAD = {
             Recipe(batch_size=48, learning_rate=5e-5, epochs=2, max_seq_length=384),
             {"BERT-large": "78.7 EM, 81.9 F1 (dev)"},
         ),
-        # Your own files: train and dev, and test if you like, each as .json or .jsonl.
+        # Your own files: train and dev, and test if you like, each as .json or a table.
         _task(
             "span",
             Squad(

@@ -23,8 +23,10 @@ _Texts = tuple[str, str, tuple[str, ...]]
 
 
 def _swag_texts(row: OwnRow) -> _Texts:
-    endings = tuple(row.column(name) for name in _ENDINGS)
-    return row.column("sent1"), row.column("sent2"), endings
+    texts = [row.column(name) for name in ("sent1", "sent2", *_ENDINGS)]
+    if not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{row.where}: sent1, sent2 and the endings must be texts")
+    return texts[0], texts[1], tuple(texts[2:])
 
 
 def _own_choices(row: OwnRow) -> Any:

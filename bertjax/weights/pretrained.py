@@ -37,7 +37,7 @@ class Pretrained(NamedTuple):
     """An encoder with what stands on it.
 
     Attributes:
-      name: the folder it came from.
+      name: the folder or file it came from; "scratch" of random ones.
       config, tokenizer: the encoder's.
       params: {"encoder": ..., and the heads} as NumPy arrays; None for random ones.
       head: the kind of task head in params, a key of TASK_HEADS; "" without one that reads what
