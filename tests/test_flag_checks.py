@@ -65,7 +65,7 @@ def test_flags_that_are_read_pass(flags: list[str]) -> None:
     [
         ("--seeds=-1", "--seeds=-1: give at least 1"),
         ("--seeds=0", "--seeds=0: give at least 1"),
-        ("--seed=-1", "--seed=-1: give 0 or more"),
+        ("--seed=-1", "--seed=-1: give a number from 0"),
         ("--epochs=0", "--epochs=0: give at least 1"),
         ("--warmup_share=nan", "--warmup_share=nan: give a share from 0 to 1"),
         ("--warmup_share=inf", "--warmup_share=inf: give a share"),
