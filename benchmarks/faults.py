@@ -167,9 +167,8 @@ def main() -> None:
 
         def train(name: str) -> tuple[Command, Path]:
             more = [f"train.steps={total}", "save_every=5", "train.warmup_steps=5"]
-            return [*pretrain("bert.py:tiny", records, Path(scratch, name)), *more], Path(
-                scratch, name
-            )
+            run = Path(scratch, name)
+            return [*pretrain("bert.py:tiny", records, run), *more], run
 
         finish(prepare(options.input, PIECES, records))
         finish(train("calm")[0])

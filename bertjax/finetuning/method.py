@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from bertjax import shares
 from bertjax.errors import UserError
+from bertjax.runs.state import check_seed
 from bertjax.tasks.base import Context, Encoded, Task
 
 
@@ -75,8 +76,7 @@ def check(point: Point, shared: Method, mesh: Mesh) -> None:
     shares.check_batch_size(point.batch_size, mesh)
     if point.epochs < 1:
         raise UserError(f"--epochs={point.epochs}: give at least 1")
-    if not 0 <= point.seed < 2**31:
-        raise UserError(f"--seed={point.seed}: give a number from 0 to {2**31 - 1}")
+    check_seed(point.seed, "--seed")
     # None of these comparisons is true of nan.
     if not 0 <= point.learning_rate < math.inf:
         raise UserError(f"--learning_rate={point.learning_rate}: give a positive number")

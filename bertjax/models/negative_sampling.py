@@ -33,7 +33,7 @@ from bertjax.models.word2vec import Word2VecConfig
 from bertjax.models.word_stream import Stream, draw_noise, num_pairs, stream, tables
 
 BLOCK = 32
-# Words of noise that blocks share, as many blocks as that at most.
+# Words of noise, which up to so many blocks share.
 NOISE = 64
 _SHARE = 4
 PART = "negative_sampling"
@@ -147,24 +147,23 @@ class Push(NamedTuple):
     loss: Array
 
 
-def _push(vectors: Array, outputs: Array, noise: Array, weight: Array) -> Push:
+def _push(vectors: Array, outputs: Array, noise: Array, number: Array) -> Push:
     """Away from noise.
 
     Args:
-      vectors: [G, 32, D]; noise: [N, K] ids; weight: [G, 32] that each word of noise has.
+      vectors: [G, 32, D]; noise: [N, K] ids; number: [G, 32] how many words of noise each is
+        pushed away from, of which the K have equal shares.
     """
     # The blocks that share noise as one, [N, S, D] and [N, S, 1].
-    flat, own = (
-        vectors.reshape(len(noise), -1, vectors.shape[-1]),
-        weight.reshape(len(noise), -1, 1),
-    )
+    flat = vectors.reshape(len(noise), -1, vectors.shape[-1])
+    own = number.reshape(len(noise), -1, 1) / noise.shape[1]
     others = outputs[noise]
     # [N, S, D] x [N, K, D] -> [N, S, K]
     pull = _pull(-jnp.einsum("nsd,nkd->nsk", flat, others))
     change, steep = -own * pull.change, own * pull.curvature
     return Push(
         jnp.einsum("nsk,nkd->nsd", change, others).reshape(vectors.shape),
-        jnp.einsum("nsk,nk->ns", steep, _square(others)).reshape(weight.shape),
+        jnp.einsum("nsk,nk->ns", steep, _square(others)).reshape(number.shape),
         (
             noise,
             jnp.einsum("nsk,nsd->nkd", change, flat),
@@ -218,8 +217,7 @@ def skip_gram(inputs: Words, outputs: Array, some: Group, config: Word2VecConfig
     vectors, others = inputs.vectors(some.centre), outputs[some.around]
     # [G, 32, D] x [G, C, D] -> [G, 32, C]
     pull = _pull(jnp.einsum("gbd,gcd->gbc", vectors, others), some.sees)
-    share = config.negatives / some.noise.shape[1] * some.sees.sum(axis=2)
-    push = _push(vectors, outputs, some.noise, share)
+    push = _push(vectors, outputs, some.noise, config.negatives * some.sees.sum(axis=2))
     to_vectors = jnp.einsum("gbc,gcd->gbd", pull.change, others)
     to_others = jnp.einsum("gbc,gbd->gcd", pull.change, vectors)
     steep = jnp.einsum("gbc,gc->gb", pull.curvature, _square(others))
@@ -244,9 +242,7 @@ def cbow(inputs: Words, outputs: Array, some: Group, config: Word2VecConfig) -> 
     mean = jnp.einsum("gbc,gcd->gbd", share, vectors)
     foretells = (number > 0).astype(mean.dtype)
     pull = _pull((mean * own).sum(axis=2, keepdims=True), foretells)
-    push = _push(
-        mean, outputs, some.noise, config.negatives / some.noise.shape[1] * foretells[..., 0]
-    )
+    push = _push(mean, outputs, some.noise, config.negatives * foretells[..., 0])
     to_mean = pull.change * own + push.change
     steep = pull.curvature[..., 0] * _square(own) + push.curvature
     steep_vectors = jnp.einsum("gbc,gb->gc", some.sees, steep)

@@ -14,6 +14,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from bertjax import partition
+from bertjax.errors import UserError
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -48,6 +49,12 @@ def abstract_state(
         shapes,
         partition.tree_shardings(shapes, mesh),
     )
+
+
+def check_seed(seed: int, name: str) -> None:
+    """Raises UserError: not a number that a state holds; `name` is the flag or setting."""
+    if not 0 <= seed < 2**31:
+        raise UserError(f"{name}={seed}: give a number from 0 to {2**31 - 1}")
 
 
 def init_state(

@@ -9,10 +9,10 @@ from ml_collections import ConfigDict
 
 from bertjax import partition, settings, shares
 from bertjax.data.records import Records
-from bertjax.errors import UserError
 from bertjax.files import storage
 from bertjax.models import encoders
 from bertjax.models.config import EncoderConfig
+from bertjax.runs.state import check_seed
 from bertjax.text import tokenizer
 from bertjax.training import continuation, phases, program
 from bertjax.weights import pretrained
@@ -102,8 +102,7 @@ def open_run(spec: str, overrides: list[str]) -> Opened:
       UserError: anything that would fail later.
     """
     config = settings.load(spec, overrides, settings.TRAINING)
-    if not 0 <= config.train.seed < 2**31:
-        raise UserError(f"train.seed={config.train.seed}: give a number from 0 to {2**31 - 1}")
+    check_seed(config.train.seed, "train.seed")
     inputs = open_inputs(config)
     mesh = partition.make_mesh(**config.mesh.to_dict())
     for phase in inputs.phases:
