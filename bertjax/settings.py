@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import inspect
 import runpy
 import sys
 from collections.abc import Collection, Mapping
@@ -45,10 +46,12 @@ def load(spec: str, overrides: list[str], groups: Collection[str] = ()) -> Confi
         sys.path.remove(folder)
     if get_config is None:
         raise UserError(f"--config={spec}: {path} has no function get_config")
+    given = [argument] if argument else []
     try:
-        config = get_config(argument) if argument else get_config()
+        inspect.signature(get_config).bind(*given)
     except TypeError as error:
         raise UserError(f"--config={spec}: {error}; a size stands behind a colon") from None
+    config = get_config(*given)
     missing = [group for group in groups if group not in config]
     if missing:
         raise UserError(f"--config={spec}: is for another command (it has no {missing[0]})")

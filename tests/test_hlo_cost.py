@@ -65,10 +65,6 @@ def test_exchanges_their_size_and_whether_computation_goes_on(program):
     assert found["all-reduce"].bytes_sent == 2 * 8 * 64 * 4 / 2
 
 
-def test_copies_beside_the_computation_count_once(program):
-    assert hlo_cost.bytes_copied(program) == 64 * 64 * 4
-
-
 def test_a_text_without_a_program_is_refused():
     with pytest.raises(ValueError, match="no ENTRY"):
         hlo_cost.parse("HloModule nothing")

@@ -13,10 +13,11 @@ from jax.sharding import Mesh
 
 from bertjax import partition, shares
 from bertjax.models import negative_sampling as sampling
-from bertjax.models import subwords, word_stream
-from bertjax.models.negative_sampling import BLOCK, NOISE, PART
+from bertjax.models import subwords, word_stream, word_updates
+from bertjax.models.negative_sampling import BLOCK, NOISE
 from bertjax.models.word2vec import METHODS, Word2VecConfig, Word2VecTables
 from bertjax.models.word_stream import Stream
+from bertjax.models.word_updates import PART
 from bertjax.runs import state
 from bertjax.text.tokenizer import SPECIALS, WordTokenizer
 from bertjax.training import schedules, train_step
@@ -111,7 +112,7 @@ def test_one_update_is_the_gradient_of_the_papers_loss(
 ) -> None:
     """All words in one group, so that the update is one step down the loss of a batch."""
     config = dataclasses.replace(CONFIG, method=method, update_tokens=tokens)
-    updates = sampling.word_updates(config, COUNTS, WORDS)
+    updates = word_updates.word_updates(config, COUNTS, WORDS)
     batch, key, rate = make_batch(), jax.random.key(3), 1e-3
     params, sums, counts = jax.jit(updates.update)(make_params(), batch, key, rate)
     first, second = jax.random.split(key)
@@ -137,7 +138,7 @@ def test_what_a_word_learns_all_its_n_grams_learn(method: str) -> None:
     before = make_params()
     before["encoder"]["embeddings"]["token"]["embedding"] = jnp.asarray(rows)
     batch, key, rate = make_batch(), jax.random.key(3), 1e-4
-    update = jax.jit(sampling.word_updates(config, COUNTS, WORDS).update)
+    update = jax.jit(word_updates.word_updates(config, COUNTS, WORDS).update)
     params, sums, _ = update(before, batch, key, rate)
     first, second = jax.random.split(key)
     table = word_stream.tables(config, COUNTS, WORDS)
@@ -158,7 +159,7 @@ def test_what_a_word_learns_all_its_n_grams_learn(method: str) -> None:
 
 def test_groups_follow_one_another() -> None:
     """With groups of 32 words the second one sees what the first one has changed."""
-    updates = sampling.word_updates(CONFIG, COUNTS, WORDS)
+    updates = word_updates.word_updates(CONFIG, COUNTS, WORDS)
     batch, key, rate = make_batch(), jax.random.key(3), 0.01
     params, sums, _ = jax.jit(updates.update)(make_params(), batch, key, rate)
     first, second = jax.random.split(key)
@@ -181,7 +182,7 @@ def test_groups_follow_one_another() -> None:
 
 
 def test_evaluation_is_the_same_loss_and_changes_nothing() -> None:
-    updates = sampling.word_updates(CONFIG, COUNTS, WORDS)
+    updates = word_updates.word_updates(CONFIG, COUNTS, WORDS)
     batch = make_batch()
     sums = jax.jit(updates.objective.sums)(make_params(), batch, None)
     first, second = jax.random.split(jax.random.key(0))
@@ -220,8 +221,8 @@ def test_the_curvature_is_that_of_a_parabola_nowhere_below_the_loss() -> None:
 def test_only_rows_that_would_overshoot_are_slowed_down() -> None:
     ids, change = jnp.array([3, 5, 3]), jnp.ones((3, D))
     some = sampling.Rows(ids, change, jnp.array([30.0, 4.0, 10.0]))
-    table = sampling.Table(jnp.zeros((V, D)), jnp.zeros(V))
-    found = sampling.learn(table, some, jnp.float32(0.1))
+    table = word_updates.Table(jnp.zeros((V, D)), jnp.zeros(V))
+    found = word_updates.learn(table, some, jnp.float32(0.1))
     # By hand: row 3 has a curvature of 40, and 0.1 * 40 > 1; row 5 has 0.1 * 4 < 1.
     assert found.rows[3, 0] == pytest.approx(2 * 0.1 / 4) and found.rows[5, 0] == pytest.approx(0.1)
     assert not np.asarray(found.rows).any(axis=1)[[0, 4, 6]].any() and not found.total.any()
@@ -231,7 +232,7 @@ def test_only_rows_that_would_overshoot_are_slowed_down() -> None:
 def test_the_commonest_words_never_make_it_diverge(method: str) -> None:
     """A vocabulary of 25 words at twenty times the usual rate."""
     config = dataclasses.replace(CONFIG, method=method, update_tokens=128)
-    update = jax.jit(sampling.word_updates(config, COUNTS, WORDS).update)
+    update = jax.jit(word_updates.word_updates(config, COUNTS, WORDS).update)
     params, losses = make_params(), []
     for step in range(100):
         batch = make_batch(seed=step % 10)
@@ -326,7 +327,7 @@ def test_draws_hang_on_the_key_alone() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_tables_shared_out_in_any_way_learn_the_same(method: str) -> None:
     config = dataclasses.replace(CONFIG, method=method)
-    updates = sampling.word_updates(config, COUNTS, WORDS)
+    updates = word_updates.word_updates(config, COUNTS, WORDS)
     model = Word2VecTables(config, WORDS)
     row = jnp.zeros((1, 4), jnp.int32)
 

@@ -306,6 +306,23 @@ def test_conlleval_gets_three_columns_for_every_word(
     assert [e.gold for e in read_columns(path)] == [p.tags for p in predictions]
 
 
+def test_scores_by_type_are_written_where_gold_has_entities(
+    tiny_tokenizer: WordPieceTokenizer,
+) -> None:
+    examples = [sentence(["a", "b", "c"], ["B-PER", "O", "B-LOC"])]
+    predictions = [Prediction(["B-PER", "O", "B-PER"], [1.0] * 3)]
+    context = make_context(tiny_tokenizer)
+
+    def written(gold: list[str] | None) -> str | None:
+        some = [example._replace(gold=gold) for example in examples]
+        return FAMILY.files("dev", some, predictions, context).get("by_type-dev.json")
+
+    found = json.loads(written(examples[0].gold) or "")
+    assert found["PER"] == {"f1": 2 / 3, "precision": 0.5, "recall": 1.0, "entities": 1}
+    assert found["LOC"] == {"f1": 0.0, "precision": 0.0, "recall": 0.0, "entities": 1}
+    assert written(None) is None and written(["NOUN", "VERB", "NOUN"]) is None
+
+
 def test_words_to_be_tagged_are_written_with_their_tags(
     tiny_tokenizer: WordPieceTokenizer,
 ) -> None:

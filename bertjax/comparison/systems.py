@@ -58,7 +58,7 @@ class Comparison(NamedTuple):
 
     Attributes:
       records: {kind: options of bertjax.prepare}.
-      left_out: {task: the first of its files that is not there}.
+      left_out: {task: the first of its files, or of their patterns, that is not there}.
       contexts: {word: the sentences it stands in}.
       paper: {task: {system: what the papers say}}.
     """
@@ -93,7 +93,7 @@ def read(config: ConfigDict, folder: Path, data: Path) -> Comparison:
                 f"{', '.join(config.records)}"
             )
     missing = {
-        name: [data / path for path in task["needs"] if not (data / path).is_file()]
+        name: [data / pattern for pattern in task["needs"] if not any(data.glob(pattern))]
         for name, task in config.tasks.items()
     }
     left_out = {name: paths[0] for name, paths in missing.items() if paths}

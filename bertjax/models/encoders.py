@@ -16,9 +16,9 @@ from bertjax.errors import UserError
 from bertjax.models import elmo, language_models, masked_lm, softmax, word2vec
 from bertjax.models.bert import Bert
 from bertjax.models.config import SIZES, BertConfig, EncoderConfig, size
-from bertjax.models.negative_sampling import WordUpdates, word_updates
 from bertjax.models.objectives import Objective
 from bertjax.models.word2vec import Word2Vec, Word2VecConfig, Word2VecTables
+from bertjax.models.word_updates import WordUpdates, word_updates
 
 
 class Text(NamedTuple):

@@ -271,15 +271,6 @@ def cycles_by_kind(found: Iterable[Cost]) -> dict[str, int]:
     return {kind: cycles for kind, cycles in totals.most_common() if cycles}
 
 
-def bytes_copied(program: Program) -> float:
-    """What the program copies between HBM and the fast memory beside its computation."""
-    return sum(
-        runs * array_bytes(instruction.shape)
-        for instruction, runs, _ in _scheduled(program)
-        if instruction.opcode in ("copy-done", "slice-done")
-    )
-
-
 def bytes_between_slices(program: Program) -> float:
     """What a chip sends to other slices, through its host and the network of the data centre."""
     return sum(

@@ -80,9 +80,6 @@ class Checkpoints:
         with writing(self._run):
             self._manager.wait_until_finished()
 
-    def latest_step(self) -> int | None:
-        return self._manager.latest_step()
-
     def save(self, state: TrainState, score: float | None = None) -> None:
         """Saves in the background; a checkpoint appears under its name when it is complete.
 

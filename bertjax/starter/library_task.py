@@ -75,7 +75,7 @@ def write_task(
     if len(full) < 2:
         raise UserError(
             f"fewer than two installed libraries have {sum(need.values())} passages of "
-            "documentation; ask for fewer examples per class"
+            "documentation; install more packages, or give --no_task and --input"
         )
     amount = {library: sum(map(len, passages[library].values())) for library in full}
     full = sorted(full, key=lambda library: (-amount[library], library))[: 2 * classes]

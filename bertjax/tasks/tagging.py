@@ -13,7 +13,7 @@ import numpy as np
 
 from bertjax.data.rows import Row
 from bertjax.errors import UserError
-from bertjax.scores.entity_scores import conlleval_lines, entity_scores
+from bertjax.scores.entity_scores import by_type, conlleval_lines, entity_scores
 from bertjax.tasks.base import Context, Encoded
 from bertjax.tasks.sentences import check_length
 from bertjax.text.tokenizer import Tokenizer
@@ -182,6 +182,17 @@ def _conll(examples: Sequence[Example], predictions: Sequence[Prediction]) -> st
     )
 
 
+def _scores_by_type(
+    split: str, examples: Sequence[Example], predictions: Sequence[Prediction]
+) -> dict[str, str]:
+    """A file of them; none where a sentence has no gold tags, or none of them is of an entity."""
+    gold = [example.gold for example in examples if example.gold is not None]
+    if len(gold) < len(examples) or not any(map(_is_of_entity, chain.from_iterable(gold))):
+        return {}
+    found = by_type(gold, [prediction.tags for prediction in predictions])
+    return {f"by_type-{split}.json": json.dumps(found, indent=2) + "\n"}
+
+
 # --- The family -----------------------------------------------------------------------------
 
 
@@ -273,7 +284,8 @@ class Tagging:
         predictions: Sequence[Prediction],
         context: Context,
     ) -> dict[str, str]:
-        """Columns for conlleval, and JSON lines with the probability of every predicted tag."""
+        """Columns for conlleval, JSON lines with the probability of every predicted tag, and the
+        scores by type of entity, where gold has tags of entities."""
         lines = [
             json.dumps(
                 ({"id": example.id} if example.id else {})
@@ -290,7 +302,7 @@ class Tagging:
         return {
             f"predictions-{split}.conll": _conll(examples, predictions),
             f"predictions-{split}.jsonl": "".join(line + "\n" for line in lines),
-        }
+        } | _scores_by_type(split, examples, predictions)
 
     def collapsed(self, predictions: Sequence[Prediction], context: Context) -> bool:
         """Whether all words have got the same tag."""

@@ -131,7 +131,7 @@ def _wordpiece(
         raise UserError(
             f"a vocabulary of {size} is too small: {len(head)} special and unused entries and the "
             f"{len(letters)} letters of this text, each in two forms, need {len(tokens)}; "
-            "give a larger size or a lower coverage"
+            "give a larger size"
         )
     known = set(letters)
     kept = Counter({w: n for w, n in words.items() if known.issuperset(w)})

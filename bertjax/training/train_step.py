@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 
 from bertjax import partition, programs, shares
 from bertjax.models import objectives
-from bertjax.models.negative_sampling import WordUpdates
 from bertjax.models.objectives import Batch, Objective
+from bertjax.models.word_updates import WordUpdates
 from bertjax.runs.state import TrainState
 from bertjax.training import norms
 
