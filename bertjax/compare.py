@@ -16,13 +16,17 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from bertjax import errors, own_command, settings
+from bertjax import errors, finetune, own_command, prepare, settings
 from bertjax.command_line import new_parser
 from bertjax.comparison import budget, contexts, jobs, pages, systems
-from bertjax.comparison.systems import Comparison, System, Trial
+from bertjax.comparison.systems import GROUPS, VECTORS, Comparison, System, Trial
 from bertjax.errors import UserError
 from bertjax.files import storage
-from bertjax.own_command import call
+from bertjax.finetuning import from_flags, sweep
+from bertjax.own_command import Failed, call
+from bertjax.tasks import own
+from bertjax.tasks.table import TASKS
+from bertjax.tasks.word_lists import WORD_TASKS
 from bertjax.training import run_log
 
 # Held-out rows of each evaluation: as many as tell losses apart by a hundredth.
@@ -49,6 +53,29 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="at a time, on a share of the cores each (one a core; on accelerators 1)")  # fmt: skip
     add("--seeds", type=int, default=3, metavar="N", help="runs of each task (%(default)s)")
     return parser.parse_args(argv)
+
+
+def check(wanted: Comparison) -> None:
+    """Reads all that the commands to come will read, but for the text.
+
+    Raises:
+      UserError: a setting that a config does not have, or a file of a task that cannot be read.
+      SystemExit: an option that a command does not have.
+    """
+    for system in wanted.systems:
+        settings.load(system.config, list(system.settings), settings.TRAINING)
+    for options in wanted.records.values():
+        prepare.parse_arguments(["--input=", "--output=", *options])
+    read = set()
+    for trial in wanted.trials:
+        flags = finetune.parse_arguments(list(trial.options))
+        if trial.task in read:
+            continue
+        read.add(trial.task)
+        if flags.task in WORD_TASKS:
+            WORD_TASKS[flags.task].read(flags.test)
+        else:
+            from_flags.read_data(own.with_columns(TASKS[flags.task], flags.columns), flags)
 
 
 def prepare_text(flags: argparse.Namespace, wanted: Comparison) -> None:
@@ -87,9 +114,9 @@ def pretrain(flags: argparse.Namespace, system: System, share: float) -> None:
     steps = budget.steps(system, arguments, share, flags.workdir, log)
     often = [f"log_every={max(1, steps // 100)}", f"save_every={max(1, steps // 10)}"]
     often += [f"eval_every={max(1, steps // 8)}", f"train.warmup_steps={steps // 20}"]
-    run = run_folder(flags.workdir, system)
+    run = system.run(flags.workdir)
     call("pretrain", [f"--workdir={run}", *arguments, f"train.steps={steps}", *often], log)
-    done = run_log.read_metrics(run)[-1]["step"]
+    done = max((row["step"] for row in run_log.read_metrics(run)), default=0)
     if done < steps:  # It was asked to stop, which it did in order.
         raise UserError(f"{run}: was stopped at step {done:,} of {steps:,}; run the same again")
 
@@ -103,22 +130,23 @@ def pretrain_all(flags: argparse.Namespace, wanted: Comparison) -> None:
     jobs.run(todo, flags.jobs)
 
 
-def run_folder(workdir: Path, system: System) -> Path:
-    return workdir / "pretrained" / system.name
-
-
 def run_trial(flags: argparse.Namespace, trial: Trial) -> None:
-    start = f"--init={run_folder(flags.workdir, trial.system)}"
-    folder = f"--workdir={trial.folder(flags.workdir)}"
-    seeds = [] if trial.reading == "vectors" else [f"--seeds={flags.seeds}"]
+    start = f"--init={trial.system.run(flags.workdir)}"
+    folder = trial.folder(flags.workdir)
+    arguments = [*trial.options, start, f"--workdir={folder}"]
     log = flags.workdir / "logs" / f"{trial.name.replace(', ', '-').replace(' ', '-')}.txt"
-    try:
-        call("finetune", [*trial.options, start, folder, *seeds], log)
-    except UserError as error:
-        if trial.reading != "vectors" or isinstance(error, own_command.Stopped):
-            raise
-        # It may know none of a list's words, which says something of the text alone.
-        print(f"{trial.name} is left out: see {log}")
+    if trial.reading == VECTORS:
+        try:
+            call("finetune", arguments, log)
+        except Failed as error:
+            if error.status != 2:
+                raise
+            # It may know none of a list's words, which says something of the text alone.
+            print(f"{trial.name} is left out: {error}")
+        return
+    call("finetune", [*arguments, f"--seeds={flags.seeds}"], log)
+    if not (folder / sweep.RESULT).is_file():  # It was asked to stop, which it did in order.
+        raise UserError(f"{folder}: was stopped; run the same again")
 
 
 def run_tasks(flags: argparse.Namespace, wanted: Comparison) -> None:
@@ -139,18 +167,19 @@ def main() -> None:
     if flags.seeds < 2:
         raise UserError(f"--seeds={flags.seeds}: a score alone says little; give at least 2")
     budget.seconds(flags.budget)
-    config = settings.load(flags.config, [], ("systems", "tasks"))
+    config = settings.load(flags.config, [], GROUPS)
     wanted = systems.read(config, Path(flags.config).parent, flags.data_dir)
     contexts.check(wanted.contexts)
     for name, path in wanted.left_out.items():
         print(f"{name} is left out: {path} is not there")
+    check(wanted)
     signal.signal(signal.SIGTERM, _stop)
     flags.jobs = flags.jobs or jobs.suitable()
     prepare_text(flags, wanted)
     pretrain_all(flags, wanted)
     run_tasks(flags, wanted)
     runs = {
-        system.name: run_folder(flags.workdir, system)
+        system.name: system.run(flags.workdir)
         for system in wanted.systems
         if system.group == systems.SYSTEMS
     }

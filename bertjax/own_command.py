@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,6 +18,14 @@ class Stopped(UserError):
     """All were asked to end."""
 
 
+class Failed(UserError):
+    """A command ended with another status than 0."""
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
+
+
 _running: set[subprocess.Popen[bytes]] = set()
 _stopped = threading.Event()
 
@@ -28,8 +37,9 @@ def call(module: str, arguments: Sequence[str], log: Path | None = None) -> None
       log: what it says is added to this file instead of being shown.
 
     Raises:
-      UserError: it failed; what it said stands above or in the log.
+      Failed: with the line that it said, if that went to the log.
       Stopped: all were.
+      SystemExit: it failed with an error of the user's, which has been shown.
     """
     command = [sys.executable, "-m", f"bertjax.{module}", *arguments]
     if log is None:
@@ -43,14 +53,25 @@ def call(module: str, arguments: Sequence[str], log: Path | None = None) -> None
             status = run_program(command, output)
     if _stopped.is_set():
         raise Stopped("stopped; run the same command again to go on")
+    if status == 2 and log is None:
+        raise SystemExit(status)
     if status:
-        said = f"what {log} says at its end" if log else "what it says above"
-        raise UserError(f"bertjax.{module} failed; mend {said}, and run the same command again")
+        raise Failed(_told(module, log), status)
+
+
+def _told(module: str, log: Path | None) -> str:
+    lines = log.read_text("utf-8", "replace").splitlines() if log else []
+    last = lines[-1] if lines else ""
+    if last.startswith("error: "):
+        return f"bertjax.{module}: {last.removeprefix('error: ')}"
+    return f"bertjax.{module} failed; {f'{log} tells why' if log else 'what it says is above'}"
 
 
 def run_program(command: Sequence[str], output: IO[bytes] | None = None) -> int:
-    """Its exit status; `stop` ends it."""
-    process = subprocess.Popen(command, stdout=output, stderr=output)
+    """Its exit status; `stop` ends it, and so does the end of this process, even by SIGKILL."""
+    # Where the system has no such program, a command that was left behind goes on.
+    with_us = ["setpriv", "--pdeathsig=TERM"] if shutil.which("setpriv") else []
+    process = subprocess.Popen([*with_us, *command], stdout=output, stderr=output)
     _running.add(process)
     try:
         return process.wait()

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,14 +34,18 @@ def get_config():
     return ConfigDict({
         "records": {"pairs": ("--vocab_size=150", "--max_seq_length=32", "--masking=dynamic",
                               "--workers=1")},
-        "systems": {"bert": bert, "other": {**bert, "settings": ("train.seed=1",)}},
-        "ablations": {"wide": {**bert, "paper": {"near": "98"}}},
-        "tasks": {
-            "near": {"task": "classify", "needs": ("train.tsv", "dev.tsv"), "paper": {"bert": "99"},
-                     "options": ("--train={data}/train.tsv", "--dev={data}/dev.tsv")},
-            "far": {"needs": ("nowhere.tsv",), "options": ()},
-        },
+        # Not in the order of the alphabet.
+        "systems": ({"name": "other", **bert},
+                    {"name": "bert", **bert, "settings": ("train.seed=1",)}),
+        "ablations": ({"name": "wide", **bert, "paper": {"near": "98"}},),
+        "tasks": (
+            {"name": "near", "task": "classify", "needs": ("train.tsv", "dev.tsv"),
+             "paper": {"bert": "99"},
+             "options": ("--train={data}/train.tsv", "--dev={data}/dev.tsv")},
+            {"name": "far", "needs": ("nowhere.tsv",), "options": ()},
+        ),
         "tuning": ("--epochs=1", "--batch_size=16", "--max_seq_length=32"),
+        "frozen": ("--learning_rate=0.004",),
         "ablation_tasks": ("near",),
         "contexts": {"river": ("the river crossed the garden", "this old river in the rain")},
     })
@@ -89,15 +94,21 @@ def test_every_system_has_records_training_tasks_and_a_place_in_the_report(
     page = (runs / "report.md").read_text(encoding="utf-8")
     for said in ("| bert | tuned |", "| other | frozen, mix |", "in the paper | 99 |"):
         assert said in page
-    assert "bert over other, tuned" in page
+    # The first is the best by the papers.
+    assert "other over bert, tuned" in page and "bert over other" not in page
+    assert "| any | most frequent label | 50.0 |" in page
+    assert f"Left out for want of files: far ({runs.parent / 'nowhere.tsv'})" in page
+    frozen = [line for line in ran if "--encoder=frozen" in line]
+    assert len(frozen) == 4 and all("--learning_rate=0.004" in line for line in frozen)
+    assert sum("--learning_rate=0.004" in line for line in ran) == 4
     # The ablation beside what the paper says of it, and its losses beside those of the first.
     assert re.search(r"^\| wide \| [\d.]+ ± [\d.]+ \| 98 \|$", page, re.M)
     drawn = (runs / "charts" / "ablations-eval_masked_lm_loss.svg").read_text(encoding="utf-8")
-    assert ">bert<" in drawn and ">wide<" in drawn
+    assert ">other<" in drawn and ">wide<" in drawn
     assert "nearest in: the river crossed the garden" in page
     assert (runs / "charts" / "mix-near.svg").is_file()
     html = (runs / "report.html").read_text(encoding="utf-8")
-    assert "<svg" in html and "bert over other, tuned" in html
+    assert "<svg" in html and "other over bert, tuned" in html
 
 
 def test_each_system_has_the_steps_that_fill_its_share(
@@ -134,12 +145,13 @@ def test_the_shipped_comparison_names_configs_settings_and_tasks_that_there_are(
 ) -> None:
     folder = Path(__file__).parents[1] / "configs"
     config = settings.load(str(folder / "compare.py"), [])
-    for needed in [path for task in config.tasks.values() for path in task["needs"]]:
+    for needed in [path for task in config.tasks for path in task["needs"]]:
         path = tmp_path / needed.replace("*[!0]", "11877")  # as parts of SQuAD are called
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     wanted = systems.read(config, folder, tmp_path)
-    assert {"bert", "left-to-right", "elmo", "word2vec"} <= {s.name for s in wanted.systems}
+    order = [s.name for s in wanted.systems if s.group == systems.SYSTEMS]
+    assert order == ["bert", "left-to-right", "elmo", "word2vec"]
     for system in wanted.systems:
         settings.load(system.config, list(system.settings))
     for name, options in wanted.records.items():
@@ -168,18 +180,28 @@ def test_a_comparison_keeps_the_time_it_began_with(tmp_path: Path) -> None:
         budget.share("4h", 6, tmp_path)
 
 
-def test_an_ordering_holds_only_beyond_two_errors_of_seeds_and_dev_set() -> None:
+def test_an_ordering_holds_only_beyond_the_noise_of_seeds_and_dev_set() -> None:
     one, two = Score("accuracy", (0.80, 0.82, 0.84), 900), Score("accuracy", (0.7, 0.72, 0.74), 900)
     near = Score("accuracy", (0.78, 0.80, 0.82), 900)
     few = [Score("accuracy", score.values, 30) for score in (one, two)]
     made = [findings.ordering("x", "task", *pair) for pair in ((one, two), (two, one), (one, near))]
     assert [o.verdict for o in made] == ["holds", "does not hold", "within noise"]
     assert findings.ordering("x", "task", *few).verdict == "within noise"
-    # Binomial for shares; of a correlation r it is 1 - r^2 over the root.
-    assert one.error == pytest.approx(np.hypot(0.02 / 3**0.5, (0.82 * 0.18 / 900) ** 0.5))
-    correlation = Score("matthews", (0.5, 0.5), 100)
-    assert correlation.error == pytest.approx(0.075)
+    # Binomial for shares, of which none is sure; of a correlation r it is 1 - r^2 over the root.
+    assert one.dev_error == pytest.approx((0.82 * 0.18 / 900) ** 0.5)
+    assert one.seed_error == pytest.approx(0.02 / 3**0.5)
+    assert Score("f1", (0.0, 0.0), 100).dev_error == pytest.approx((0.01 * 0.99 / 100) ** 0.5)
+    assert Score("matthews", (0.5, 0.5), 100).dev_error == pytest.approx(0.075)
+    # Of three seeds each, Student's t with 4 degrees of freedom; of the dev set, 1.96.
+    noise = np.hypot(2.776 * one.seed_error * 2**0.5, 1.96 * np.hypot(one.dev_error, two.dev_error))
+    assert made[0].noise == pytest.approx(noise, rel=1e-3)
     assert Ordering("x", "task", 0.0, 0.0).verdict == "within noise"
+
+
+def test_scores_tell_what_is_unknown_and_what_collapsed() -> None:
+    assert Score("accuracy", (0.5, 0.6), 10).shown() == "55.0 ± 7.1"
+    assert Score("spearman", (0.5,), 10, unknown=5).shown() == "50.0 (knows 10 of 15)"
+    assert Score("accuracy", (0.5, 0.5), 10, collapsed=2).shown() == "50.0 ± 0.0 (2 collapsed)"
 
 
 def test_a_mix_of_one_layer_and_lists_of_words_are_no_claims() -> None:
@@ -208,7 +230,13 @@ def test_the_neighbours_of_a_word_hang_on_its_sentence(tiny_run: Path) -> None:
     start = pretrained.load(tiny_run)
     texts = ["the river crossed the garden", "again and again a quiet river"]
     around = ["every old bridge in the rain", "this green letter", "a heavy engine yesterday"]
-    found = contexts.neighbours(start, "river", texts, around)
+
+    def near(texts: list[str]) -> dict[str, Any] | None:
+        return contexts.neighbours(
+            contexts.occurrences(start, [*texts, *around]), "river", texts, texts
+        )
+
+    found = near(texts)
     assert found and found["similarity"] < 0.999
     for rows in found["neighbours"]:
         assert len({row["word"] for row in rows}) == len(rows) > 2
@@ -216,9 +244,8 @@ def test_the_neighbours_of_a_word_hang_on_its_sentence(tiny_run: Path) -> None:
         assert {row["text"] for row in rows} <= set(around)
         similarities = [row["similarity"] for row in rows]
         assert similarities == sorted(similarities, reverse=True)
-    assert contexts.neighbours(start, "river", texts, around)  # In none but its own sentences.
-    assert contexts.neighbours(start, "river", [" ".join(texts * 30)], around) is None
-    same = contexts.neighbours(start, "river", [texts[0], texts[0]], around)
+    assert near([" ".join(texts * 30)]) is None  # Longer than the encoder has positions.
+    same = near([texts[0], texts[0]])
     assert same and same["similarity"] == pytest.approx(1.0)
     assert same["neighbours"][0] == same["neighbours"][1]
 
@@ -227,8 +254,12 @@ def test_the_neighbours_of_a_word_hang_on_its_sentence(tiny_run: Path) -> None:
     ("change", "says"),
     [
         (('"records": "pairs"', '"records": "triples"'), "records 'triples' are none of pairs"),
-        (('_tasks": ("near",)', '_tasks": ("sst",)'), "'sst' is none of far, near"),
-        (('"dev.tsv"), "paper"', '"none.tsv"), "paper"'), "holds the files of no task"),
+        (('_tasks": ("near",)', '_tasks": ("sst",)'), "'sst' is none of near, far"),
+        (('"dev.tsv"),', '"none.tsv"),'), "holds the files of no task"),
+        (("train.seed", "train.sead"), "'train.sead=1': no such setting"),
+        # The files of this test are empty.
+        (("near", "near"), "train.tsv"),
+        (('"frozen"', '"frosted"'), "it has no frozen"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused_before_anything_runs(

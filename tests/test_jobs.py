@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -95,3 +96,33 @@ def test_a_comparison_that_is_asked_to_stop_asks_what_it_runs(tmp_path: Path) ->
     finally:
         process.kill()
     assert (tmp_path / "saved").exists()
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="no program asks for the signal")
+def test_what_a_killed_comparison_ran_ends_too(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", _COMPARISON, _COMMAND, str(tmp_path)])
+    try:
+        while not (tmp_path / "begun").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+    end = time.monotonic() + 60
+    while not (tmp_path / "saved").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_command_that_fails_is_told_by_its_own_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wrong = ["--output", str(tmp_path / "text"), "--held_out=2"]
+    with pytest.raises(own_command.Failed, match=r"collect: --held_out=2") as failed:
+        own_command.call("collect", wrong, tmp_path / "logs" / "collect.txt")
+    assert failed.value.status == 2
+    # Without a log the user has seen it already.
+    with pytest.raises(SystemExit) as ended:
+        own_command.call("collect", wrong)
+    assert ended.value.code == 2
+    assert capfd.readouterr().err.count("--held_out=2") == 1

@@ -72,6 +72,8 @@ def steps(
         short = [f"train.steps={_MEASURED}", f"log_every={_LOGGED}", "data.eval_records="]
         call("pretrain", [f"--workdir={folder}", *arguments, *short], log)
         rows = run_log.read_metrics(folder)[1:]
+        if not rows:  # It was asked to stop, which it did in order.
+            raise UserError(f"{folder}: was stopped; run the same again")
         one = statistics.median(row["seconds_per_step"] for row in rows)
         shutil.rmtree(folder)
         known = {"seconds_per_step": one, "steps": max(_LEAST, round(share / one))}

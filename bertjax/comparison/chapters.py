@@ -11,11 +11,20 @@ from typing import Any, NamedTuple
 from bertjax.comparison import budget
 from bertjax.comparison.contexts import FILE as CONTEXTS
 from bertjax.comparison.findings import Mix, Ordering, Scores
-from bertjax.comparison.systems import ABLATIONS, READINGS, SYSTEMS, Comparison, System
+from bertjax.comparison.systems import (
+    ABLATIONS,
+    READINGS,
+    SYSTEMS,
+    TUNED,
+    VECTORS,
+    Comparison,
+    System,
+)
 from bertjax.files.json_file import read_json
 from bertjax.reporting.charts import Line
-from bertjax.runs import checkpoint, parameters
+from bertjax.runs import parameters
 from bertjax.training import run_log
+from bertjax.weights import pretrained
 
 
 class Chart(NamedTuple):
@@ -43,35 +52,39 @@ class Section(NamedTuple):
     tables: Sequence[Table] = ()
 
 
-def _run(system: System, workdir: Path) -> Path:
-    return workdir / "pretrained" / system.name
-
-
 def systems(wanted: Comparison, workdir: Path) -> Section:
     rows = []
     for system in wanted.systems:
-        run = _run(system, workdir)
-        params = sum(leaf.size for leaf in parameters.flat(checkpoint.load_params(run)).values())
+        run = system.run(workdir)
+        start = pretrained.load(run)
+        params = sum(leaf.size for leaf in parameters.flat(start.params).values())
         last = run_log.read_metrics(run)[-1]
         losses = [
             f"{name.removeprefix('eval_').removesuffix('_loss')} {value:.3f}"
             for name, value in last.items()
             if _is_held_out_loss(name)
         ]
-        row = [system.name, " ".join([system.config, *system.settings]), f"{params:,}"]
-        rows.append([*row, f"{last['step']:,}", f"{budget.minutes(run):.1f}", ", ".join(losses)])
-    header = ["system", "config", "parameters", "steps", "minutes", "losses on held-out text, nats"]
+        row = [system.name, " ".join([Path(system.config).name, *system.settings])]
+        row += [f"{start.config.hidden_size}", f"{params:,}", f"{last['step']:,}"]
+        rows.append([*row, f"{budget.minutes(run):.1f}", ", ".join(losses)])
+    header = ["system", "config", "width", "parameters", "steps", "minutes"]
+    header.append("losses on held-out text, nats")
     text = (
-        "Each learnt once from the text, with one seed. Minutes are those of training steps; "
-        "held-out text is masked in one way for all that foretell masked pieces."
+        "Each learnt once from the text, with one seed, by the optimizer and at the rate of its "
+        "own. Width is that of a word's vector in its context. Minutes are those of training "
+        "steps; held-out text is masked in one way for all that foretell masked pieces."
     )
-    return Section("What was compared", [text], tables=[Table(header, rows)])
+    texts = [text]
+    if wanted.left_out:
+        named = ", ".join(f"{name} ({path})" for name, path in wanted.left_out.items())
+        texts.append(f"Left out for want of files: {named}.")
+    return Section("What was compared", texts, tables=[Table(header, rows)])
 
 
 def pretraining(wanted: Comparison, workdir: Path) -> Section:
     curves: dict[tuple[str, str], list[Line]] = {}
     for system in wanted.systems:
-        run = _run(system, workdir)
+        run = system.run(workdir)
         rows = run_log.read_metrics(run)
         one = budget.minutes(run) / rows[-1]["step"]
         for name in sorted({key for row in rows for key in row if _is_held_out_loss(key)}):
@@ -113,21 +126,30 @@ def scores(wanted: Comparison, found: Scores) -> Section:
     rows = []
     for system in wanted.systems:
         if system.group == SYSTEMS:
-            for reading in (*READINGS, "vectors"):
+            for reading in (*READINGS, VECTORS):
                 cells = [_cell(found, system, task, reading) for task in tasks]
                 if any(cell != "-" for cell in cells):
                     rows.append([system.name, reading, *cells])
             paper = [wanted.paper.get(task, {}).get(system.name, "-") for task in tasks]
             if any(cell != "-" for cell in paper):
                 rows.append([system.name, "in the paper", *paper])
-    header = ["system", "read as", *(f"{task}, {metrics[task]}" for task in tasks)]
+    blind = {task: score.blind for (_, task, _), score in found.items()}
+    cells = [_percent(blind.get(task)) for task in tasks]
+    if any(cell != "-" for cell in cells):
+        rows.append(["any", "most frequent label", *cells])
+    header = ["system", "read as", *(f"{task}, {metrics.get(task, 'known')}" for task in tasks)]
     text = (
-        "On dev, in percent: mean and standard deviation over the seeds. The papers' figures are "
-        "those of models that learnt from billions of words for days. A list of words is scored "
-        "over those that a system knows, which are not those of another. In tagging, frozen "
-        "encoders have a BiLSTM on top of them, as in the papers, tuned ones a linear map."
+        "On dev, in percent: mean and standard deviation over the seeds, each of its best epoch "
+        "there. A seed that gave all examples the same answer has collapsed. The papers' figures "
+        "are those of models that learnt from billions of words for days. A list of words is "
+        "scored over those that a system knows, which are not those of another; who knows none "
+        "has no score."
     )
     return Section("Scores", [text], tables=[Table(header, rows)])
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
 
 
 def _cell(found: Scores, system: System, task: str, reading: str) -> str:
@@ -136,14 +158,18 @@ def _cell(found: Scores, system: System, task: str, reading: str) -> str:
 
 
 def ablations(wanted: Comparison, found: Scores) -> Section:
-    """The first system is what the others are ablations of."""
-    ablated = [system for system in wanted.systems if system.group == ABLATIONS]
+    """The first system is what the others are ablations of, and of the systems those that are."""
+    first, *others = wanted.systems
+    ablated = [system for system in others if system.group == ABLATIONS or system.paper]
     tasks = list(dict.fromkeys(t.task for t in wanted.trials if t.system.group == ABLATIONS))
     rows = []
-    for system in (*wanted.systems[:1], *ablated):
-        own = [_cell(found, system, task, "tuned") for task in tasks]
+    for system in (first, *ablated):
+        own = [_cell(found, system, task, TUNED) for task in tasks]
         rows.append([system.name, *own, *(system.paper.get(task, "-") for task in tasks)])
-    text = "What is left when a part goes, or another takes its place; the encoder is tuned."
+    text = (
+        "What is left when a part goes, or another takes its place; the encoder is tuned. All had "
+        "the same time, so that deeper ones made fewer steps; the papers gave all the same steps."
+    )
     header = ["system", *tasks, *(f"{task}, in the paper" for task in tasks)]
     return Section("Ablations", [text], tables=[Table(header, rows)] if tasks else [])
 
@@ -152,10 +178,10 @@ def orderings(found: Sequence[Ordering]) -> Section:
     counts = Counter(ordering.verdict for ordering in found)
     text = (
         f"Of {len(found)} comparisons {counts['holds']} hold, {counts['within noise']} are within "
-        f"noise, {counts['does not hold']} do not hold at this scale. Noise is two standard "
-        "errors of the difference, for the seeds of the task and the size of its dev set; one in "
-        "twenty lies beyond it by chance. What another seed of the pretraining would do is not in "
-        "it."
+        f"noise, {counts['does not hold']} do not hold at this scale. Noise is what the seeds of "
+        "the task (Student's t, 95 %) and the size of its dev set leave open, the latter as though "
+        "each had been scored on examples of its own, which is more than it is. What another seed "
+        "of the pretraining would do is not in it."
     )
     claims = list(dict.fromkeys(ordering.claim for ordering in found))
     verdicts = ("holds", "within noise", "does not hold")
@@ -217,6 +243,6 @@ def contexts(workdir: Path) -> Section:
     text = (
         "A word that means two things, in a sentence for each, and the other words whose vectors "
         "in their own sentences are nearest. word2vec has one vector for both; an encoder that "
-        "reads the sentence has two."
+        "reads the sentence has two, of which a left-to-right one knows only what stands before."
     )
     return Section("One word, two meanings", [text], tables=tables)

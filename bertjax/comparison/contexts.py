@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from itertools import compress
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,11 +49,12 @@ def write(
     A system that does not know the word, or has no room for the sentences, is left out.
     """
     around = sentences(held_out)
+    own = list(chain.from_iterable(contexts.values()))
     found: dict[str, dict[str, Any]] = {word: {} for word in contexts}
     for name, run in runs.items():
-        start = pretrained.load(run)
+        everywhere = occurrences(pretrained.load(run), [*own, *around])
         for word, texts in contexts.items():
-            near = neighbours(start, word, texts, around)
+            near = neighbours(everywhere, word, texts, own)
             found[word] |= {name: near} if near else {}
     write_json(path, found)
 
@@ -68,23 +69,22 @@ def sentences(held_out: Path) -> list[str]:
 
 
 def neighbours(
-    start: Pretrained, word: str, texts: Sequence[str], around: Sequence[str]
+    found: Occurrences, word: str, texts: Sequence[str], own: Collection[str]
 ) -> dict[str, Any] | None:
     """Of each of the word's occurrences in `texts`: the other words nearest to it, each once.
 
-    None: they are none of the occurrences that have a vector.
+    They are looked for in all texts but `own`. None: the word's are none of the occurrences.
     """
-    found = occurrences(start, [*texts, *around])
     places = {(t, w): i for i, (t, w) in enumerate(zip(found.texts, found.words, strict=True))}
     if any((text, word) not in places for text in texts):
         return None
-    own = [places[text, word] for text in texts]
+    its = [places[text, word] for text in texts]
     lists = []
-    for place in own:
+    for place in its:
         nearest = np.argsort(-(found.vectors @ found.vectors[place]), kind="stable")
         rows: dict[str, dict[str, Any]] = {}
         for i in nearest.tolist():
-            if found.texts[i] not in texts and found.words[i] not in {word, *rows}:
+            if found.texts[i] not in own and found.words[i] not in {word, *rows}:
                 rows[found.words[i]] = {
                     "word": found.words[i],
                     "text": found.texts[i],
@@ -93,7 +93,7 @@ def neighbours(
             if len(rows) == _NEIGHBOURS:
                 break
         lists.append(list(rows.values()))
-    similarity = float(found.vectors[own[0]] @ found.vectors[own[-1]])
+    similarity = float(found.vectors[its[0]] @ found.vectors[its[-1]])
     return {"texts": list(texts), "similarity": round(similarity, 3), "neighbours": lists}
 
 

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertjax.comparison.systems import SYSTEMS, Comparison, System
+from scipy import stats
+
+from bertjax.comparison.systems import LAST, MIXED, SYSTEMS, TUNED, Comparison, System
 from bertjax.files.json_file import read_json
 from bertjax.finetuning.mixing import JSON as MIX
 from bertjax.finetuning.sweep import RESULT
@@ -16,8 +18,8 @@ from bertjax.finetuning.tuning import METRICS
 
 # Scores that are correlations, from -1 to 1; the others are shares of what could be right.
 _CORRELATIONS = ("matthews", "pearson", "spearman")
-# A difference is more than noise beyond so many of its standard errors.
-_ERRORS = 2.0
+# Of pure noise that much is taken for more.
+_CHANCE = 0.05
 
 
 class Score(NamedTuple):
@@ -27,12 +29,16 @@ class Score(NamedTuple):
       metric: their name.
       examples: of dev, or of a list of words those that were known.
       unknown: those of a list of words that were not.
+      collapsed: seeds that gave every example the same answer.
+      blind: what the most frequent label has, where that is known.
     """
 
     metric: str
     values: Sequence[float]
     examples: int
     unknown: int = 0
+    collapsed: int = 0
+    blind: float | None = None
 
     @property
     def mean(self) -> float:
@@ -43,18 +49,32 @@ class Score(NamedTuple):
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     @property
-    def error(self) -> float:
-        """The standard error of the mean: of so few seeds, and of a dev set of that size."""
-        seeds = (self.deviation or 0.0) / math.sqrt(len(self.values))
-        correlated = any(name in self.metric for name in _CORRELATIONS)
-        share = min(max(self.mean, 0.0), 1.0)
-        one = 1 - self.mean**2 if correlated else math.sqrt(share * (1 - share))
-        return math.hypot(seeds, one / math.sqrt(self.examples))
+    def seed_error(self) -> float:
+        """The standard error of the mean over so few seeds."""
+        return (self.deviation or 0.0) / math.sqrt(len(self.values))
+
+    @property
+    def dev_error(self) -> float:
+        """The standard error that a dev set of that size leaves, as though it were of shares."""
+        if self.is_correlation:
+            one = 1 - self.mean**2
+        else:
+            share = min(max(self.mean, 1 / self.examples), 1 - 1 / self.examples)
+            one = math.sqrt(share * (1 - share))
+        return one / math.sqrt(self.examples)
+
+    @property
+    def is_correlation(self) -> bool:
+        return any(name in self.metric for name in _CORRELATIONS)
 
     def shown(self) -> str:
         noise = "" if self.deviation is None else f" ± {100 * self.deviation:.1f}"
-        known = f" (knows {self.examples:,} of {self.examples + self.unknown:,})"
-        return f"{100 * self.mean:.1f}{noise}{known if self.unknown else ''}"
+        notes = [f"knows {self.examples:,} of {self.examples + self.unknown:,}"] * (
+            self.unknown > 0
+        )
+        notes += [f"{self.collapsed} collapsed"] * (self.collapsed > 0)
+        note = f" ({', '.join(notes)})" if notes else ""
+        return f"{100 * self.mean:.1f}{noise}{note}"
 
 
 # (system, task, reading) -> score
@@ -77,7 +97,12 @@ def _results(folder: Path) -> list[dict[str, Any]]:
 def _score(results: Sequence[dict[str, Any]]) -> Score:
     one, values = results[0], [result["score"] for result in results]
     if "tests" not in one:
-        return Score(one["primary"], values, one["dev"]["examples"])
+        collapsed = sum(result["collapsed"] for result in results)
+        score = Score(one["primary"], values, one["dev"]["examples"], collapsed=collapsed)
+        if score.is_correlation:
+            return score._replace(blind=0.0)
+        is_share = one["primary"] == "accuracy"
+        return score._replace(blind=one.get("majority_baseline") if is_share else None)
     tests = one["tests"].values()
     known = sum(test.get("pairs", 0) + test.get("questions", 0) for test in tests)
     return Score(one["primary"], values, known, sum(test["left_out"] for test in tests))
@@ -94,7 +119,9 @@ def mixes(wanted: Comparison, workdir: Path) -> dict[str, dict[str, Mix]]:
     """{task: {system: its mix}}, the lowest layer first."""
     found: dict[str, dict[str, Mix]] = {}
     for trial in wanted.trials:
-        files = sorted(trial.folder(workdir).glob(f"**/{MIX}"))
+        folder = trial.folder(workdir)
+        runs = read_json(folder / RESULT)["runs"] if (folder / RESULT).is_file() else ()
+        files = [path for run in runs if (path := folder / run / MIX).is_file()]
         seeds = [read_json(file) for file in files]
         if seeds:
             mix = Mix([seed["weights"] for seed in seeds], [seed["gamma"] for seed in seeds])
@@ -106,7 +133,7 @@ class Ordering(NamedTuple):
     """One claim of the papers on one task: `first` is better than `second`.
 
     Attributes:
-      difference: of the means; noise: what it must exceed, two of its standard errors.
+      difference: of the means; noise: what it must exceed.
     """
 
     claim: str
@@ -132,7 +159,7 @@ def orderings(
     tasks = list(dict.fromkeys(trial.task for trial in wanted.trials))
     made: list[Ordering] = []
     for better, worse in zip(systems, systems[1:], strict=False):
-        for reading in ("tuned", "frozen, mix"):
+        for reading in (TUNED, MIXED):
             claim = f"{better.name} over {worse.name}, {reading}"
             one, two = (better.name, reading), (worse.name, reading)
             made += _claimed(claim, found, tasks, one, two)
@@ -146,7 +173,7 @@ def _readings(
     found: Scores, tasks: list[str], system: System, several_layers: bool
 ) -> list[Ordering]:
     """A mix of one layer is that layer."""
-    pairs = [("tuned", "frozen, mix")] + [("frozen, mix", "frozen, last")] * several_layers
+    pairs = [(TUNED, MIXED)] + [(MIXED, LAST)] * several_layers
     return [
         ordering
         for one, two in pairs
@@ -169,4 +196,12 @@ def _claimed(
 
 
 def ordering(claim: str, task: str, one: Score, two: Score) -> Ordering:
-    return Ordering(claim, task, one.mean - two.mean, _ERRORS * math.hypot(one.error, two.error))
+    """The noise of so few seeds has Student's t, that of the dev set has not.
+
+    Both are scored on the same dev set and err on many of the same examples, so that its part is
+    smaller than it is taken for here: what counts as more than noise, is.
+    """
+    freedom = max(1, len(one.values) + len(two.values) - 2)
+    of_seeds = stats.t.isf(_CHANCE / 2, freedom) * math.hypot(one.seed_error, two.seed_error)
+    of_dev = stats.norm.isf(_CHANCE / 2) * math.hypot(one.dev_error, two.dev_error)
+    return Ordering(claim, task, one.mean - two.mean, math.hypot(of_seeds, of_dev))

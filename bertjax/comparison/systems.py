@@ -11,12 +11,15 @@ from ml_collections import ConfigDict
 from bertjax.errors import UserError
 
 SYSTEMS, ABLATIONS = "systems", "ablations"
-# How a task reads a system: {name: options of bertjax.finetune}.
+# How a task reads a system: {name: options of bertjax.finetune}. Lists of words read its vectors.
+TUNED, MIXED, LAST, VECTORS = "tuned", "frozen, mix", "frozen, last", "vectors"
 READINGS: Mapping[str, Sequence[str]] = {
-    "tuned": (),
-    "frozen, mix": ("--encoder=frozen", "--layers=mix"),
-    "frozen, last": ("--encoder=frozen", "--layers=last"),
+    TUNED: (),
+    MIXED: ("--encoder=frozen", "--layers=mix"),
+    LAST: ("--encoder=frozen", "--layers=last"),
 }
+# What a config must have beside its systems and tasks.
+GROUPS = (SYSTEMS, ABLATIONS, "records", "tasks", "tuning", "frozen", "ablation_tasks", "contexts")
 
 
 class System(NamedTuple):
@@ -35,6 +38,10 @@ class System(NamedTuple):
     records: str
     settings: Sequence[str]
     paper: Mapping[str, str]
+
+    def run(self, workdir: Path) -> Path:
+        """The folder of its pretraining."""
+        return workdir / "pretrained" / self.name
 
 
 class Trial(NamedTuple):
@@ -82,10 +89,9 @@ def read(config: ConfigDict, folder: Path, data: Path) -> Comparison:
       UserError: a name that does not fit another, a folder that holds the files of no task.
     """
     systems = [
-        _system(name, group, entry, folder)
-        for group in (SYSTEMS, ABLATIONS)
-        for name, entry in config[group].items()
+        _system(group, entry, folder) for group in (SYSTEMS, ABLATIONS) for entry in config[group]
     ]
+    tasks = {task["name"]: task for task in config.tasks}
     for system in systems:
         if system.records not in config.records:
             raise UserError(
@@ -94,44 +100,53 @@ def read(config: ConfigDict, folder: Path, data: Path) -> Comparison:
             )
     missing = {
         name: [data / pattern for pattern in task["needs"] if not any(data.glob(pattern))]
-        for name, task in config.tasks.items()
+        for name, task in tasks.items()
     }
     left_out = {name: paths[0] for name, paths in missing.items() if paths}
     if len(left_out) == len(missing):
         raise UserError(
             f"--data_dir={data}: holds the files of no task; give one with "
-            + " or ".join(" and ".join(task["needs"]) for task in config.tasks.values())
+            + " or ".join(" and ".join(task["needs"]) for task in tasks.values())
         )
     for name in config.ablation_tasks:
-        if name not in config.tasks:
-            raise UserError(f"ablation_tasks: '{name}' is none of {', '.join(config.tasks)}")
-    trials = [trial for s in systems for trial in _trials(s, config, data)]
+        if name not in tasks:
+            raise UserError(f"ablation_tasks: '{name}' is none of {', '.join(tasks)}")
+    trials = [trial for s in systems for trial in _trials(s, tasks, config, data)]
     return Comparison(
         systems=systems,
         records={name: tuple(options) for name, options in config.records.items()},
         trials=[trial for trial in trials if trial.task not in left_out],
         left_out=left_out,
         contexts={word: tuple(texts) for word, texts in config.contexts.items()},
-        paper={name: dict(task.get("paper", {})) for name, task in config.tasks.items()},
+        paper={name: dict(task.get("paper", {})) for name, task in tasks.items()},
     )
 
 
-def _system(name: str, group: str, entry: Any, folder: Path) -> System:
-    settings = tuple(entry["settings"])
-    paper = dict(entry.get("paper", {}))
-    return System(name, group, str(folder / entry["config"]), entry["records"], settings, paper)
+def _system(group: str, entry: Mapping[str, Any], folder: Path) -> System:
+    return System(
+        entry["name"],
+        group,
+        str(folder / entry["config"]),
+        entry["records"],
+        tuple(entry["settings"]),
+        dict(entry.get("paper", {})),
+    )
 
 
-def _trials(system: System, config: ConfigDict, data: Path) -> Iterator[Trial]:
+def _trials(
+    system: System, tasks: Mapping[str, Any], config: ConfigDict, data: Path
+) -> Iterator[Trial]:
     """An ablation is tuned alone, as in the paper."""
     every = system.group == SYSTEMS
-    for name in config.tasks if every else config.ablation_tasks:
-        task = config.tasks[name]
+    for name in tasks if every else config.ablation_tasks:
+        task = tasks[name]
+        kind = f"--task={task.get('task', name)}"
         given = [option.format(data=data) for option in task["options"]]
-        # Tasks that only look at vectors have nothing to tune.
-        readings = READINGS if task.get("tuned", True) else {"vectors": ()}
-        for reading, options in readings.items():
-            if every or reading == "tuned":
-                common = config.tuning if task.get("tuned", True) else ()
-                flags = (f"--task={task.get('task', name)}", *given, *options, *common)
-                yield Trial(system, name, reading, flags)
+        if not task.get("tuned", True):  # It only looks at vectors.
+            yield Trial(system, name, VECTORS, (kind, *given))
+            continue
+        for reading, options in READINGS.items():
+            more = () if reading == TUNED else config.frozen
+            if every or reading == TUNED:
+                # Of an option given twice the last one counts.
+                yield Trial(system, name, reading, (kind, *given, *config.tuning, *more, *options))

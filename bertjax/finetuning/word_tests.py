@@ -11,6 +11,7 @@ import numpy as np
 from bertjax import distributed
 from bertjax.errors import UserError
 from bertjax.files.json_file import write_json
+from bertjax.runs.run_folder import is_run
 from bertjax.scores import metrics
 from bertjax.tasks.word_lists import WORD_TASKS, Analogy, Pair
 from bertjax.weights.pretrained import Pretrained
@@ -108,7 +109,14 @@ def run(task: str, start: Pretrained, files: dict[str, Path], workdir: Path) -> 
 
     Args:
       files: {name of the test: its file}.
+
+    Raises:
+      UserError: the folder holds a run, whose scores these would replace.
     """
+    if is_run(workdir):
+        raise UserError(
+            f"--workdir={workdir}: holds a run, whose scores these would replace; give another"
+        )
     kind, layer = WORD_TASKS[task], WordLayer(start)
     # All files are read before anything is computed.
     items = {test: kind.read(path) for test, path in files.items()}
