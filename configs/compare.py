@@ -89,11 +89,7 @@ def get_config() -> ConfigDict:
                     "name": "elmo",
                     "config": "elmo.py:tiny",
                     "records": "words",
-                    "settings": (
-                        "model.projection_size=64",
-                        "train.batch_size=32",
-                        "train.learning_rate=3e-3",
-                    ),
+                    "settings": ("train.batch_size=32", "train.learning_rate=3e-3"),
                 },
                 {
                     "name": "word2vec",

@@ -104,7 +104,7 @@ def test_a_config_for_another_command_and_a_size_too_many_are_refused(tmp_path: 
     (tmp_path / "none.py").write_text(text)
     with pytest.raises(UserError, match=r"none\.py: is for another command \(it has no model\)"):
         settings.load(f"{tmp_path}/none.py", [], settings.TRAINING)
-    with pytest.raises(UserError, match=r"none\.py:tiny: get_config\(\) takes 0 positional"):
+    with pytest.raises(UserError, match=r"none\.py:tiny: too many positional arguments"):
         settings.load(f"{tmp_path}/none.py:tiny", [])
 
 

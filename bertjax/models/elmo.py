@@ -117,7 +117,7 @@ SIZES: dict[str, dict[str, Any]] = {
     },
     "tiny": {
         "lstm_size": 128,
-        "projection_size": 32,
+        "projection_size": 64,
         "filters": ((1, 8), (2, 8), (3, 16)),
         "character_size": 8,
         "highway_layers": 1,
