@@ -138,6 +138,7 @@ WRONG: dict[str, tuple[str, str | bytes, str]] = {
     "too many columns": ("a.csv", "x,y\n1,2,3\n", "a.csv:2: 3 columns, the header has 2 (x, y)"),
     "a blank line": ("a.tsv", "x\ty\n\n1\t2\n", "a.tsv:2: 1 columns, the header has 2"),
     "an open quote": ("a.csv", 'x,y\n1,2\n3,"4\n5,6\n', "a.csv:3: malformed CSV"),
+    "old Mac lines": ("a.csv", "x,y\r1,2\r3,4\r", "a.csv:1: malformed CSV (new-line character"),
     "text after a quote": ("a.csv", 'x,y\n"1"2,3\n', "a.csv:2: malformed CSV"),
     "malformed JSON": ("a.jsonl", '{"x": 1}\n{"x": \n', "a.jsonl:2: not valid JSON"),
     "half a character": ("a.jsonl", '{"x": "\\ud800"}\n', "a.jsonl:1: not valid JSON"),
@@ -153,6 +154,20 @@ def test_what_is_wrong_is_told_in_one_line(put: Put, name: str, content: str, me
         read_table(path)
     assert str(error.value).startswith(f"{path.parent}/{message}")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "mend"),
+    [
+        ("a.csv", "x,y\r1,2\r", r"; look for a line that ends in \r alone, as on old Macs"),
+        ("a.csv", 'x,y\n"1', "; look for a quote that is not closed or not doubled"),
+        ("a.tsv", 'x\ty\n"1\t2"\t3\n', "stray tabs; quotes hold no cell together in .tsv"),
+    ],
+)
+def test_a_broken_row_is_told_with_the_mend(put: Put, name: str, content: str, mend: str) -> None:
+    with pytest.raises(UserError) as error:
+        read_table(put(name, content))
+    assert mend in str(error.value)
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:

@@ -28,6 +28,11 @@ class TableRow(NamedTuple):
             raise UserError(no_column(self, f"'{name}'"))
         return self.values[name]
 
+    def name(self, *columns: str) -> str:
+        """What it is called by the first of the columns that is there, "" if there is none."""
+        value = next((self.values[column] for column in columns if column in self.values), None)
+        return "" if value is None else str(value)
+
 
 def no_column(row: TableRow, wanted: str) -> str:
     """The message for a missing column; a .jsonl line names its own columns, a table's header
@@ -116,17 +121,21 @@ def _csv_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise UserError(
-                f"{path}:{number}: malformed CSV ({error}); look for a quote that is not closed "
-                "or not doubled"
-            ) from None
+            mend = "look for a quote that is not closed or not doubled"
+            if "new-line" in str(error):
+                mend = "look for a line that ends in \\r alone, as on old Macs; it must be \\n"
+            raise UserError(f"{path}:{number}: malformed CSV ({error}); {mend}") from None
         if cells is None:
             return
         yield number, cells
 
 
 _CELLS = {".tsv": _tsv_cells, ".csv": _csv_cells}
-_STRAY = {".tsv": "tabs", ".csv": "commas and quotes"}
+# What to look for where a row has too few columns or too many.
+_STRAY = {
+    ".tsv": "tabs; quotes hold no cell together in .tsv, write .csv for that",
+    ".csv": "commas and quotes",
+}
 
 
 def _table(
