@@ -240,6 +240,17 @@ def test_parts_of_speech_are_scored_by_their_accuracy() -> None:
     assert set(found.values()) == {0.5}
 
 
+def test_tags_without_a_type_are_of_entities_where_only_o_is_beside_them() -> None:
+    examples = [sentence("abcd", ["B", "I", "O", "B"])]
+    found = FAMILY.score(examples, [Prediction(["B", "O", "O", "B"], [])])
+    assert (found["f1"], found["token_accuracy"]) == (0.5, 0.75)
+    assert FAMILY.find_labels([sentence("ab", ["O", "B"])]) == ["O", "B", "I"]
+    # A part of speech may be called so, too.
+    spoken = [sentence("abcd", ["NN", "I", "O", "B"])]
+    assert set(FAMILY.score(spoken, [Prediction(["NN", "NN", "O", "B"], [])]).values()) == {0.75}
+    assert FAMILY.find_labels(spoken) == ["O", "B", "I", "NN"]
+
+
 def test_without_an_entity_in_gold_nothing_is_found() -> None:
     found = FAMILY.score([sentence("ab")], [Prediction(["O", "B-PER"], [])])
     assert (found["f1"], found["token_accuracy"]) == (0, 0.5)

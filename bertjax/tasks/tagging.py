@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain, groupby
 from typing import NamedTuple
 
@@ -160,8 +160,12 @@ def _prediction(example: Example, scores: np.ndarray, labels: Sequence[str]) -> 
     )
 
 
-def _is_of_entity(tag: str) -> bool:
-    return tag[:2] in ("B-", "I-", "E-", "S-")
+def _of_entities(tags: Collection[str]) -> set[str]:
+    """Those of entities: B-PER and its like, and bare B, I, E and S where only O is beside them."""
+    others = set(tags) - {"O"}
+    if others <= set("BIES"):
+        return others
+    return {tag for tag in others if tag[:2] in ("B-", "I-", "E-", "S-")}
 
 
 def _columns(texts: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -187,7 +191,7 @@ def _scores_by_type(
 ) -> dict[str, str]:
     """A file of them; none where a sentence has no gold tags, or none of them is of an entity."""
     gold = [example.gold for example in examples if example.gold is not None]
-    if len(gold) < len(examples) or not any(map(_is_of_entity, chain.from_iterable(gold))):
+    if len(gold) < len(examples) or not _of_entities(set(chain.from_iterable(gold))):
         return {}
     found = by_type(gold, [prediction.tags for prediction in predictions])
     return {f"by_type-{split}.json": json.dumps(found, indent=2) + "\n"}
@@ -213,7 +217,7 @@ class Tagging:
         Every type of entity has every prefix: of a rare one, dev may hold what train lacks.
         """
         tags = set(chain.from_iterable(example.gold or () for example in examples))
-        entities = set(filter(_is_of_entity, tags))
+        entities = _of_entities(tags)
         prefixes = {"B", "I"}.union(tag[0] for tag in entities)
         tags |= {f"{prefix}{tag[1:]}" for prefix in prefixes for tag in entities}
         return sorted(tags, key=lambda tag: (tag != "O", tag))
@@ -273,7 +277,7 @@ class Tagging:
         gold = [example.gold or [] for example in examples]
         scores = entity_scores(gold, [prediction.tags for prediction in predictions])
         tags = set(chain.from_iterable(gold)) - {"O"}
-        if tags and not any(map(_is_of_entity, tags)):
+        if tags and not _of_entities(tags):
             return dict.fromkeys(_SCORES, scores["token_accuracy"])
         return {name: scores[name] for name in _SCORES}
 
