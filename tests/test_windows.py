@@ -157,6 +157,14 @@ def test_an_answer_that_is_not_in_the_context_is_counted_and_no_target(
     assert encoded.counts["with an answer that is not in the context"] == 1
 
 
+def test_texts_without_a_token_are_counted(tiny_tokenizer: WordPieceTokenizer) -> None:
+    encoded = windows.encode([example(question=""), example(" ")], context(tiny_tokenizer))
+    assert encoded.counts == {
+        "with a question without a token": 1,
+        "with a context without a token, answered with nothing": 1,
+    }
+
+
 def test_a_long_question_is_cut_and_counted(tiny_tokenizer: WordPieceTokenizer) -> None:
     t = tiny_tokenizer
     asked = example(question=TEXT)

@@ -95,6 +95,7 @@ def _question(example: Example, context: Context, counts: Counter[str]) -> list[
     tokenizer, options = context.tokenizer, context.options
     limit = options.max_query_length
     ids = tokenizer.encode(example.question)
+    counts["with a question without a token"] += not ids
     counts[f"with a question cut at {limit} tokens"] += len(ids) > limit
     ids = ids[:limit]
     if len(ids) + 4 > options.max_seq_length:
