@@ -129,11 +129,11 @@ def test_the_file_holds_predictions_and_texts(tiny_tokenizer: WordPieceTokenizer
     assert list(files) == ["predictions-test.tsv"]
     header, *rows = csv.reader(io.StringIO(files["predictions-test.tsv"]), delimiter="\t")
     assert header[:5] == ["index", "prediction", "label", "confidence", "context"]
-    assert header[5:] == ["choice0", "choice1", "choice2"]
-    assert rows == [
-        ["0", "1", "1", "0.7500", "the old river", "found", "watched", ""],
-        ["1", "0", "", "0.9998", "the old river", "a\tb", "c\n", "d"],
-    ]
+    assert header[5:] == ["choice0", "p(0)", "choice1", "p(1)", "choice2", "p(2)"]
+    texts = ["found", "0.250000", "watched", "0.750000", "", ""]
+    assert rows[0] == ["0", "1", "1", "0.7500", "the old river", *texts]
+    texts = ["a\tb", "0.999753", "c\n", "0.000123", "d", "0.000123"]
+    assert rows[1] == ["1", "0", "", "0.9998", "the old river", *texts]
 
 
 def test_answers_are_numbers_and_a_constant_one_is_a_collapse(

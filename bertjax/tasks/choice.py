@@ -55,6 +55,12 @@ def _rows(example: Example, context: Context, counts: Counter[str]) -> Iterator[
         yield Row(whole, len(a) + 2, example.gold)
 
 
+def _share(prediction: Prediction, place: int) -> str:
+    """The probability of a choice, empty where the example has none of that number."""
+    found = prediction.probabilities
+    return f"{found[place]:.6f}" if place < len(found) else ""
+
+
 class Choice:
     """One of several choices, of which examples may have different numbers."""
 
@@ -108,7 +114,8 @@ class Choice:
         predictions: Sequence[Prediction],
         context: Context,
     ) -> dict[str, str]:
-        """One line an example: the choice predicted and the right one, by number, and the texts."""
+        """One line an example: the choice predicted and the right one, by number, and every
+        choice's text and probability."""
         columns: dict[str, list[Any]] = {
             "index": list(range(len(examples))),
             **ids(examples),
@@ -120,6 +127,7 @@ class Choice:
         for place in range(max(len(e.choices) for e in examples)):
             texts = [e.choices[place] if place < len(e.choices) else "" for e in examples]
             columns[f"choice{place}"] = texts
+            columns[f"p({place})"] = [_share(p, place) for p in predictions]
         return {f"predictions-{split}.tsv": as_tsv(columns)}
 
     def collapsed(self, predictions: Sequence[Prediction], context: Context) -> bool:
