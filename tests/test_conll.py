@@ -14,6 +14,7 @@ from bertjax.errors import UserError
 from bertjax.scores.entity_scores import entity_scores
 from bertjax.tasks.conll import CONLL, to_bio2
 from bertjax.tasks.own import with_columns
+from bertjax.tasks.sources import load
 from bertjax.tasks.tagging import Example
 
 OFFICIAL, OWN = CONLL["conll"].reader, CONLL["tag"].reader
@@ -161,16 +162,36 @@ def test_columns_may_have_other_names(tmp_path: Path, name: str, content: str) -
     path = put(tmp_path / name, content)
     assert [(e.words, e.gold) for e in reader.read(path, "dev")] == [(["a", "b"], ["O", "O"])]
     put(path, content.replace("words", "pieces"))
-    with pytest.raises(UserError, match=rf"{name}:1: no column 'words'.*--columns tokens=YOURS"):
+    with pytest.raises(UserError, match=rf"{name}: no column 'words', which --columns tokens=w"):
         reader.read(path, "dev")
 
 
 def test_columns_without_names_cannot_be_renamed(tmp_path: Path) -> None:
-    reader = with_columns(CONLL["tag"], ["tokens=words"]).reader
-    with pytest.raises(UserError, match=r"dev\.conll: --columns is for tables"):
-        reader.read(put(tmp_path / "dev.conll", "a O\n"), "dev")
+    task = with_columns(CONLL["tag"], ["tokens=words"])
+    path = put(tmp_path / "dev.conll", "a O\n")
+    with pytest.raises(
+        UserError, match=r"^--columns: for tables .*here is only .*dev\.conll; leave it"
+    ):
+        load(task, {"dev": path}, need=["dev"])
     with pytest.raises(UserError, match=r"^--columns: for your own files .*tag.*, not conll$"):
         with_columns(CONLL["conll"], ["tokens=words"])
+
+
+def test_columns_of_tables_do_not_hinder_other_files(tmp_path: Path) -> None:
+    """Neither beside a table nor, where a training had them, alone."""
+    train = put(tmp_path / "train.csv", "words,tags\na b,O O\n")
+    other = put(tmp_path / "dev.conll", "a O\n")
+    found = load(with_columns(CONLL["tag"], ["tokens=words"]), {"train": train, "dev": other})
+    assert [example.words for example in found["dev"]] == [["a"]]
+    # --extra_train is read alone.
+    alone = load(with_columns(CONLL["tag"], ["tokens=words"]), {"train": other}, need=())
+    assert alone["train"] == found["dev"]
+    kept = with_columns(CONLL["tag"], ["tokens=words"], kept=True)
+    lines = put(tmp_path / "new.tsv", "a\tO\nb\tO\n")
+    table = put(tmp_path / "more.tsv", "words\tsource\na b\tx\n")
+    for path, words in ((other, ["a"]), (lines, ["a", "b"]), (table, ["a", "b"])):
+        (example,) = load(kept, {"test": path}, need=())["test"]
+        assert example.words == words
 
 
 # --- Faults ---------------------------------------------------------------------------------
@@ -186,6 +207,8 @@ def test_columns_without_names_cannot_be_renamed(tmp_path: Path) -> None:
         ("dev.conll", "", r"dev.conll: no sentences"),
         ("dev.conll", "-DOCSTART- O\n\n", r"dev.conll: no sentences"),
         ("dev.conll", "a\nb\n", r"dev.conll:1: no tags"),
+        ("dev.json", "[]\n", r"dev.json: .json files are not read; give your .* .jsonl with"),
+        ("dev.csv.gz", b"\x1f\x8b", r"dev.csv.gz: .gz files are not read; give your own train"),
         ("dev.jsonl", '{"tokens": []}\n', r"dev.jsonl: no sentences"),
         ("dev.jsonl", '{"tokens": ["a"]}\n', r"dev.jsonl:1: no tags"),
         ("dev.jsonl", '{"words": ["a"]}\n', r"dev.jsonl:1: no column 'tokens'"),

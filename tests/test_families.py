@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,23 @@ def test_answers_to_questions_may_be_chosen_otherwise_than_in_training(
     listed = _read(tmp_path / "nbest-dev.json").values()
     assert {len(answers) for answers in listed} == {2}
     assert max(len(answer["text"].split()) for answers in listed for answer in answers) == 1
+
+
+@pytest.mark.parametrize("trained", ["tag"], indirect=True)
+def test_what_the_columns_were_called_does_not_hinder_files_without_names(
+    trained: tuple[str, Path, Path],
+    command: Command,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run, dev = shutil.copytree(trained[1], tmp_path / "run"), trained[2]
+    config = _read(run / "config.json") | {"columns": ["tokens=words"]}
+    (run / "config.json").write_text(json.dumps(config))
+    given = ["--mode=predict", f"--workdir={run}", f"--input={dev}", f"--output={tmp_path / 'new'}"]
+    assert command(finetune, *given) == 0
+    assert (tmp_path / "new" / "predictions-dev.conll").is_file()
+    assert command(finetune, *given, "--columns", "tokens=words") == 2
+    assert "--columns: for tables" in capsys.readouterr().err
 
 
 # --- Other encoders -------------------------------------------------------------------------

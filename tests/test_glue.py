@@ -208,6 +208,14 @@ def test_the_folder_is_the_tasks_or_holds_the_tasks(tmp_path: Path, below: str) 
     assert GLUE["sst2"].reader.find(tmp_path) == {"dev": tmp_path / below / "dev.tsv"}
 
 
+def test_where_the_diagnostic_file_is_looked_for_is_told(tmp_path: Path) -> None:
+    put(tmp_path / "AX", diagnostic__tsv=["index|sentence1|sentence2", "0|a|b"])
+    put(tmp_path / "MNLI", train__tsv=["x"])
+    assert GLUE["mnli"].reader.find(tmp_path)["ax"].samefile(tmp_path / "AX" / "diagnostic.tsv")
+    wanted = "; for AX, diagnostic-full.tsv or diagnostic.tsv there or in AX beside it"
+    assert [name for name, task in GLUE.items() if task.reader.source.endswith(wanted)] == ["mnli"]
+
+
 def test_only_a_test_may_lack_labels(tmp_path: Path) -> None:
     put(tmp_path, dev__tsv=["index|sentence", "0|a"], test__tsv=["sentence|label", "a|1", "b|"])
     reader = GLUE["sst2"].reader

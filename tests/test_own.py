@@ -98,8 +98,33 @@ def test_a_missing_column_is_told_with_the_mend(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match=r"dev\.csv:1: no column 'label'; the header"):
         read("classify", path, columns=["sentence=review"])
-    with pytest.raises(UserError, match=r"dev\.csv:1: no column 'body'; the header"):
+
+
+def test_every_column_that_is_told_of_must_be_there(tmp_path: Path) -> None:
+    rows = [{"review": "a", "stars": "5", "text": "b"}, {"review": "a", "grade": "5", "text": "b"}]
+    path = put(tmp_path / "dev.csv", rows[:1])
+    with pytest.raises(UserError) as error:
         read("classify", path, columns=["sentence=body", "label=stars"])
+    assert str(error.value) == (
+        f"{path}: no column 'body', which --columns sentence=body tells of; there are: "
+        "review, stars, text"
+    )
+    # Of files to be predicted, all but labels; of JSON, a line may lack what another has.
+    given = ["sentence=review", "label=grade", "id=key"]
+    for split, missing in (("train", "grade"), ("dev", "grade"), ("test", "key")):
+        with pytest.raises(UserError, match=rf"dev\.csv: no column '{missing}', which --columns"):
+            read("classify", path, split, columns=given)
+    path = put(tmp_path / "test.jsonl", [row | {"key": "k"} for row in rows])
+    assert read("classify", path, "test", columns=given) == [("a", None), ("a", "5")]
+
+
+@pytest.mark.parametrize("given", ["tags=tgas", "label=lable", "question=qq", "answer_start=at"])
+def test_no_task_reads_past_a_name_that_is_misspelt(given: str, tmp_path: Path) -> None:
+    name = {"tags": "tag", "answer_start": "span"}.get(given.partition("=")[0], "choice")
+    task, row = OF_TASK[name]
+    path = put(tmp_path / "dev.csv", [row])
+    with pytest.raises(UserError, match=rf"dev\.csv: no column '.*', which --columns {given} tel"):
+        with_columns(task, [given]).reader.read(path, "dev")
 
 
 # --- Ids ---------------------------------------------------------------------------------------
@@ -125,7 +150,7 @@ def test_rows_may_have_names_and_none_twice(name: str, tmp_path: Path) -> None:
     path = put(tmp_path / "dev.csv", [row | {"id": "one"}, row | {"id": "one"}])
     with pytest.raises(UserError, match=r"dev\.csv:3: the id one is there before, in .*dev\.csv:2"):
         load(task, {"dev": path}, need=["dev"])
-    with pytest.raises(UserError, match=r"dev\.csv:1: no column 'key'"):
+    with pytest.raises(UserError, match=r"dev\.csv: no column 'key', which --columns id=key"):
         named.reader.read(path, "dev")
 
 
@@ -213,3 +238,4 @@ def test_two_files_for_a_split_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     with pytest.raises(UserError, match=r"train\.tsv and train\.csv are there; tell which"):
         OWN["pair"].reader.find(tmp_path)
+    assert OWN["pair"].reader.find(tmp_path, ["train"]) == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from bertjax.tasks.glue import GLUE
 from bertjax.tasks.own import OWN
 from bertjax.tasks.sources import drawn, load
 from bertjax.tasks.squad import SQUAD
+from bertjax.tasks.table import TASKS
 
 
 def put(path: Path, *rows: tuple[str, ...]) -> Path:
@@ -65,9 +67,29 @@ def test_given_files_are_enough(tmp_path: Path) -> None:
     assert list(found.items()) == [("train", ["train"]), ("dev", ["dev"])]
 
 
-def test_predicting_needs_only_what_is_predicted(tmp_path: Path) -> None:
+def test_predicting_needs_only_what_is_predicted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     test = put(tmp_path / "new.tsv", ("sentence",), ("a",))
     assert texts(load(OWN["classify"], {"test": test}, need=())) == {"test": ["a"]}
+    assert capsys.readouterr().out == f"classify: test {test}\n"
+
+
+@pytest.mark.parametrize("name", ["tag", "span", "choice", "classify", "sst2"])
+def test_what_is_given_is_not_looked_for(name: str, tmp_path: Path) -> None:
+    for file in ("train.csv", "train.jsonl", "dev.jsonl", "train.tsv"):
+        (tmp_path / file).touch()
+    if name != "sst2":
+        with pytest.raises(UserError, match=r"are there; tell which: --train="):
+            TASKS[name].reader.find(tmp_path)
+    assert "train" not in TASKS[name].reader.find(tmp_path, {"train": tmp_path / "train.csv"})
+
+
+def test_one_of_two_files_can_be_told(tmp_path: Path) -> None:
+    for file in ("train.tsv", "dev.tsv", "dev.csv"):
+        put(tmp_path / file, HEADER, (file, "x"))
+    found = texts(load(OWN["classify"], {"dev": tmp_path / "dev.tsv"}, tmp_path))
+    assert found == {"train": ["train.tsv"], "dev": ["dev.tsv"]}
 
 
 def test_a_split_that_is_not_there_is_told_with_the_mend(folder: Path) -> None:
@@ -164,11 +186,14 @@ SENTENCE = {
 }
 
 
-def mocked(task: Any, record: dict[str, Any]) -> dict[str, list[Any]]:
-    """The task's examples where every split of tensorflow-datasets is this one record."""
+def mocked(
+    task: Any, record: dict[str, Any], made: Callable[[Any], Any] = tf.data.Dataset.from_tensors
+) -> dict[str, list[Any]]:
+    """The task's examples where every split of tensorflow-datasets is this one record, or what
+    else is made of it."""
 
     def as_dataset(self: Any, *_: object, **__: object) -> tf.data.Dataset:
-        return tf.data.Dataset.from_tensors(record)
+        return made(record)
 
     with tfds.testing.mock_data(as_dataset_fn=as_dataset):
         return load(task)
@@ -178,6 +203,22 @@ def test_questions_come_from_there_too() -> None:
     (example,) = mocked(SQUAD["squad"], QUESTION)["dev"]
     assert (example.context, example.question) == ("Gro\u00dfe T\u00fcrme", "who")
     assert example.gold == (("T\u00fcrme", 6),)
+
+
+def test_in_training_answers_that_contexts_lack_are_left_out_there_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    records = {
+        name: np.array([value] * 2, object)
+        for name, value in QUESTION.items()
+        if isinstance(value, bytes)
+    }
+    answers = {"text": np.array([[b"T\xc3\xbcrme"], [b"Tore"]], object), "answer_start": [[6], [6]]}
+    records |= {"id": np.array([b"q1", b"q2"], object), "answers": answers}
+    found = mocked(SQUAD["squad"], records, tf.data.Dataset.from_tensor_slices)
+    assert [example.id for example in found["train"]] == ["q1"]
+    assert len(found["dev"]) == 2
+    assert "squad/v1.1 train: left out 1 of 2 questions" in capsys.readouterr().out
 
 
 def test_tags_come_from_there_by_name() -> None:

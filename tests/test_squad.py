@@ -12,6 +12,7 @@ import pytest
 
 from bertjax.errors import UserError
 from bertjax.tasks.own import with_columns
+from bertjax.tasks.sources import load
 from bertjax.tasks.squad import SQUAD
 from bertjax.tasks.windows import Example
 
@@ -130,7 +131,7 @@ def test_columns_may_have_other_names(write: Write, name: str) -> None:
     where = f"{path}:{1 if name.endswith('jsonl') else 2}"
     assert reader.read(path, "dev") == [Example("k", "Q?", "a b", (("b", 2),), where)]
     write(name, "ask,reply\nQ?,b\n" if name == "dev.csv" else [{"ask": "Q?"}])
-    with pytest.raises(UserError, match=r":1: no column 'text'; .*: --columns context=YOURS"):
+    with pytest.raises(UserError, match=r": no column 'text', which --columns context=text tells"):
         reader.read(path, "dev")
 
 
@@ -263,9 +264,11 @@ def test_the_place_of_an_answer_is_a_number(write: Write) -> None:
 
 
 def test_columns_of_squads_own_json_have_no_names_to_change(write: Write) -> None:
-    reader = with_columns(SQUAD["span"], ["answer=reply"]).reader
-    with pytest.raises(UserError, match=r"dev\.json: --columns is for tables"):
-        reader.read(write("dev.json", squad({"answers": []})), "dev")
+    task, path = with_columns(SQUAD["span"], ["answer=reply"]), write("dev.json", squad({}))
+    with pytest.raises(UserError, match=r"^--columns: for tables .*only .*dev\.json; leave it out"):
+        load(task, {"dev": path}, need=["dev"])
+    kept = with_columns(SQUAD["span"], ["answer=reply"], kept=True)
+    assert len(load(kept, {"test": path}, need=())["test"]) == 1
     with pytest.raises(UserError, match=r"^--columns: for your own files .*span\), not squad2$"):
         with_columns(SQUAD["squad2"], ["answer=reply"])
 
@@ -278,6 +281,11 @@ def test_own_lines_of_another_shape(write: Write) -> None:
         path = write("train.jsonl", [line(answers=[answer("river")]), fields])
         with pytest.raises(UserError, match=message):
             SPAN.read(path, "train")
+    path = write("train.jsonl", [{"question": "What?"}])
+    for reader, mend in ((SPAN, "context=YOURS"), (SQUAD1, "")):
+        with pytest.raises(UserError, match=rf": question(; .* --columns {mend})?$") as error:
+            reader.read(path, "train")
+        assert ("--columns" in str(error.value)) == bool(mend)
 
 
 # --- The tasks ------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def load(
     words = pretrained.load_words(run, encoder)
     options = Options(**{**config["options"], **(changed or {})})
     context = Context(words, config["labels"], options)
-    task = own.with_columns(TASKS[config["task"]], columns or config["columns"])
+    task = own.with_columns(TASKS[config["task"]], columns or config["columns"], kept=not columns)
     model = TaskModel(
         encoder,
         config["head"],

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -126,8 +126,6 @@ class Reader(Protocol):
 
     Attributes:
       tfds: name in tensorflow-datasets, "glue/cola"; None if it is not there.
-      tfds_splits: our split -> the one of tensorflow-datasets, "test", or that of another data set
-        there, "glue/ax:test", which is left out, aloud, where it cannot be had.
       source: where the official files are had and what their folder holds, for messages.
     """
 
@@ -135,16 +133,27 @@ class Reader(Protocol):
     def tfds(self) -> str | None: ...
 
     @property
-    def tfds_splits(self) -> Mapping[str, str]: ...
-
-    @property
     def source(self) -> str: ...
 
-    def find(self, folder: Path) -> dict[str, Path]:
-        """{split: file} of what a folder holds; "train" and "dev" first."""
+    def find(self, folder: Path, given: Collection[str] = ()) -> dict[str, Path]:
+        """{split: file} of what a folder holds but for the splits that are given; "train" and
+        "dev" first."""
 
     def read(self, path: Path, split: str) -> list[Any]:
         """Examples of a file; raises UserError that names file and line."""
+
+
+@runtime_checkable
+class TfdsReader(Reader, Protocol):
+    """One that also reads what tensorflow-datasets has.
+
+    Attributes:
+      tfds_splits: our split -> the one of tensorflow-datasets, "test", or that of another data set
+        there, "glue/ax:test", which is left out, aloud, where it cannot be had.
+    """
+
+    @property
+    def tfds_splits(self) -> Mapping[str, str]: ...
 
     def from_tfds(self, record: Mapping[str, Any], names: Mapping[str, Any], where: str) -> Any:
         """An example of a record of tensorflow-datasets: NumPy values and decoded strings.
@@ -152,6 +161,9 @@ class Reader(Protocol):
         Args:
           names: feature -> names of its classes, where it has any.
         """
+
+    def usable(self, examples: list[Any], split: str, source: str) -> list[Any]:
+        """Those of a split that serve its purpose; says which are left out."""
 
 
 @dataclasses.dataclass(frozen=True)

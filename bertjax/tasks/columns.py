@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
-from bertjax.files.tables import TableRow, iterate_table, no_column
+from bertjax.files.tables import TableRow, no_column
 from bertjax.tasks.sentences import Example
 
 
@@ -22,7 +20,6 @@ class Columns:
       labels: alternatives.
       is_number: the label is a number, not a name.
       ids: alternatives; the file's own names of its rows, which it may lack.
-      needs_id: it must not, for the user has said which column it is.
       mend: what to do where a column is missing, for messages.
     """
 
@@ -30,7 +27,6 @@ class Columns:
     labels: tuple[str, ...] = ("label",)
     is_number: bool = False
     ids: tuple[str, ...] = ()
-    needs_id: bool = False
     mend: str = ""
 
     def find_texts(self, row: TableRow) -> tuple[str, str | None]:
@@ -55,14 +51,7 @@ class Columns:
             raise UserError(
                 f"{row.where}: column '{label}' is empty; only test files may lack labels"
             )
-        return Example(text_a, text_b, gold, row.where, self._id(row))
-
-    def _id(self, row: TableRow) -> str:
-        name = next((name for name in self.ids if name in row.values), None)
-        if name is None and self.needs_id:
-            raise UserError(no_column(row, f"'{self.ids[0]}'"))
-        found = None if name is None else row.values[name]
-        return "" if found is None else str(found)
+        return Example(text_a, text_b, gold, row.where, row.name(*self.ids))
 
     def _gold(self, value: Any, where: str, column: str) -> str | float:
         if not self.is_number:
@@ -101,34 +90,3 @@ def _label_name(value: Any, where: str, column: str) -> str:
 def needs_label(split: str) -> bool:
     """Only what is trained on or chosen by must have labels."""
     return split == "train" or split.startswith("dev")
-
-
-@dataclasses.dataclass
-class ColumnReader:
-    """Reads examples from tables; where they are found is for those who inherit.
-
-    Attributes:
-      columns: of its files and of its records in tensorflow-datasets.
-      labels: in the order of the classes there.
-      tfds, tfds_splits, source: see base.Reader.
-    """
-
-    columns: Columns
-    labels: Sequence[str] = ()
-    tfds: str | None = None
-    tfds_splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    source: str = ""
-
-    def read(self, path: Path, split: str) -> list[Example]:
-        """Raises UserError: as tables.read_table and Columns.example do."""
-        needed = needs_label(split)
-        return [self.columns.example(row, needed) for row in iterate_table(path)]
-
-    def from_tfds(self, record: Mapping[str, Any], names: Mapping[str, Any], where: str) -> Example:
-        """There a label is the number of a class; -1 stands for none."""
-        text_a, text_b = self.columns.find_texts(TableRow(dict(record), where))
-        label = record["label"]
-        if label == -1:
-            return Example(text_a, text_b, None, where)
-        gold = float(label) if self.columns.is_number else self.labels[int(label)]
-        return Example(text_a, text_b, gold, where)

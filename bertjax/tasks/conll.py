@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from bertjax.tasks.tagging import Example, Tagging
 _DOCUMENT = "-DOCSTART-"
 # Not all white space is blank: a no-break space may be a word.
 _BLANK = " \t\r"
+# Files that have no lines with a word and its tag, though their names may be given.
+_FOREIGN = (".json", ".xml", ".parquet", ".xlsx", ".gz", ".bz2", ".xz", ".zst", ".zip")
 
 
 def to_bio2(tags: Sequence[str]) -> list[str]:
@@ -94,21 +96,20 @@ class Tagged(OwnTables):
     source: str
     names: Mapping[str, str]
     bio2: bool = False
-    tfds: str | None = None
     tfds_splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def find(self, folder: Path) -> dict[str, Path]:
+    def find(self, folder: Path, given: Collection[str] = ()) -> dict[str, Path]:
         """Raises UserError: several files could be a split."""
         held = sorted(folder.glob("*"))
         candidates = {
             split: [path for path in held if re.fullmatch(pattern, path.name.lower())]
             for split, pattern in self.names.items()
         }
-        return one_each(folder, candidates)
+        return one_each(folder, candidates, given)
 
     def read(self, path: Path, split: str) -> list[Example]:
         """Raises UserError: no sentences, or tags are missing in train, in dev or in a part."""
-        examples = [self._normal(example) for example in self._sentences(path)]
+        examples = [self._normal(example) for example in self._sentences(path, split)]
         if not any(example.words for example in examples):
             raise UserError(f"{path}: no sentences; give a word and its tag a line")
         untagged = [example for example in examples if example.gold is None]
@@ -119,17 +120,28 @@ class Tagged(OwnTables):
             )
         return examples
 
-    def _sentences(self, path: Path) -> Iterator[Example]:
-        if tagged_tables.is_table(path, renamed=bool(self.yours)):
-            return tagged_tables.read(self.rows(path), is_json=path.suffix == ".jsonl")
-        self.check_no_columns(path)
+    def _sentences(self, path: Path, split: str) -> Iterator[Example]:
+        if self.is_table(path):
+            return tagged_tables.read(self.rows(path, split), is_json=path.suffix == ".jsonl")
+        if path.suffix in _FOREIGN:
+            raise UserError(f"{path}: {path.suffix} files are not read; give {self.source}")
         return read_columns(path)
+
+    def is_table(self, path: Path) -> bool:
+        """A .tsv that --columns is given for is one; others may have a word and its tag a line."""
+        if self.yours and not self.kept and path.suffix == ".tsv":
+            return True
+        return tagged_tables.is_table(path, self.yours)
 
     def from_tfds(self, record: Mapping[str, Any], names: Mapping[str, Any], where: str) -> Example:
         """The library tells nothing of documents, so every sentence stands alone."""
         words = [str(word) for word in record["tokens"]]
         gold = [names["ner"][int(tag)] for tag in record["ner"]]
         return self._normal(Example(words, gold, where, where))
+
+    def usable(self, examples: list[Example], split: str, source: str) -> list[Example]:
+        """All."""
+        return examples
 
     def _normal(self, example: Example) -> Example:
         if example.gold is None or not self.bio2:
@@ -183,6 +195,7 @@ CONLL = {
             ),
             names=_names(r"\.(?:conll|txt|tsv|csv|jsonl)", train="train", dev="dev", test="test"),
             own_columns=tagged_tables.COLUMNS,
+            own_labels=("tags",),
         ),
         family=Tagging(),
         primary="f1",

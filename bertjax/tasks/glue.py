@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bertjax.files.tables import TableRow, iterate_table, read_table
 from bertjax.scores import metrics
 from bertjax.tasks.base import Family, Recipe, Task
-from bertjax.tasks.columns import ColumnReader, Columns, needs_label
+from bertjax.tasks.columns import Columns, needs_label
 from bertjax.tasks.sentences import Classification, Example, Regression
 
 _SITE = "https://gluebenchmark.com/tasks"
@@ -48,16 +48,22 @@ _MNLI_SUBMISSION = {"test": "MNLI-m.tsv", "test_mismatched": "MNLI-mm.tsv", "ax"
 
 
 @dataclasses.dataclass
-class GlueReader(ColumnReader):
+class GlueReader:
     """A task's folder; files' own names of columns come before those of tensorflow-datasets.
 
     Attributes:
+      columns: of its files and of its records in tensorflow-datasets.
+      labels: in the order of the classes there.
+      tfds, tfds_splits: see base.Reader and base.TfdsReader.
       folders: its official name and ours, below the folder that holds all of GLUE.
       header: columns of files without a header line.
       skips_broken: rows with a wrong number of columns are left out, but for tests'.
       site: where the files are had, for messages; "" if nobody offers them.
     """
 
+    columns: Columns
+    labels: Sequence[str] = ()
+    tfds: str | None = None
     tfds_splits: Mapping[str, str] = dataclasses.field(default_factory=lambda: _TFDS)
     files: Files = dataclasses.field(default_factory=lambda: _FILES)
     folders: Sequence[str] = ()
@@ -65,15 +71,19 @@ class GlueReader(ColumnReader):
     skips_broken: bool = False
     site: str = ""
 
-    def __post_init__(self) -> None:
+    @property
+    def source(self) -> str:
+        """See base.Reader."""
         names = ", ".join(names[0] for split, names in self.files.items() if split != "ax")
         place = f"{self.site}: " if self.site else ""
-        self.source = f"{place}a folder {self.folders[0]} with {names}"
+        diagnostic = "; for AX, diagnostic-full.tsv or diagnostic.tsv there or in AX beside it"
+        return f"{place}a folder {self.folders[0]} with {names}" + diagnostic * ("ax" in self.files)
 
-    def find(self, folder: Path) -> dict[str, Path]:
+    def find(self, folder: Path, given: Collection[str] = ()) -> dict[str, Path]:
         """Of the folder itself, or of the task's folder in it."""
         places = [folder, *(folder / name for name in self.folders)]
-        return max(map(self._files_in, places), key=len)
+        found = max(map(self._files_in, places), key=len)
+        return {split: path for split, path in found.items() if split not in given}
 
     def _files_in(self, folder: Path) -> dict[str, Path]:
         found = {
@@ -94,6 +104,19 @@ class GlueReader(ColumnReader):
         examples = [self.columns.example(row, needed) for row in rows]
         if skipped:
             print(f"{path}: {len(skipped):,} broken rows left out, the first is {skipped[0]}")
+        return examples
+
+    def from_tfds(self, record: Mapping[str, Any], names: Mapping[str, Any], where: str) -> Example:
+        """There a label is the number of a class; -1 stands for none."""
+        text_a, text_b = self.columns.find_texts(TableRow(dict(record), where))
+        label = record["label"]
+        if label == -1:
+            return Example(text_a, text_b, None, where)
+        gold = float(label) if self.columns.is_number else self.labels[int(label)]
+        return Example(text_a, text_b, gold, where)
+
+    def usable(self, examples: list[Example], split: str, source: str) -> list[Example]:
+        """All."""
         return examples
 
 

@@ -4,43 +4,49 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from bertjax.errors import UserError
 from bertjax.files.tables import EXTENSIONS
 from bertjax.scores import metrics
 from bertjax.tasks.base import Task
-from bertjax.tasks.columns import ColumnReader, Columns
-from bertjax.tasks.own_tables import OwnTables, find_tables
-from bertjax.tasks.sentences import Classification, Regression
+from bertjax.tasks.columns import Columns, needs_label
+from bertjax.tasks.files import one_of_names
+from bertjax.tasks.own_tables import TABLES, OwnTables
+from bertjax.tasks.sentences import Classification, Example, Regression
 
 _OWN_TASKS = "--task=classify, pair, regress, tag, choice, span"
 
 
-@dataclasses.dataclass
-class OwnReader(ColumnReader):
-    """Files train, dev and test with one of the extensions, in any folder."""
+@dataclasses.dataclass(frozen=True)
+class OwnReader(OwnTables):
+    """Files train, dev and test with one of the extensions, in any folder.
 
-    def find(self, folder: Path) -> dict[str, Path]:
+    Attributes:
+      columns: by the task's own names.
+    """
+
+    columns: Columns
+    source: str
+
+    def find(self, folder: Path, given: Collection[str] = ()) -> dict[str, Path]:
         """Raises UserError: two files that could be a split."""
-        return find_tables(folder)
+        return one_of_names(folder, TABLES, given)
 
-    @property
-    def own_columns(self) -> Sequence[str]:
-        """The names that --columns may give others."""
-        texts = (name for names in self.columns.texts for name in names)
-        return tuple(dict.fromkeys((*texts, *self.columns.labels, *self.columns.ids)))
-
-    def with_columns(self, yours: Mapping[str, str]) -> OwnReader:
-        return dataclasses.replace(self, columns=_renamed(self.columns, yours))
+    def read(self, path: Path, split: str) -> list[Example]:
+        """Raises UserError: as OwnTables.rows and Columns.example do."""
+        columns, needed = _renamed(self.columns, self.yours), needs_label(split)
+        return [columns.example(row.row, needed) for row in self.rows(path, split)]
 
 
-def with_columns(task: Task, given: Sequence[str]) -> Task:
+def with_columns(task: Task, given: Sequence[str], kept: bool = False) -> Task:
     """The task for files whose columns have other names.
 
     Args:
       given: what --columns was, such as ["sentence=review", "label=stars"].
+      kept: it was given for the training of a finished run; files whose columns have no names may
+        be predicted all the same.
 
     Raises:
       UserError: not of the form NAME=YOURS, a name that the task does not have, a task that is
@@ -49,7 +55,7 @@ def with_columns(task: Task, given: Sequence[str]) -> Task:
     if not given:
         return task
     reader = task.reader
-    if not isinstance(reader, OwnReader | OwnTables) or not reader.own_columns:
+    if not isinstance(reader, OwnTables) or not reader.own_columns:
         raise UserError(f"--columns: for your own files ({_OWN_TASKS}), not {task.name}")
     yours: dict[str, str] = {}
     for item in given:
@@ -61,7 +67,7 @@ def with_columns(task: Task, given: Sequence[str]) -> Task:
                 f"{', '.join(reader.own_columns)}"
             )
         yours[name] = column
-    return dataclasses.replace(task, reader=reader.with_columns(yours))
+    return dataclasses.replace(task, reader=dataclasses.replace(reader, yours=yours, kept=kept))
 
 
 def _renamed(columns: Columns, yours: Mapping[str, str]) -> Columns:
@@ -77,13 +83,13 @@ def _renamed(columns: Columns, yours: Mapping[str, str]) -> Columns:
         texts=rename(columns.texts),
         labels=tuple(label for (label,) in labels),
         ids=tuple(name for (name,) in ids),
-        needs_id=not yours.keys().isdisjoint(columns.ids),
     )
 
 
 def _reader(texts: Sequence[tuple[str, ...]], *labels: str) -> OwnReader:
     said = " or ".join(" and ".join(names) for names in texts)
     example = " ".join(f"{name}=YOURS" for name in (*texts[0], labels[0]))
+    names = (name for names in texts for name in names)
     return OwnReader(
         Columns(
             tuple(texts),
@@ -96,6 +102,8 @@ def _reader(texts: Sequence[tuple[str, ...]], *labels: str) -> OwnReader:
             f"your own train and dev and, if you like, test: {', '.join(EXTENSIONS)} with columns "
             f"{said}, {' or '.join(labels)} and, if you like, id"
         ),
+        own_columns=(*names, *labels, "id"),
+        own_labels=labels,
     )
 
 

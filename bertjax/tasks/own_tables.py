@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from bertjax.errors import UserError
 from bertjax.files.tables import EXTENSIONS, TableRow, iterate_table, no_column
-from bertjax.tasks.files import one_each
+from bertjax.tasks.columns import needs_label
+
+# The names that the tables of a folder may have.
+TABLES = {split: [f"{split}{e}" for e in EXTENSIONS] for split in ("train", "dev", "test")}
 
 
 class OwnRow(NamedTuple):
@@ -17,10 +20,12 @@ class OwnRow(NamedTuple):
 
     Attributes:
       yours: the task's name -> that of the file, where they differ.
+      mendable: --columns may give such names.
     """
 
     row: TableRow
     yours: Mapping[str, str] = {}
+    mendable: bool = False
 
     @property
     def where(self) -> str:
@@ -39,13 +44,8 @@ class OwnRow(NamedTuple):
 
     @property
     def id(self) -> str:
-        """The file's own name of the row, "" if it has none.
-
-        Raises:
-          UserError: --columns tells of one that is not there.
-        """
-        value = self.column("id") if "id" in self.yours else self.get("id")
-        return "" if value is None else str(value)
+        """The file's own name of the row, "" if it has none."""
+        return self.row.name(self.theirs("id"))
 
     def column(self, *names: str) -> Any:
         """The value of the first of the columns that is there.
@@ -57,9 +57,8 @@ class OwnRow(NamedTuple):
             if self.has(name):
                 return self.get(name)
         wanted = " or ".join(f"'{self.theirs(name)}'" for name in names)
-        raise UserError(
-            f"{no_column(self.row, wanted)}; tell which is which: --columns {names[0]}=YOURS"
-        )
+        mend = f"; tell which is which: --columns {names[0]}=YOURS" if self.mendable else ""
+        raise UserError(no_column(self.row, wanted) + mend)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,36 +67,43 @@ class OwnTables:
 
     Attributes:
       own_columns: patterns of the names that --columns may give others; empty for official files.
+      own_labels: those that files without labels lack.
       yours: see OwnRow.
+      kept: `yours` is what a finished run was trained with, not what was given for these files.
+      tfds: see base.Reader.
     """
 
     own_columns: Sequence[str] = ()
+    own_labels: Sequence[str] = ()
     yours: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    kept: bool = False
+    tfds: str | None = None
 
-    def with_columns(self, yours: Mapping[str, str]) -> Self:
-        return dataclasses.replace(self, yours=yours)
+    def is_table(self, path: Path) -> bool:
+        """Whether a file has named columns; here, all that are read have."""
+        return True
 
-    def rows(self, path: Path) -> Iterator[OwnRow]:
-        """Raises UserError: as tables.read_table does."""
-        return (OwnRow(row, self.yours) for row in iterate_table(path))
-
-    def check_no_columns(self, path: Path) -> None:
-        """Raises UserError: --columns was given for a file whose columns have no names."""
+    def rows(self, path: Path, split: str) -> Iterator[OwnRow]:
+        """Raises UserError: as tables.read_table does; a column that --columns names is nowhere in
+        the file, but for labels where they may be absent."""
         if self.yours:
+            self._check_there(path, () if needs_label(split) else self.own_labels)
+        return (OwnRow(row, self.yours, bool(self.own_columns)) for row in iterate_table(path))
+
+    def _check_there(self, path: Path, optional: Sequence[str]) -> None:
+        # Of JSON, a line may lack what others have.
+        found = {column: None for row in iterate_table(path) for column in row.values}
+        for name, theirs in self.yours.items():
+            if theirs not in found and name not in optional:
+                raise UserError(
+                    f"{path}: no column '{theirs}', which --columns {name}={theirs} tells of; "
+                    f"there are: {', '.join(found)}"
+                )
+
+    def check_columns(self, paths: Iterable[Path]) -> None:
+        """Raises UserError: --columns was given, and no file has columns with names."""
+        if self.yours and not self.kept and not any(map(self.is_table, paths)):
             raise UserError(
-                f"{path}: --columns is for tables with named columns "
-                f"({', '.join(EXTENSIONS)}), which this file is not; leave it out"
+                f"--columns: for tables with named columns ({', '.join(EXTENSIONS)}), and "
+                f"here is only {' and '.join(map(str, paths))}; leave it out"
             )
-
-
-def find_tables(folder: Path) -> dict[str, Path]:
-    """{split: file} of the tables train, dev and test in a folder.
-
-    Raises:
-      UserError: two files could be a split.
-    """
-    candidates = {
-        split: [path for e in EXTENSIONS if (path := folder / f"{split}{e}").is_file()]
-        for split in ("train", "dev", "test")
-    }
-    return one_each(folder, candidates)

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from bertjax.errors import UserError
 from bertjax.tasks.own_tables import OwnRow
 
-_FIELDS = ("question", "context", "answer", "answer_start", "answers")
+LABELS = ("answer", "answer_start", "answers")
+_FIELDS = ("question", "context", *LABELS)
 COLUMNS = (*_FIELDS, "id")
 
 

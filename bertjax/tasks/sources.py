@@ -10,9 +10,11 @@ import numpy as np
 
 from bertjax import data_sets
 from bertjax.errors import UserError
-from bertjax.tasks.base import Reader, Task
+from bertjax.tasks.base import Task, TfdsReader
+from bertjax.tasks.own_tables import OwnTables
 
-_OTHERS = "(others: --data_dir, --train, --dev, --test)"
+# Of a training; what is to be predicted has its own flag.
+_OTHERS = " (others: --data_dir, --train, --dev, --test)"
 Examples = dict[str, list[Any]]
 
 
@@ -27,15 +29,23 @@ def load(
     1. `files`, {split: path}; 2. what `data_dir` holds; 3. where neither is given, tensorflow-
     datasets: its cache ($TFDS_DATA_DIR, else ~/tensorflow_datasets), else its download.
 
+    Args:
+      need: splits that must be there; none where nothing is trained.
+
     Raises:
       UserError: nothing for a split in `need`, a split without examples, an id that occurs twice,
-        what the task's reader refuses, and without network or cache where to get the files.
+        what the task's reader refuses, --columns without a table to read, and without network or
+        cache where to get the files.
     """
+    others = _OTHERS if need else ""
     if not files and not data_dir:
-        return _from_tfds(task)
+        return _from_tfds(task, others)
     paths = _find(task, files or {}, data_dir, need)
+    # Of --extra_train, which is read alone, the files beside it may be the tables.
+    if isinstance(task.reader, OwnTables) and paths.keys() != {"train"}:
+        task.reader.check_columns(paths.values())
     given = ", ".join(f"{split} {path}" for split, path in paths.items())
-    print(f"{task.name}: {given} {_OTHERS}")
+    print(f"{task.name}: {given}{others}")
     examples = {split: task.reader.read(path, split) for split, path in paths.items()}
     for split, found in examples.items():
         _check(found, str(paths[split]))
@@ -60,7 +70,7 @@ def _find(
     source = task.reader.source
     if data_dir and not data_dir.is_dir():
         raise UserError(f"--data_dir={data_dir}: no such folder; what it must hold: {source}")
-    paths = {**(task.reader.find(data_dir) if data_dir else {}), **files}
+    paths = {**(task.reader.find(data_dir, files) if data_dir else {}), **files}
     if not paths:
         raise UserError(
             f"--data_dir={data_dir}: no file of {task.name} in it; what it must hold: {source}"
@@ -89,9 +99,9 @@ def _check(examples: Sequence[Any], source: str) -> None:
 # --- tensorflow-datasets --------------------------------------------------------------------
 
 
-def _from_tfds(task: Task) -> Examples:
+def _from_tfds(task: Task, others: str) -> Examples:
     reader = task.reader
-    if reader.tfds is None:
+    if not isinstance(reader, TfdsReader) or reader.tfds is None:
         raise UserError(
             f"--task={task.name}: no data; give --train=FILE and --dev=FILE, or --data_dir=FOLDER "
             f"({reader.source})"
@@ -111,17 +121,18 @@ def _from_tfds(task: Task) -> Examples:
             f"{reader.tfds} in {builder.data_path} and could not fetch it ({error}); get the "
             f"official files ({reader.source}) and give their folder: --data_dir=FOLDER"
         ) from error
-    print(f"{task.name}: {reader.tfds} of tensorflow-datasets, {builder.data_path} {_OTHERS}")
+    print(f"{task.name}: {reader.tfds} of tensorflow-datasets, {builder.data_path}{others}")
     return examples
 
 
-def _read_tfds(reader: Reader, builder: Any) -> Examples:
+def _read_tfds(reader: TfdsReader, builder: Any) -> Examples:
     examples: Examples = {}
     for split, theirs in reader.tfds_splits.items():
         other, _, name = theirs.rpartition(":")
         try:
             source = data_sets.find(other) if other else builder
-            found = _read_split(reader, source, name, f"{other or reader.tfds} {name}")
+            where = f"{other or reader.tfds} {name}"
+            found = reader.usable(_read_split(reader, source, name, where), split, where)
         except data_sets.Unavailable as error:
             if not other:
                 raise
@@ -131,7 +142,7 @@ def _read_tfds(reader: Reader, builder: Any) -> Examples:
     return examples
 
 
-def _read_split(reader: Reader, builder: Any, split: str, where: str) -> list[Any]:
+def _read_split(reader: TfdsReader, builder: Any, split: str, where: str) -> list[Any]:
     # Of a list of classes, each element has the names.
     features = {name: getattr(f, "feature", f) for name, f in builder.info.features.items()}
     names = {name: f.names for name, f in features.items() if hasattr(f, "names")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,6 @@ class Squad(OwnTables):
       suffixes: of the other files; their names begin with the split's.
     """
 
-    tfds: str | None
     unanswerable: bool
     source: str
     official: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -123,7 +122,7 @@ class Squad(OwnTables):
         default_factory=lambda: {"train": "train", "dev": "validation"}
     )
 
-    def find(self, folder: Path) -> dict[str, Path]:
+    def find(self, folder: Path, given: Collection[str] = ()) -> dict[str, Path]:
         """Raises UserError: several files could be a split."""
         candidates = {}
         for split in ("train", "dev", "test"):
@@ -133,37 +132,40 @@ class Squad(OwnTables):
                 # Those of another version are no files of this task.
                 paths = [path for path in paths if not _OFFICIAL_NAME.fullmatch(path.name)]
             candidates[split] = official or paths
-        return one_each(folder, candidates)
+        return one_each(folder, candidates, given)
 
     def read(self, path: Path, split: str) -> list[Example]:
-        """Questions with answers that their contexts do not hold are left out of train, aloud.
-
-        Raises:
-          UserError: a file of another shape, or no answers in train or dev.
-        """
+        """Raises UserError: a file of another shape, or no answers in train or dev."""
         examples = [
             _example(fields, self.unanswerable, where, name)
-            for fields, where, name in self._questions(path)
+            for fields, where, name in self._questions(path, split)
         ]
         if needs_label(split):
             _check_gold(examples)
-        lost = [e for e in examples if split == "train" and not _is_in_context(e)]
-        if lost:
-            print(
-                f"{path}: left out {len(lost):,} of {len(examples):,} questions, their answers are "
-                f"not in the context; the first is {lost[0].where}"
-            )
-        left_out = {example.where for example in lost}
-        return [example for example in examples if example.where not in left_out]
+        return self.usable(examples, split, str(path))
 
-    def _questions(self, path: Path) -> Iterator[Question]:
-        if path.suffix in EXTENSIONS:
-            return map(question_tables.read, self.rows(path))
-        self.check_no_columns(path)
+    def is_table(self, path: Path) -> bool:
+        """All but SQuAD's own JSON."""
+        return path.suffix in EXTENSIONS
+
+    def _questions(self, path: Path, split: str) -> Iterator[Question]:
+        if self.is_table(path):
+            return map(question_tables.read, self.rows(path, split))
         return _questions_of_json(path)
 
     def from_tfds(self, record: Mapping[str, Any], names: Mapping[str, Any], where: str) -> Example:
         return _example(record, self.unanswerable, where, str(record["id"]))
+
+    def usable(self, examples: list[Example], split: str, source: str) -> list[Example]:
+        """Questions with answers that their contexts do not hold are left out of train, aloud."""
+        lost = [e for e in examples if split == "train" and not _is_in_context(e)]
+        if lost:
+            print(
+                f"{source}: left out {len(lost):,} of {len(examples):,} questions, their answers "
+                f"are not in the context; the first is {lost[0].where}"
+            )
+        left_out = {example.where for example in lost}
+        return [example for example in examples if example.where not in left_out]
 
 
 def _task(name: str, reader: Squad, recipe: Recipe, paper: Mapping[str, str] | None = None) -> Task:
@@ -208,7 +210,6 @@ SQUAD = {
         _task(
             "span",
             Squad(
-                tfds=None,
                 unanswerable=True,
                 source=(
                     "your own train and dev and, if you like, test: .csv or .tsv with columns "
@@ -218,6 +219,7 @@ SQUAD = {
                 ),
                 suffixes=(".json", *EXTENSIONS),
                 own_columns=question_tables.COLUMNS,
+                own_labels=question_tables.LABELS,
             ),
             Recipe(batch_size=32, learning_rate=5e-5, epochs=3, max_seq_length=384),
         ),

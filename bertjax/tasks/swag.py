@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
-from bertjax.files.tables import EXTENSIONS, TableRow
+from bertjax.files.tables import EXTENSIONS
 from bertjax.tasks.base import Recipe, Task
 from bertjax.tasks.choice import Choice, Example
 from bertjax.tasks.columns import needs_label
-from bertjax.tasks.files import one_each
-from bertjax.tasks.own_tables import OwnRow, OwnTables
+from bertjax.tasks.files import one_of_names
+from bertjax.tasks.own_tables import TABLES, OwnRow, OwnTables
 
 _ENDINGS = tuple(f"ending{number}" for number in range(4))
 _CONTEXTS = ("context", "sentence", "question")
@@ -57,16 +57,26 @@ def _own_texts(row: OwnRow) -> _Texts:
 
 
 def _number(label: Any, choices: tuple[str, ...], where: str) -> int:
-    """A label that is a choice's text or its number, from 0."""
-    if label in choices:
-        return choices.index(label)
-    number = str(label)
-    if not number.isdecimal() or int(number) >= len(choices):
+    """A label that is a choice's text or its number, from 0.
+
+    Raises:
+      UserError: it is neither, or the text of one choice and the number of another.
+    """
+    text = str(label)
+    number = int(text) if text.isdecimal() and int(text) < len(choices) else None
+    place = choices.index(label) if label in choices else number
+    if place is None:
         raise UserError(
             f"{where}: label '{label}' is neither the text of a choice nor a number from 0 to "
             f"{len(choices) - 1}"
         )
-    return int(number)
+    # JSON's numbers are no texts.
+    if number not in (None, place):
+        raise UserError(
+            f"{where}: label '{label}' is the number of one choice and the text of another; "
+            f'write .jsonl with the number, not as a text: "label": {number} or {place}'
+        )
+    return place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,27 +91,18 @@ class ChoiceReader(OwnTables):
     texts: Callable[[OwnRow], _Texts]
     files: Mapping[str, Sequence[str]]
     source: str
-    tfds: str | None = None
-    tfds_splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def find(self, folder: Path) -> dict[str, Path]:
+    def find(self, folder: Path, given: Collection[str] = ()) -> dict[str, Path]:
         """Raises UserError: two files that could be a split."""
-        candidates = {
-            split: [path for name in names if (path := folder / name).is_file()]
-            for split, names in self.files.items()
-        }
-        return one_each(folder, candidates)
+        return one_of_names(folder, self.files, given)
 
     def read(self, path: Path, split: str) -> list[Example]:
         """Raises UserError: as tables.read_table does, and for a row that is not of this kind."""
-        examples = list(map(self._example, self.rows(path)))
+        examples = list(map(self._example, self.rows(path, split)))
         for example in examples:
             if example.gold is None and needs_label(split):
                 raise UserError(f"{example.where}: no label; only test files may lack labels")
         return examples
-
-    def from_tfds(self, record: Mapping[str, Any], names: Mapping[str, Any], where: str) -> Example:
-        return self._example(OwnRow(TableRow(dict(record), where)))
 
     def _example(self, row: OwnRow) -> Example:
         context, beginning, choices = self.texts(row)
@@ -137,14 +138,12 @@ SWAG = {
             name="choice",
             reader=ChoiceReader(
                 texts=_own_texts,
-                files={
-                    split: [f"{split}{extension}" for extension in EXTENSIONS]
-                    for split in ("train", "dev", "test")
-                },
+                files=TABLES,
                 source=f"your own train and dev and, if you like, test: {', '.join(EXTENSIONS)} "
                 "with columns context, choice0, choice1, ... (in .jsonl also choices, a list), "
                 "label (the right one's number, from 0, or its text); if you like, question, id",
                 own_columns=(*_CONTEXTS, "choices", "choice[0-9]+", "label", "id"),
+                own_labels=("label",),
             ),
             family=Choice(),
             primary="accuracy",

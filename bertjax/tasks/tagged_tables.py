@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,20 @@ from bertjax.tasks.tagging import Example
 COLUMNS = ("tokens", "tags", "id")
 
 
-def is_table(path: Path, renamed: bool) -> bool:
+def is_table(path: Path, yours: Mapping[str, str]) -> bool:
     """Whether a file has named columns; others have a word and its tag a line.
 
-    A .tsv may be either: it is a table if its first line names the columns, or if --columns does.
+    A .tsv may be either: it is a table if its first line names the columns.
+
+    Args:
+      yours: see OwnRow; such a name is no word by chance, whatever stands beside it.
     """
-    if path.suffix == ".tsv" and path.is_file():
-        _, first = next(numbered_lines(path), (1, ""))
-        cells = first.rstrip("\r\n").split("\t")
-        found = set(cells)
-        return renamed or {"tokens", "tags"} <= found or {"tokens"} <= found <= set(COLUMNS)
-    return path.suffix in (".csv", ".jsonl")
+    if path.suffix != ".tsv" or not path.is_file():
+        return path.suffix in (".csv", ".jsonl")
+    _, first = next(numbered_lines(path), (1, ""))
+    found = set(first.rstrip("\r\n").split("\t"))
+    tokens, tags, _ = names = [yours.get(name, name) for name in COLUMNS]
+    return tokens in found and (bool(yours) or tags in found or found <= set(names))
 
 
 def read(rows: Iterable[OwnRow], is_json: bool) -> Iterator[Example]:
