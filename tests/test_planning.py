@@ -73,9 +73,24 @@ def test_the_search_believes_the_compiler_and_not_the_line() -> None:
     def compiled(rows: int) -> Estimate:
         return linear_memory(rows) if rows <= 500 else linear_memory(rows, fixed=100.0)
 
-    largest, *sure = planning.largest_batch(compiled, 256, compiled(256), 12 * GIB, 8, 2)
+    largest = planning.largest_batch(compiled, 256, compiled(256), 12 * GIB, 8, 2)
+    # 608 rows did not fit, nearly twice as many.
+    assert largest == (256, True, False)
+    largest, *sure = planning.largest_batch(compiled, 256, compiled(256), 12 * GIB, 8, 6)
     assert sure == [True, True]
-    assert 256 <= largest <= 500
+    assert 500 / 1.1 <= largest <= 500
+
+
+def test_one_step_less_than_what_does_not_fit_is_the_largest() -> None:
+    """Steps of 48 rows are more than a tenth: 48 fit, 96 do not."""
+
+    def compiled(rows: int) -> Estimate:
+        return linear_memory(rows, each=0.15)
+
+    for rows in (48, 96):
+        found = planning.largest_batch(compiled, rows, compiled(rows), 12 * GIB, 48, 1)
+        assert found == (48, True, True)
+    assert planning.largest_batch(compiled, 96, compiled(96), 12 * GIB, 96, 1) == (0, True, True)
 
 
 def test_a_search_that_ran_out_says_so() -> None:
@@ -189,6 +204,26 @@ def test_batches_that_grow_are_planned_each(no_hardware: None, tiny_settings: Pa
     site = planning.site(topology.parse("v5e-8"), work, chosen_mesh=True)
     found = planning.rows(site, work, 1, None)
     assert [(row["rows"], row["steps"]) for row in found] == [(16, 6), (32, 6)]
+
+
+def test_state_and_temporaries_must_fit_together(
+    no_hardware: None, tiny_settings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler takes temporaries of all the memory, as if there were no parameters."""
+    config = settings.load(str(tiny_settings), ["train.batch_size=32"])
+    work = planned_work.imagined(config, [32], 100)
+    site = planning.site(topology.parse("v5e-8"), work, chosen_mesh=True)
+    usable = site.topology.chip.usable
+
+    def compiled(program: Any, batch: estimate.Shapes, *_: Any) -> Estimate:
+        rows, _ = batch["input_ids"][0]
+        return linear_memory(rows, fixed=1.0, each=usable / GIB / 32, limit=1e9)
+
+    monkeypatch.setattr(estimate, "estimate", compiled)
+    (row,) = planning.rows(site, work, 3, None)
+    assert not row["fits"] and row["used"] > usable
+    assert "does not fit" in plan_report.details(row)
+    assert (row["largest_batch"], row["largest_batch_compiled"]) == (24, True)
 
 
 def test_a_mesh_that_a_run_would_not_take_by_itself_is_said(

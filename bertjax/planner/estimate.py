@@ -39,7 +39,8 @@ class Estimate:
     """Of one step with one batch, on every chip.
 
     Attributes:
-      fits: False: the compiler refused, and the rest but for memory is empty.
+      fits: False: the compiler refused, and the rest but for memory is empty. It looks at its
+        temporaries alone, so `used` must be compared with what a chip has, too.
       memory: bytes by kind: "parameters", "optimizer", "batch", "temporaries", "program".
       used: bytes of all kinds.
       cycles: the compiler's count; by_kind shares it out.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -66,14 +67,15 @@ def rows(site: Site, work: Work, compiles: int, cache: Path | None) -> list[dict
     chip, mesh = site.topology.chip, site.mesh
     share = site.topology.chips / mesh.devices.size
     made = work.build(mesh)
-    found = []
+    usable, found = chip.usable * share, []
     for phase in work.phases:
 
         def compiled(rows: int, phase: Phase = phase) -> Estimate:
-            return estimate.estimate(made, work.shapes(phase, rows), mesh, cache)
+            taken = estimate.estimate(made, work.shapes(phase, rows), mesh, cache)
+            # The compiler looks at its temporaries alone; the state lies beside them.
+            return dataclasses.replace(taken, fits=taken.fits and taken.used <= usable)
 
         step = compiled(phase.batch_size)
-        usable = chip.usable * share
         per_rows = mesh.shape["data"] * mesh.shape["fsdp"]
         per_rows *= work.config.train.get("microbatches", 1) or 1
         largest = largest_batch(compiled, phase.batch_size, step, usable, per_rows, compiles - 1)
@@ -132,7 +134,7 @@ class Largest(NamedTuple):
 
     Attributes:
       compiled: whether so many rows were compiled and fit; else it is where the line would lead.
-      sure: whether no more than a tenth more would fit, or more were seen not to fit.
+      sure: whether no more than a tenth more would fit, as was seen or as the line says.
     """
 
     rows: int
@@ -151,33 +153,39 @@ def largest_batch(
     """Searches for the most rows that fit.
 
     Memory grows about evenly with the rows: the next try is where the line through what is known
-    meets the chip's memory, and the search ends within a tenth, or when `compiles` are used up.
+    meets the chip's memory, or halfway between what fits and what does not where the line leads
+    elsewhere. The search ends within a tenth, or when `compiles` are used up.
     """
     fixed = sum(step.memory.get(kind, 0.0) for kind in ("parameters", "optimizer", "program"))
-    good, bad, within = (rows, 0, False) if step.fits else (0, rows, False)
-    slope = max(step.used - fixed, 1.0) / rows
-    guess = _rounded((usable - fixed) / slope, multiple)
+
+    def line(rows: int, found: Estimate) -> int:
+        return _rounded((usable - fixed) * rows / max(found.used - fixed, 1.0), multiple)
+
+    good, bad = (rows, 0) if step.fits else (0, rows)
+    guess, sure = line(rows, step), bad == multiple
     for _ in range(compiles):
-        guess = (
-            max(guess, good + multiple) if not bad else min(max(guess, multiple), bad - multiple)
-        )
-        if guess <= good:
-            within = True
+        if sure:
             break
-        found = compiled(guess)
-        if found.fits:
-            good = guess
-        else:
-            bad = guess
-        slope = max(found.used - fixed, 1.0) / guess
-        next_guess = _rounded((usable - fixed) / slope, multiple)
-        if found.fits and next_guess < 1.1 * guess:
-            within = True
-            break
-        guess = next_guess if next_guess != guess else _rounded(guess * 0.9, multiple)
-    if not compiles or not (good or within):
+        tried = _next_try(guess, good, bad, multiple)
+        found = compiled(tried)
+        good, bad = (tried, bad) if found.fits else (good, tried)
+        guess = line(tried, found)
+        near = bad > 0 and (bad <= 1.1 * good or bad - good <= multiple)
+        sure = near or (found.fits and guess < 1.1 * good)
+    if sure:
+        return Largest(good, True, True)
+    if not compiles or not good:
         return Largest(max(guess, good), False, False)
-    return Largest(good, True, within or bad > 0)
+    return Largest(good, True, False)
+
+
+def _next_try(guess: int, good: int, bad: int, multiple: int) -> int:
+    """More rows than fit, fewer than do not (0: not known); the guess, if it is such a number."""
+    if not bad:
+        return max(guess, good + multiple)
+    if not good:
+        return min(max(guess, multiple), bad - multiple)
+    return guess if good < guess < bad else (good + bad) // 2 // multiple * multiple
 
 
 def _rounded(rows: float, multiple: int) -> int:
