@@ -68,3 +68,33 @@ def test_exchanges_their_size_and_whether_computation_goes_on(program):
 def test_a_text_without_a_program_is_refused():
     with pytest.raises(ValueError, match="no ENTRY"):
         hlo_cost.parse("HloModule nothing")
+
+
+EXCHANGES = """HloModule exchanges
+ENTRY %main (a: bf16[8,64], b: f32[4,4]) -> bf16[8,64] {
+  %a = bf16[8,64]{1,0:T(8,128)(2,1)} parameter(0)
+  %b = f32[4,4]{1,0} parameter(1)
+  %c.1 = ((bf16[8,64]{1,0:T(8,128)(2,1)}, f32[4,4]{1,0}), (bf16[64,64]{1,0}, f32[32,4]{1,0})) \
+all-gather-start(%a, %b), channel_id=1, replica_groups=[1,8]<=[8], dimensions={0}
+  %d.1 = (bf16[8,64]{1,0}, bf16[64,64]{1,0:S(1)}) all-gather-start(%a), channel_id=2, \
+replica_groups=[1,8]<=[8], dimensions={0}
+  %e.1 = bf16[64,64]{1,0} all-gather(%a), channel_id=3, replica_groups=[1,8]<=[8], dimensions={0}
+  %f.1 = (bf16[8,64]{1,0}, bf16[8,64]{1,0}, u32[]{:S(2)}, u32[]{:S(2)}) \
+collective-permute-start(%a), channel_id=4, source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
+  %g.1 = bf16[8,64]{1,0} collective-permute(%a), channel_id=5, source_target_pairs={{0,1},{1,0}}
+  %h.1 = f32[4,4]{1,0} all-reduce-start(%b), channel_id=6, replica_groups={{0,1}}, to_apply=%add
+  ROOT %i.1 = bf16[8,64]{1,0} copy(%a)
+}
+"""
+
+
+def test_an_exchange_that_is_started_counts_its_result_alone():
+    found = hlo_cost.collectives(hlo_cost.parse(EXCHANGES))
+    both, started, plain, passed, handed, summed = found
+    assert both.bytes == 64 * 64 * 2 + 32 * 4 * 4
+    assert started.bytes == plain.bytes == 64 * 64 * 2
+    assert started.bytes_sent == plain.bytes_sent == 64 * 64 * 2 * 7 / 8
+    # What is handed on leaves a chip whole, whoever takes it.
+    assert passed.bytes_sent == handed.bytes_sent == 8 * 64 * 2
+    assert summed.bytes_sent == 4 * 4 * 4
+    assert [each.overlapped for each in found] == [True, True, False, True, False, True]

@@ -99,7 +99,8 @@ class Collective(NamedTuple):
 
     Attributes:
       opcode: one of COLLECTIVES.
-      bytes: of the whole array: the result of gathering, what is summed up by reducing.
+      bytes: of the whole array: the result of gathering, what is summed up by reducing, what a chip
+        hands to another in a permutation.
       chips: how many take part in each group.
       runs: how often in one step.
       overlapped: whether the program computes meanwhile.
@@ -113,7 +114,9 @@ class Collective(NamedTuple):
 
     @property
     def bytes_sent(self) -> float:
-        """By every chip in one run, in a ring."""
+        """By every chip in one run, in a ring; a permutation passes on all that it holds."""
+        if self.opcode == "collective-permute":
+            return self.bytes
         rounds = 2 if self.opcode == "all-reduce" else 1
         return rounds * self.bytes * (self.chips - 1) / max(self.chips, 1)
 
@@ -127,11 +130,16 @@ class Program(NamedTuple):
 
 def array_bytes(shape: str) -> float:
     """Bytes of all arrays in a printed shape, "(bf16[8,128]{1,0:T(8,128)}, s32[])" for example."""
-    total = 0.0
+    return sum(_sizes(shape))
+
+
+def _sizes(shape: str) -> list[float]:
+    """Bytes of every array in a printed shape."""
+    found = []
     for kind, sizes in _ARRAY.findall(shape):
         width = _BYTES.get(kind) or int(re.sub(r"\D", "", kind)) / 8
-        total += width * math.prod(int(size) for size in sizes.split(",") if size)
-    return total
+        found.append(width * math.prod(int(size) for size in sizes.split(",") if size))
+    return found
 
 
 def parse(text: str) -> Program:
@@ -292,6 +300,15 @@ def _group_size(rest: str) -> int:
     return 2 if "source_target_pairs" in rest else 1
 
 
+def _result_bytes(exchange: Instruction) -> float:
+    """Of the result alone: two kinds of start name (operands, results, ...) as their shape."""
+    sizes = _sizes(exchange.shape)
+    if exchange.opcode in ("all-gather-start", "collective-permute-start"):
+        number = len(_operands(exchange))
+        sizes = sizes[number : 2 * number]
+    return sum(sizes)
+
+
 def _exchanges(
     program: Program, outer: Instruction, runs: int, shared: set[int]
 ) -> Iterator[tuple[str, Collective]]:
@@ -306,7 +323,7 @@ def _exchanges(
         opcode = member.opcode.removesuffix("-start")
         if opcode not in COLLECTIVES:
             continue
-        chips, size = _group_size(member.rest), array_bytes(member.shape)
+        chips, size = _group_size(member.rest), _result_bytes(member)
         if opcode == "reduce-scatter":
             size *= chips
         elif opcode == "all-reduce" and "dynamic-slice" in {m.opcode for m in members[place:]}:
