@@ -18,7 +18,6 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-import bertjax
 from bertjax import shares
 from bertjax.files.json_file import read_json, write_json
 from bertjax.planner import hlo_cost
@@ -103,7 +102,9 @@ def _fingerprint(lowered: Any, mesh: Mesh) -> str:
     first = mesh.devices.flat[0]
     places = [str(device) for device in mesh.devices.flat]
     facts = [lowered.as_text(), first.device_kind, places, mesh.shape, jax.__version__]
-    facts += [bertjax.__version__, os.environ.get("LIBTPU_INIT_ARGS", "")]
+    facts += [os.environ.get("LIBTPU_INIT_ARGS", "")]
+    readers = (__file__, hlo_cost.__file__, chips.__file__)
+    facts += [Path(source).read_text(encoding="utf-8") for source in readers]
     facts += [first.client.platform_version if hasattr(first.client, "platform_version") else ""]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
 
