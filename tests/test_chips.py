@@ -17,30 +17,46 @@ from bertjax.training import chips
         ("TPU v5", "v5p"),
         ("TPU v6 lite", "v6e"),
         ("TPU7x", "tpu7x"),
-        ("NVIDIA A100-SXM4-80GB", "a100"),
-        ("NVIDIA H100 80GB HBM3", "h100"),
-        ("NVIDIA L4", "l4"),
     ],
 )
 def test_jax_names_of_devices_are_known(kind: str, name: str) -> None:
-    found = chips.find(kind)
-    assert found is not None
-    assert found[0] == name
+    assert chips.find(kind) == chips.CHIPS[name]
 
 
-@pytest.mark.parametrize("kind", ["cpu", "TPU v9", "NVIDIA GeForce RTX 4090"])
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        # Other boards of the same chip, and other chips whose names only begin alike.
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 NVL", 835e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA L40S", 362e12),
+    ],
+)
+def test_a_gpu_has_the_peak_of_its_board(kind: str, peak: float) -> None:
+    assert chips.peak(SimpleNamespace(device_kind=kind)) == peak
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("cpu", "TPU v9", "TPU v4 lite", "NVIDIA GeForce RTX 4090"),
+        "NVIDIA A100-SXM4-40GB MIG 1g.5gb",  # a seventh of one
+    ],
+)
 def test_an_unknown_device_has_no_peak(kind: str) -> None:
     assert chips.peak(SimpleNamespace(device_kind=kind)) is None
 
 
 def test_a_core_that_is_a_device_has_its_part_of_the_chip() -> None:
-    """v3 shows both cores, v5p one device of two; a GPU tells no number of cores."""
+    """v3 shows both cores, v5p one device of two."""
     core = SimpleNamespace(device_kind="TPU v3", num_cores=1)
     whole = SimpleNamespace(device_kind="TPU v5", num_cores=2)
-    gpu = SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")
     assert chips.peak(core) == 123e12 / 2
     assert chips.peak(whole) == 459e12
-    assert chips.peak(gpu) == 989e12
 
 
 def test_clocks_are_peaks_over_the_products_of_a_cycle() -> None:

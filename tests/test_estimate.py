@@ -20,6 +20,8 @@ from bertjax.runs.state import init_state
 from bertjax.training import program, schedules
 from bertjax.training.chips import CHIPS, GIB
 
+DEVICE = jax.devices()[0]
+
 
 @pytest.fixture(scope="module")
 def made(tiny_settings: Path, tiny_config: BertConfig) -> program.Program:
@@ -131,7 +133,7 @@ def test_what_does_not_fit_is_no_error_but_a_number(message: str) -> None:
     def compile() -> None:
         raise jax.errors.JaxRuntimeError(message)
 
-    step = estimate._compiled(SimpleNamespace(compile=compile), {"parameters": 1.0 * GIB})
+    step = estimate._compiled(SimpleNamespace(compile=compile), {"parameters": 1.0 * GIB}, DEVICE)
     assert not step.fits
     assert step.memory["temporaries"] == pytest.approx(194.37 * GIB)
 
@@ -141,7 +143,7 @@ def test_other_errors_of_the_compiler_are_errors() -> None:
         raise jax.errors.JaxRuntimeError("INTERNAL: no")
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        estimate._compiled(SimpleNamespace(compile=compile), {})
+        estimate._compiled(SimpleNamespace(compile=compile), {}, DEVICE)
 
 
 def test_time_is_cycles_and_the_bytes_that_are_waited_for() -> None:

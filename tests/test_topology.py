@@ -59,3 +59,13 @@ def test_without_libtpu_one_line_tells_how_to_get_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"libtpu.* is missing: pip install .\[tpu\]"):
         topology.devices(topology.parse("v5e-16"))
+
+
+def test_an_error_of_libtpu_without_a_message_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(topology.topologies, "get_topology_desc", fails)
+    with pytest.raises(UserError, match="--topology=v5e-16: NotImplementedError$"):
+        topology.devices(topology.parse("v5e-16"))

@@ -109,7 +109,7 @@ def _fingerprint(lowered: Any, mesh: Mesh) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
 
 
-def _compiled(lowered: Any, memory: dict[str, float], device: Any = None) -> Estimate:
+def _compiled(lowered: Any, memory: dict[str, float], device: Any) -> Estimate:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -130,8 +130,8 @@ def _compiled(lowered: Any, memory: dict[str, float], device: Any = None) -> Est
         "temporaries": float(found.temp_size_in_bytes),
         "program": float(found.generated_code_size_in_bytes),
     }
-    chip = chips.find(device.device_kind) if device is not None else None
-    rate = chip[1].clock / chip[1].bandwidth if chip is not None else 0.0
+    chip = chips.find(device.device_kind)
+    rate = chip.clock / chip.bandwidth if chip is not None else 0.0
     cores = getattr(device, "num_cores", 1)
     return read(compiled.as_text(), memory, float(used), rate, cores)
 

@@ -68,10 +68,9 @@ def parse(name: str) -> Topology:
     wanted = _SLICES.sub("", wanted)
     kind, _, size = wanted.replace(":", "-").partition("-")
     family = _OTHER_NAMES.get(kind, kind)
-    known = [key for key, chip in CHIPS.items() if chip.kinds[0].startswith("TPU")]
-    if family not in known or not re.fullmatch(r"\d+(x\d+)*", size) or slices < 1:
+    if family not in CHIPS or not re.fullmatch(r"\d+(x\d+)*", size) or slices < 1:
         raise UserError(
-            f"--topology={name}: unknown; give a name like {_EXAMPLES} (of {', '.join(known)})"
+            f"--topology={name}: unknown; give a name like {_EXAMPLES} (of {', '.join(CHIPS)})"
         )
     if ":" in wanted:
         return Topology(name, family, tuple(int(part) for part in size.split("x")), slices)
@@ -119,7 +118,7 @@ def devices(topology: Topology) -> list[Any]:
     try:
         return topologies.get_topology_desc(f"{topology.family}:{axes}", "tpu", **options).devices
     except Exception as error:  # whatever libtpu says, of any type
-        line = str(error).splitlines()[0][:200]
+        line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         if "libtpu_lockfile" in str(error) or "already in use" in str(error):
             line = "another process uses libtpu; run one plan at a time"
         raise UserError(f"--topology={topology.name}: {line}") from error
