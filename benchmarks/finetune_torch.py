@@ -57,7 +57,7 @@ def read_batches(path: Path) -> list[Batch]:
 def rates(peak: float, warmup: int, total: int) -> Iterator[float]:
     """bertjax.training.schedules.linear, step by step."""
     yield from (peak * (i + 1) / warmup for i in range(warmup))
-    yield from (peak * (total - i) / (total - warmup) for i in range(warmup, total))
+    yield from (peak * (total - i) / total for i in range(warmup, total))
 
 
 def load_model(head: str, folder: str, num_outputs: int) -> torch.nn.Module:

@@ -15,7 +15,8 @@ takes. The argument is a size of bertjax.models.config.SIZES.
 
 Batches, steps and re-warm-up are the paper's (section 4.1); it does not print its rates, which are
 those of NVIDIA's DeepLearningExamples (PyTorch, BERT, pretrain_config.sh): 6e-3 after a warm-up of
-28.43 % of the steps, 4e-3 after 12.8 %, and the root of what is left behind it.
+28.43 % of the steps, 4e-3 after 12.8 %; behind it they are multiplied by the root of the share of
+steps that is left.
 """
 
 from bert import get_config as bert

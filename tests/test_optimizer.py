@@ -77,7 +77,7 @@ def test_five_steps_equal_the_formulas_of_2018(params: Flat, scale: float) -> No
     gradients = _gradients(params, 5, scale)
     norm = np.sqrt(sum(np.square(g).sum() for g in gradients[0].values()))
     assert (norm > 1) == (scale == 1.0)
-    rates = [0.005, 0.01, 0.01, 0.0075, 0.005]
+    rates = [0.005, 0.01, 0.01 * 4 / 6, 0.01 * 3 / 6, 0.01 * 2 / 6]
     expected = _transcription(params, gradients, rates)
     found = _ours(params, gradients, make_optimizer("adam2018", linear(0.01, 2, 6)))
     for name, value in expected.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,11 +24,39 @@ def test_linear_rises_to_the_peak_and_falls_to_zero() -> None:
     rates = [float(schedule.rate(np.int32(step))) for step in range(111)]
     assert rates[0] == pytest.approx(1e-5)
     assert rates[4] == pytest.approx(5e-5)
-    assert rates[9] == pytest.approx(rates[10]) == pytest.approx(max(rates)) == pytest.approx(1e-4)
-    assert rates[60] == pytest.approx(5e-5)
-    assert rates[109] == pytest.approx(1e-6, rel=1e-5)
+    assert rates[9] == pytest.approx(max(rates)) == pytest.approx(1e-4)
+    assert rates[10] == pytest.approx(1e-4 * 100 / 110)
+    assert rates[55] == pytest.approx(5e-5)
+    assert rates[109] == pytest.approx(1e-4 / 110, rel=1e-5)
     assert rates[110] == 0.0
     assert float(schedule.rate(np.int32(1000))) == 0.0
+
+
+def of_2018(peak: float, step: int, warmup: int, total: int) -> float:
+    """create_optimizer of google-research/bert, but for the first step, which moves nothing there:
+    polynomial_decay to 0 with power 1, and the warm-up in its place as long as it takes."""
+    decayed = peak * (1 - step / total)
+    return peak * (step + 1) / warmup if step < warmup else decayed
+
+
+def of_nvidia(peak: float, step: int, warmup: int, total: int) -> float:
+    """PolyWarmUpScheduler of NVIDIA's BERT in PyTorch, degree 0.5; its steps count from 1."""
+    progress = step / total
+    rising = peak * ((step + 1) / total) / (warmup / total)
+    return rising if step < warmup else peak * (1 - progress) ** 0.5
+
+
+@pytest.mark.parametrize(("warmup", "total"), [(10_000, 1_000_000), (36, 360), (0, 50)])
+@pytest.mark.parametrize(("name", "source"), [("linear", of_2018), ("sqrt", of_nvidia)])
+def test_rates_are_those_of_the_sources(
+    name: str, source: Callable[..., float], warmup: int, total: int
+) -> None:
+    """In pretraining, in fine-tuning and without a warm-up; the last steps, too, to 6 digits."""
+    schedule = Schedule(name, (Stretch(2e-4, warmup, total),))
+    steps = {0, warmup // 2, warmup - 1, warmup, warmup + 1, total // 2, total - 2, total - 1}
+    for step in steps - {-1}:
+        expected = source(2e-4, step, warmup, total)
+        assert float(schedule.rate(np.int32(step))) == pytest.approx(expected, rel=1e-6), step
 
 
 @pytest.mark.parametrize("warmup", [0, 1])

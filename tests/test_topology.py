@@ -66,6 +66,7 @@ def test_an_error_of_libtpu_without_a_message_is_named(monkeypatch: pytest.Monke
         raise NotImplementedError
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(topology, "_NO_HOST", {})  # left as it is for other tests
     monkeypatch.setattr(topology.topologies, "get_topology_desc", fails)
     with pytest.raises(UserError, match="--topology=v5e-16: NotImplementedError$"):
         topology.devices(topology.parse("v5e-16"))

@@ -32,13 +32,16 @@ class Stretch(NamedTuple):
 
 
 def _left(step: Array, stretch: Stretch) -> Array:
-    """1 when the warm-up is over, 0 at the end."""
-    left = stretch.total_steps - step
-    return jnp.maximum(left / jnp.maximum(stretch.total_steps - stretch.warmup_steps, 1), 0.0)
+    """1 - step / total, of the whole stretch: what the warm-up took is no longer left behind it."""
+    left = jnp.maximum(stretch.total_steps - step, 0)
+    return left / jnp.maximum(stretch.total_steps, 1)
 
 
 def _cosine(step: Array, stretch: Stretch) -> Array:
-    return (1 - jnp.cos(jnp.pi * _left(step, stretch))) / 2
+    left = jnp.maximum(stretch.total_steps - step, 0)
+    # 1 when the warm-up is over.
+    share = left / jnp.maximum(stretch.total_steps - stretch.warmup_steps, 1)
+    return (1 - jnp.cos(jnp.pi * share)) / 2
 
 
 def _stable_then_down(step: Array, stretch: Stretch) -> Array:
@@ -52,13 +55,13 @@ def _inverse_root(step: Array, stretch: Stretch) -> Array:
 
 # name -> (step of the stretch, behind the warm-up; its numbers) -> share of the peak.
 SCHEDULES: dict[str, Callable[[Array, Stretch], Array]] = {
-    # Devlin et al. 2018, appendix A.2.
+    # Devlin et al. 2018, appendix A.2: polynomial_decay in optimization.py of their code.
     "linear": _left,
     # Loshchilov and Hutter 2017, without restarts.
     "cosine": _cosine,
     # Warm-up, stable, decay: Hu et al. 2024 (MiniCPM).
     "wsd": _stable_then_down,
-    # The root of what is left, with which LAMB's recipe is run in NVIDIA's examples.
+    # The root of it, with which LAMB's recipe is run in NVIDIA's examples (PolyWarmUpScheduler).
     "sqrt": lambda step, stretch: jnp.sqrt(_left(step, stretch)),
     # Vaswani et al. 2017: without an end.
     "inverse_sqrt": _inverse_root,
@@ -74,7 +77,8 @@ class Schedule(NamedTuple):
     def rate(self, step: Array) -> Array:
         """The rate of a step, which is counted from 0.
 
-        Step i of a warm-up uses the rate of i + 1, so that the first step is not lost.
+        Step i of a warm-up uses the rate of i + 1, so that the first step is not lost (in the code
+        of 2018 it is).
         """
         fall = choose(SCHEDULES, self.name, "train.schedule")
 
@@ -92,7 +96,10 @@ class Schedule(NamedTuple):
 
 
 def linear(peak: float, warmup_steps: int, total_steps: int) -> Schedule:
-    """The schedule of 2018: up to the peak, and down to 0 at total_steps."""
+    """The schedule of 2018: up to the peak, then the line from it at 0 to 0 at total_steps.
+
+    So from the end of the warm-up on the rate is peak * (1 - step / total_steps).
+    """
     return Schedule("linear", (Stretch(peak, warmup_steps, total_steps),))
 
 
