@@ -191,7 +191,7 @@ def main() -> None:
         config.log_every,
         config.eval_every,
         config.save_every,
-        config.max_skipped,
+        config.get("max_skipped", 1),
         config.stuck_after,
     )
     facts = resolved(config, inputs.encoder, inputs.records)

@@ -66,7 +66,6 @@ def get_config(size: str = "100") -> ConfigDict:
             "save_every": 1000,
             "eval_every": 5000,
             "keep_last": 2,
-            "max_skipped": 1,  # a loss that is not finite ends the run
             "stuck_after": 1800.0,
         }
     )

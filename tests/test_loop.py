@@ -63,12 +63,14 @@ class Story:
         stop_at: int = 0,
         compact: bool = False,
         history: History | None = None,
+        leaves_out: bool = True,
+    ) -> None:| None = None,
     ) -> None:
         self.run, self.history = run, history or History(time.time())
         self.told: list[str] = []
         self.metrics: dict[int, dict[str, float]] = {}
         self.said: list[str] = []
-        self._skips, self._stop_at = skips, stop_at
+        self._skips, self._stop_at, self._leaves_out = skips, stop_at, leaves_out
         # Rows of four positions, three of them real, as masked and as compact records tell it.
         self._batch: dict[str, np.ndarray] = {"input_ids": np.zeros((8, 4), np.int32)}
         if compact:
@@ -89,7 +91,8 @@ class Story:
         skipped = state.skipped + (step in self._skips)
         loss = jnp.float32(math.nan if step in self._skips else step)
         state = state.replace(step=jnp.int32(step), skipped=skipped)
-        return state, {"loss": loss, "skipped_updates": skipped}
+        counted = {"skipped_updates": skipped} if self._leaves_out else {}
+        return state, {"loss": loss, **counted}
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         self.told.append(f"log {step}")
@@ -216,6 +219,20 @@ def test_too_many_skipped_updates_in_a_row_end_the_run_with_advice(
     with pytest.raises(UserError, match=r"^3 updates in a row .* step 6: .*lower learning rate"):
         play(story, mesh, Timetable(20, 5, 100, 100, max_skipped=3))
     assert story.told[-1] == f"update {last}"
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_an_update_that_cannot_be_left_out_ends_the_run_and_is_not_saved(
+    mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
+    """As of tables of words: what is not finite is in them, whatever max_skipped says."""
+    monkeypatch.setattr(programs, "platform", lambda: platform)
+    story = Story(tmp_path, skips=(4,), leaves_out=False)
+    with pytest.raises(UserError, match=r"^step 4: .* cannot be taken back; .*step-4.npz. Go on"):
+        play(story, mesh, Timetable(20, 100, 100, save_every=2, max_skipped=9))
+    assert story.told[-2:] == ["batch 4", "update 4"]
+    assert "save 2 None" in story.told and (tmp_path / "skipped" / "step-4.npz").is_file()
+    assert "left out" not in " ".join(story.said)
 
 
 def test_a_line_without_any_update_has_no_loss(mesh: Mesh, tmp_path: Path) -> None:

@@ -324,6 +324,17 @@ def test_draws_hang_on_the_key_alone() -> None:
 # --- On a mesh ------------------------------------------------------------------------------
 
 
+def test_a_step_of_rows_claims_to_leave_out_nothing() -> None:
+    updates = word_updates.word_updates(CONFIG, COUNTS, WORDS)
+    schedule = schedules.scale_by_schedule(schedules.linear(0.1, 0, 10))
+    broken = jax.tree.map(lambda table: table.at[7].set(jnp.nan), make_params())
+    numbers = (jnp.int32(0), jnp.int32(0), jnp.int32(0))
+    begun = state.TrainState(*numbers, broken, schedule.init(broken))
+    after, metrics = train_step.make_row_step(updates, schedule)(begun, make_batch())
+    assert jnp.isnan(metrics["loss"]) and "skipped_updates" not in metrics
+    assert (int(after.step), int(after.skipped)) == (1, 0)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_tables_shared_out_in_any_way_learn_the_same(method: str) -> None:
     config = dataclasses.replace(CONFIG, method=method)

@@ -72,7 +72,7 @@ def train(
     In every step, in this order: batch, update, log, evaluate, save, stop if asked to.
 
     Raises:
-      UserError: too many updates in a row were not finite.
+      UserError: too many updates in a row were not finite, or one that could not be left out.
       SystemExit: with 0 after SIGTERM, when the state is saved.
     """
     step = int(state.step)
@@ -106,6 +106,8 @@ def train(
             pulse.beat()
             evaluated = evaluate is not None and timetable.due(step, timetable.eval_every)
             if evaluated or timetable.due(step, timetable.save_every) or pulse.stopping:
+                while queued:  # Nothing is saved before its loss is seen.
+                    skipped.look(*queued.pop(0))
                 with meter.apart():
                     settle(state, step, evaluate if evaluated else None)
         for one in queued:

@@ -1,8 +1,9 @@
-"""Updates that were left out: told, their batches kept, and too many in a row end the run."""
+"""Updates that are not finite: told, their batches kept; too many in a row end the run."""
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,14 @@ class SkippedUpdates:
     def look(self, step: int, metrics: Mapping[str, Any], batch: Mapping[str, np.ndarray]) -> None:
         """Waits for the step's end.
 
+        A step that counts no updates left out has made this one, whatever it was.
+
         Raises:
-          UserError: this was one too many in a row.
+          UserError: this was one too many in a row, or one that was made.
         """
+        if "skipped_updates" not in metrics:
+            self._check_made(step, metrics, batch)
+            return
         total = int(metrics["skipped_updates"])
         self._in_a_row = self._in_a_row + 1 if total > self._total else 0
         self._total = total
@@ -54,6 +60,16 @@ class SkippedUpdates:
                 f"or the gradient is not finite. Their batches lie in {self._folder}; go on from "
                 "the last checkpoint in another --workdir, with this one as init and a lower "
                 "learning rate, a longer warm-up or dtype float32"
+            )
+
+    def _check_made(
+        self, step: int, metrics: Mapping[str, Any], batch: Mapping[str, np.ndarray]
+    ) -> None:
+        if not math.isfinite(metrics["loss"]):
+            raise UserError(
+                f"step {step:,}: the loss is not finite, and what the step has changed cannot be "
+                f"taken back; its batch: {self._keep(step, batch)}. Go on from the last checkpoint "
+                "in another --workdir, with this one as init and a lower train.learning_rate"
             )
 
     def _keep(self, step: int, batch: Mapping[str, np.ndarray]) -> Path:

