@@ -20,9 +20,7 @@ from ml_collections import ConfigDict
 from bertjax import compile_cache, distributed, memory, shares
 from bertjax.command_line import new_parser
 from bertjax.data import input as data_input
-from bertjax.data.records import Records
 from bertjax.files import storage
-from bertjax.models.config import EncoderConfig
 from bertjax.runs import checkpoint, run_folder
 from bertjax.runs.state import TrainState, abstract_state, init_state, with_params
 from bertjax.text import tokenizer
@@ -31,6 +29,16 @@ from bertjax.training.inputs import Inputs, open_run
 from bertjax.training.pulse import Pulse
 from bertjax.training.run_log import RunLog, read_metrics, shown, with_perplexities
 from bertjax.training.train_step import make_eval_step
+
+# Settings that may be others when a run goes on: nothing that it learns hangs on them. Of records
+# the contents are compared, not where they lie.
+MAY_CHANGE = tuple(
+    f"settings.{name}"
+    for name in (
+        *("log_every", "save_every", "eval_every", "keep_last", "max_skipped", "stuck_after"),
+        *("train.microbatches", "data.records", "data.long_records", "data.eval_records"),
+    )
+)
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -56,15 +64,19 @@ class Watching(NamedTuple):
     profiler: profiler.Profiler
 
 
-def resolved(config: ConfigDict, model: EncoderConfig, records: Records) -> dict[str, Any]:
-    manifest, settings = records.manifest, config.to_dict()
+def resolved(config: ConfigDict, inputs: Inputs) -> dict[str, Any]:
+    """The config of a run as it is saved, with fingerprints of all that it reads."""
+    model, manifest, settings = inputs.encoder, inputs.records.manifest, config.to_dict()
     del settings["mesh"]  # A run may go on with other devices.
+    held_out = inputs.held_out
     return {
         "kind": "pretrain",
         "encoder": model.encoder,
         "model": model.to_dict(),
         "tokenizer": manifest.tokenizer,
         "records": manifest.fingerprint,
+        "long_records": inputs.phases[-1].records.manifest.fingerprint,
+        "eval_records": held_out.manifest.fingerprint if held_out else "",
         "max_seq_length": manifest.max_seq_length,
         "unigram_entropy": manifest.corpus["unigram_entropy"],
         "settings": settings,
@@ -194,12 +206,12 @@ def main() -> None:
         config.get("max_skipped", 1),
         config.stuck_after,
     )
-    facts = resolved(config, inputs.encoder, inputs.records)
+    facts = resolved(config, inputs)
     watching = Watching(
         wandb_log.opener(flags.wandb, flags.workdir, facts) if flags.wandb else None,
         profiler.Profiler(flags.workdir, traced),
     )
-    run_folder.save_config(flags.workdir, facts)
+    run_folder.save_config(flags.workdir, facts, MAY_CHANGE)
     if distributed.is_first():
         tokenizer.load(inputs.records.folder).save(flags.workdir)
     train(config, flags.workdir, inputs, made, mesh, timetable, watching)

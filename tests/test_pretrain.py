@@ -224,7 +224,7 @@ def test_a_finished_run_started_again_changes_nothing(
     assert (tiny_run / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("other", ["train.seed=1", "train.learning_rate=0.5", "log_every=7"])
+@pytest.mark.parametrize("other", ["train.seed=1", "train.learning_rate=0.5", "train.clip_norm=7.0"])
 def test_a_workdir_with_other_settings_is_refused(
     other: str,
     command: Command,
@@ -238,6 +238,30 @@ def test_a_workdir_with_other_settings_is_refused(
     assert "holds a run with other settings" in error
     assert other.split("=")[1] in error
     assert (tiny_run / "config.json").read_bytes() == before
+
+
+def test_what_changes_nothing_that_is_learnt_may_change(
+    command: Command,
+    arguments: list[str],
+    tiny_run: Path,
+    tiny_records: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    moved = shutil.copytree(tiny_records, tmp_path / "moved")
+    flags = [*arguments, f"--workdir={run}", "log_every=7", "save_every=3", "eval_every=50"]
+    flags += ["keep_last=1", "max_skipped=3", "stuck_after=9.0", "train.microbatches=2"]
+    assert command(pretrain, *flags, f"data.records={moved}") == 0
+    kept = run_folder.load_config(run)["settings"]
+    assert (kept["log_every"], kept["data"]["records"]) == (7, str(moved))
+    # Other records are others wherever they lie.
+    manifest = manifests.load(moved)
+    first, *rest = manifest.shards
+    changed = (dataclasses.replace(first, sha256="0" * 64), *rest)
+    dataclasses.replace(manifest, shards=changed).save(moved)
+    assert command(pretrain, *flags, f"data.records={moved}") == 2
+    assert "other settings (long_records was" in capsys.readouterr().err
 
 
 # --- Damaged records ------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,18 @@ SCORES = "metrics.json"
 SWEEP = "sweep.json"
 
 
-def save_config(run: Path, config: dict[str, Any]) -> None:
+def save_config(run: Path, config: dict[str, Any], may_change: Collection[str] = ()) -> None:
     """Writes the resolved config of a run.
+
+    Args:
+      may_change: entries that may be others when a run goes on, as "settings.log_every".
 
     Raises:
       UserError: the folder already belongs to a run with another config; the difference is named.
     """
     run.mkdir(parents=True, exist_ok=True)
     if (run / CONFIG).exists():
-        _refuse_difference(run, load_config(run), config)
+        _refuse_difference(run, load_config(run), config, may_change)
     if distributed.is_first():
         write_json(run / CONFIG, config)
 
@@ -74,12 +78,14 @@ def newest_run(folder: Path, kind: str) -> Path:
     return max(runs, key=lambda path: path.stat().st_mtime).parent
 
 
-def _refuse_difference(run: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _refuse_difference(
+    run: Path, saved: dict[str, Any], wanted: dict[str, Any], may_change: Collection[str]
+) -> None:
     old = traverse_util.flatten_dict(saved, sep=".")
     new = traverse_util.flatten_dict(json.loads(json.dumps(wanted)), sep=".")
     changed = [
         f"{name} was {old.get(name, 'unset')}, is {new.get(name, 'unset')}"
-        for name in sorted(old.keys() | new.keys())
+        for name in sorted((old.keys() | new.keys()) - {*may_change})
         if old.get(name) != new.get(name)
     ]
     if changed:
