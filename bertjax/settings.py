@@ -31,9 +31,11 @@ def load(spec: str, overrides: list[str], groups: Collection[str] = ()) -> Confi
       groups: of settings, which a config for this command has.
 
     Raises:
-      UserError: no such file, no get_config in it, a config for another command, an unknown name or
-        a value of another type.
+      UserError: no such file here, no get_config in it, a config for another command, an unknown
+        name or a value of another type.
     """
+    if "://" in spec:
+        raise UserError(f"--config={spec}: a config is read from this machine alone; copy it here")
     name, _, argument = spec.partition(":")
     path = Path(name)
     if not path.is_file():

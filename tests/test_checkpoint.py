@@ -269,6 +269,23 @@ def test_whatever_file_is_damaged_the_state_is_the_saved_one_or_that_before(
     assert passed_over >= 8
 
 
+def test_without_its_checksums_a_checkpoint_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "_PAUSE", 0)
+    run = make_run(tmp_path)
+    with Checkpoints(run) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(small_state(step))
+    shutil.rmtree(run / "checkpoints" / "2" / "checksums")
+    with pytest.raises(UserError, match="checkpoint 2 is damaged"):
+        checkpoint.load_params(run)
+    with Checkpoints(run) as checkpoints:
+        restored: Any = checkpoints.restore(small_state(1))
+    assert bits(restored) == bits(small_state(1))
+    assert (run / "damaged" / "2").is_dir()
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(tmp_path: Path) -> None:
     run, state = make_run(tmp_path), small_state(1)
     with Checkpoints(run) as checkpoints:

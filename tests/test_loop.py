@@ -72,16 +72,16 @@ class Story:
         self.said: list[str] = []
         self._skips, self._stop_at, self._leaves_out = skips, stop_at, leaves_out
         # Rows of four positions, three of them real, as masked and as compact records tell it.
-        self._batch: dict[str, np.ndarray] = {"input_ids": np.zeros((8, 4), np.int32)}
+        self.batch: dict[str, np.ndarray] = {"input_ids": np.zeros((8, 4), np.int32)}
         if compact:
-            self._batch["lengths"] = np.full(8, 3, np.int32)
+            self.batch["lengths"] = np.full(8, 3, np.int32)
         else:
-            self._batch["input_mask"] = np.array([[1, 1, 1, 0]] * 8, np.int32)
+            self.batch["input_mask"] = np.array([[1, 1, 1, 0]] * 8, np.int32)
 
     def batches(self, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
         for step in count(start + 1):
             self.told.append(f"batch {step}")
-            yield self._batch
+            yield self.batch
 
     def train_step(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         step = int(state.step) + 1
@@ -180,6 +180,17 @@ def test_a_log_line_averages_the_steps_since_the_last(
     # Eight rows of three tokens a step.
     assert line["tokens_per_second"] == pytest.approx(24 / line["seconds_per_step"])
     assert 0 <= line["input_wait_share"] < 1
+
+
+def test_rows_that_only_fill_a_batch_are_no_tokens(mesh: Mesh, tmp_path: Path) -> None:
+    for compact in (False, True):
+        story = Story(tmp_path, compact=compact)
+        story.batch["example_weights"] = np.array([1, 1, 1, 1, 1, 1, 0, 0], np.float32)
+        play(story, mesh, Timetable(2, 2, 100, 100))
+        line = story.metrics[2]
+        # Six rows of three tokens, of eight of four.
+        assert line["padding_share"] == pytest.approx(1 - 18 / 32)
+        assert line["tokens_per_second"] == pytest.approx(18 / line["seconds_per_step"])
 
 
 # --- Updates that are left out ----------------------------------------------------------------

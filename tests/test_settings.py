@@ -99,6 +99,11 @@ def test_a_missing_file_and_a_file_without_a_config_are_refused(tmp_path: Path) 
         settings.load(f"{tmp_path}/empty.py", [])
 
 
+def test_a_config_in_a_bucket_is_refused() -> None:
+    with pytest.raises(UserError, match="--config=gs://b/bert.py:tiny: a config is read from this"):
+        settings.load("gs://b/bert.py:tiny", [])
+
+
 def test_a_config_for_another_command_and_a_size_too_many_are_refused(tmp_path: Path) -> None:
     text = "from ml_collections import ConfigDict\n\ndef get_config():\n    return ConfigDict({})\n"
     (tmp_path / "none.py").write_text(text)

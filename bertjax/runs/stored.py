@@ -87,8 +87,6 @@ def _try_reading(folder: Path, wanted: dict[str, Any]) -> tuple[list[Any], dict[
                 "version, so go on in another --workdir with this one as init"
             )
         items.append(handler.restore(folder / item, args=ocp.args.StandardRestore(tree)))
-    if not (folder / CHECKSUMS).exists():
-        return items, {}  # Of an earlier version.
     return items, ocp.JsonCheckpointHandler().restore(folder / CHECKSUMS)
 
 

@@ -11,6 +11,8 @@ import optax
 from jax import Array
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# As in 2018.
+_B1, _B2, _EPSILON = 0.9, 0.999, 1e-6
 
 
 class Moments(NamedTuple):
@@ -21,14 +23,7 @@ class Moments(NamedTuple):
     square: Any
 
 
-def scale_by_adam(
-    *,
-    correct: bool,
-    dtype: Any = jnp.float32,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    epsilon: float = 1e-6,
-) -> optax.GradientTransformation:
+def scale_by_adam(*, correct: bool, dtype: Any) -> optax.GradientTransformation:
     """m / (sqrt(v) + epsilon).
 
     Args:
@@ -48,14 +43,14 @@ def scale_by_adam(
     def update(gradients: Any, state: Moments, params: Any = None) -> tuple[Any, Moments]:
         del params
         count = state.updates + 1
-        mean = optax.tree.update_moment(gradients, optax.tree.cast(state.mean, jnp.float32), b1, 1)
+        mean = optax.tree.update_moment(gradients, optax.tree.cast(state.mean, jnp.float32), _B1, 1)
         square = optax.tree.update_moment(
-            gradients, optax.tree.cast(state.square, jnp.float32), b2, 2
+            gradients, optax.tree.cast(state.square, jnp.float32), _B2, 2
         )
-        scales = (1 - b1**count, 1 - b2**count) if correct else (1.0, 1.0)
+        scales = (1 - _B1**count, 1 - _B2**count) if correct else (1.0, 1.0)
 
         def direction(m: Array, v: Array) -> Array:
-            return m / scales[0] / (jnp.sqrt(v / scales[1]) + epsilon)
+            return m / scales[0] / (jnp.sqrt(v / scales[1]) + _EPSILON)
 
         kept = Moments(
             count,

@@ -75,6 +75,9 @@ class Meter:
         self._metrics.append(metrics)
         # Compact records tell how long a row is, the others where it is padded.
         real = batch["lengths"] if "lengths" in batch else batch["input_mask"]
+        if "example_weights" in batch:  # An example has one row or, of choices, several.
+            weights = batch["example_weights"]
+            real = real.reshape(len(weights), -1)[weights > 0]
         self._tokens += int(real.sum())
         self._positions += batch["input_ids"].size
         if self._flops_of is not None:
