@@ -25,6 +25,9 @@ from bertjax.errors import UserError
 from bertjax.files import storage
 from bertjax.planner import plan_report, planned_work, planning, topology
 
+# Of google-research/bert's uncased models.
+_VOCAB_SIZE = 30522
+
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("plan", __doc__, "--config FILE:ARGUMENT --topology NAME... [options]")
@@ -35,7 +38,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--global_batch", type=int, help="rows of a batch (train.batch_size)")
     add("--seq_length", type=int, nargs="+", metavar="T",
         help="as if padded records of that length were there; 128 512 for two phases")  # fmt: skip
-    add("--vocab_size", type=int, default=30522, help="with --seq_length: pieces (30522)")
+    add("--vocab_size", type=int, help="without records: pieces of the vocabulary (30522)")
     add("--compiles", type=int, default=3, metavar="N",
         help="at most so many for each row, to find the largest batch (3)")  # fmt: skip
     add("--json", action="store_true", help="prints one JSON object a row")
@@ -48,14 +51,20 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
     return [w for w in words if "=" not in w], [w for w in words if "=" in w]
 
 
-def find_work(config: ConfigDict, lengths: list[int] | None, vocab_size: int) -> planned_work.Work:
+def find_work(
+    config: ConfigDict, lengths: list[int] | None, vocab_size: int | None
+) -> planned_work.Work:
     """On the records that data.records names, if they are there, or as if some were."""
-    if lengths is None and (storage.path(config.data.records) / MANIFEST).exists():
+    records = config.data.records
+    if lengths is None and (storage.path(records) / MANIFEST).exists():
+        if vocab_size is not None:
+            raise UserError(f"--vocab_size={vocab_size}: {records} has its own; leave it out")
         return planned_work.prepared(config)
-    lengths = lengths or ([128, 512] if config.data.long_records else [128])
-    said = " and ".join(map(str, lengths))
-    print(f"no records: padded rows of {said} tokens are assumed", file=sys.stderr)
-    return planned_work.imagined(config, lengths, vocab_size)
+    if lengths is None:
+        lengths = [128, 512] if config.data.long_records else [128]
+        said = " and ".join(map(str, lengths))
+        print(f"no records in data.records={records}: rows of {said} are assumed", file=sys.stderr)
+    return planned_work.imagined(config, lengths, vocab_size or _VOCAB_SIZE)
 
 
 def main() -> None:
@@ -65,7 +74,7 @@ def main() -> None:
     overrides = flags.overrides + more
     if flags.global_batch is not None:
         overrides.append(f"train.batch_size={flags.global_batch}")
-    if flags.vocab_size < 1:
+    if flags.vocab_size is not None and flags.vocab_size < 1:
         raise UserError(f"--vocab_size={flags.vocab_size}: give at least 1")
     if flags.compiles < 1:
         raise UserError(f"--compiles={flags.compiles}: give 1 or more")
@@ -80,7 +89,8 @@ def main() -> None:
     for site in sites:
         for row in planning.rows(site, work, flags.compiles, cache):
             rows.append(row)
-            print(json.dumps(row) if flags.json else plan_report.details(row), flush=True)
+            told = json.dumps(row | {"note": plan_report.NOTE})
+            print(told if flags.json else plan_report.details(row), flush=True)
     if not flags.json:
         print(plan_report.table(rows))
 

@@ -108,11 +108,26 @@ def test_share_and_batch_size_of_the_second_phase_can_be_set(
 
 
 def test_each_phase_has_the_shapes_that_are_its_own(shorter: Records, longer: Records) -> None:
-    shapes = (8, 12, 16, 24, 64)
-    both = phases.plan(config(data__shapes=shapes), shorter, longer)
+    both = phases.plan(config(data__shapes=(8, 12, 16, 24)), shorter, longer)
     assert [phase.shapes for phase in both] == [(8, 12, 16), (24,)]
-    (only,) = phases.plan(config(data__shapes=shapes), shorter, None)
+    (only,) = phases.plan(config(data__shapes=(8, 12, 16)), shorter, None)
     assert only.shapes == (8, 12, 16)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"data__shapes": (12, 24)}, "data.shapes=.*: give lengths from 8 to the records', 16"),
+        ({"train__long_batch_size": 8}, "train.long_batch_size: data.long_records is not set"),
+        ({"train__long_warmup_steps": 1}, "long_warmup_steps: train.long_learning_rate is not"),
+    ],
+)
+def test_settings_of_what_is_not_there_are_refused(
+    setting: dict[str, Any], message: str, shorter: Records
+) -> None:
+    wanted = config(**setting)
+    with pytest.raises(UserError, match=message):
+        phases.schedule(wanted, phases.plan(wanted, shorter, None))
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5, 1.5])

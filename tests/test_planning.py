@@ -169,6 +169,7 @@ def test_json_has_a_row_for_each_phase_and_topology(
     assert row["tokens_per_second"] == pytest.approx(1024 * 128 / row["seconds"])
     assert row["days"] == pytest.approx(1000 * row["seconds"] / 86400)
     assert sum(row["memory"].values()) == pytest.approx(row["used"])
+    assert "compiler's estimates" in row["note"]
 
 
 def test_records_that_are_there_are_planned_as_they_are_read(
@@ -196,6 +197,21 @@ def test_records_that_are_there_are_planned_as_they_are_read(
     assert state["encoder"]["embeddings"]["token"]["embedding"].shape[0] == (
         records.manifest.vocab_size
     )
+
+
+def test_records_are_named_where_there_are_none_and_keep_their_vocabulary(
+    no_hardware: None,
+    command: Command,
+    tiny_settings: Path,
+    tiny_records: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flags = [f"--config={tiny_settings}", "--topology=v5e-8", "--compiles=1", "model.max_positions=128"]
+    assert command(plan, *flags, "data.records=recrods", "--vocab_size=100") == 0
+    told = capsys.readouterr().err
+    assert "no records in data.records=recrods: rows of 128 are assumed" in told
+    assert command(plan, *flags, f"data.records={tiny_records}", "--vocab_size=100") == 2
+    assert f"--vocab_size=100: {tiny_records} has its own" in capsys.readouterr().err
 
 
 def test_batches_that_grow_are_planned_each(no_hardware: None, tiny_settings: Path) -> None:

@@ -86,17 +86,15 @@ def plan(config: ConfigDict, records: Records, longer: Records | None) -> list[P
     longer ones the second's. The first is cut where its batches grow (train.batch_growth).
 
     Raises:
-      UserError: a share that is none, second records that are not longer, shapes for records whose
-        rows are all of one length, batches that grow at no step of the first phase.
+      UserError: a share that is none, second records that are not longer, shapes that no record
+        has or whose rows are all of one length, batches that grow at no step of the first phase,
+        rows of a second phase where there is none.
     """
     train, length = config.train, records.manifest.max_seq_length
-    shapes = tuple(config.data.shapes)
-    if any(shape < 8 for shape in shapes):
-        raise UserError(f"data.shapes={shapes}: give lengths of 8 or more")
-    shorter = tuple(shape for shape in shapes if shape <= length)
-    if shorter:
-        data_input.check_lengths(records)
+    shorter, rest = _shapes(config, records, longer)
     if longer is None:
+        if train.long_batch_size:
+            raise UserError("train.long_batch_size: data.long_records is not set")
         return _growing(Phase(records, train.batch_size, 0, train.steps, shorter), config)
     other = longer.manifest.max_seq_length
     if other <= length:
@@ -108,10 +106,23 @@ def plan(config: ConfigDict, records: Records, longer: Records | None) -> list[P
     first = train.steps - round(train.steps * train.long_share)
     begin = _growing(Phase(records, train.batch_size, 0, first, shorter), config)
     rows = train.long_batch_size or max(1, begin[-1].batch_size * length // other)
-    rest = tuple(shape for shape in shapes if length < shape <= other)
-    if rest:
-        data_input.check_lengths(longer)
     return [*begin, Phase(longer, rows, first, train.steps - first, rest)]
+
+
+def _shapes(
+    config: ConfigDict, records: Records, longer: Records | None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """data.shapes up to the first records' length, and those above it, of the second."""
+    shapes, length = tuple(config.data.shapes), records.manifest.max_seq_length
+    longest = length if longer is None else max(length, longer.manifest.max_seq_length)
+    if any(not 8 <= shape <= longest for shape in shapes):
+        raise UserError(f"data.shapes={shapes}: give lengths from 8 to the records', {longest}")
+    shorter = tuple(shape for shape in shapes if shape <= length)
+    rest = tuple(shape for shape in shapes if shape > length)
+    for opened, own in ((records, shorter), (longer, rest)):
+        if opened is not None and own:
+            data_input.check_lengths(opened)
+    return shorter, rest
 
 
 def _growing(phase: Phase, config: ConfigDict) -> list[Phase]:
@@ -160,6 +171,8 @@ def schedule(config: ConfigDict, plan: list[Phase]) -> Schedule:
     if not 0 < train.decay_share <= 1:
         raise UserError(f"train.decay_share={train.decay_share}: give a share above 0, at most 1")
     if not train.long_learning_rate:
+        if train.long_warmup_steps:
+            raise UserError("train.long_warmup_steps: train.long_learning_rate is not set")
         only = Stretch(train.learning_rate, train.warmup_steps, train.steps, train.decay_share)
         return Schedule(train.schedule, (only,))
     if last.records is plan[0].records:
