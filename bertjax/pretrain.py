@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from bertjax import compile_cache, distributed, memory, shares
 from bertjax.command_line import new_parser
 from bertjax.data import input as data_input
+from bertjax.errors import UserError
 from bertjax.files import storage
 from bertjax.runs import checkpoint, run_folder
 from bertjax.runs.state import TrainState, abstract_state, init_state, with_params
@@ -116,6 +117,19 @@ def warn_if_stuck(found: dict[str, float], inputs: Inputs, log: RunLog) -> None:
             )
 
 
+def say_what_to_expect(config: ConfigDict, inputs: Inputs, log: RunLog) -> None:
+    """What the losses must fall below, and a warm-up that the run will not see the end of."""
+    for name in inputs.pretraining.losses.values():
+        log.say(f"the {name} loss must fall below {inputs.entropy:.3f} (unigram entropy, nats)")
+    stretches = phases.schedule(config, inputs.phases).stretches
+    for setting, stretch in zip(("warmup_steps", "long_warmup_steps"), stretches, strict=False):
+        if stretch.warmup_steps > stretch.total_steps:
+            log.say(
+                f"warning: train.{setting}={stretch.warmup_steps} of {stretch.total_steps:,} "
+                f"steps: the rate never reaches {stretch.peak:g}; give a shorter warm-up"
+            )
+
+
 def make_evaluate(
     config: ConfigDict,
     inputs: Inputs,
@@ -171,10 +185,7 @@ def train(
             RunLog(workdir, "pretraining", steps, start, watching.mirror) as log,
             batches as stream,
         ):
-            for name in inputs.pretraining.losses.values():
-                log.say(
-                    f"the {name} loss must fall below {inputs.entropy:.3f} (unigram entropy, nats)"
-                )
+            say_what_to_expect(config, inputs, log)
             loop.train(
                 state,
                 made.train_step,
@@ -198,6 +209,8 @@ def main() -> None:
     compile_cache.turn_on()
     traced = profiler.parse_steps(flags.profile) if flags.profile else None
     config, inputs, mesh, made = open_run(flags.config, flags.overrides)
+    if traced and traced[0] > config.train.steps:
+        raise UserError(f"--profile={flags.profile}: the run has {config.train.steps:,} steps")
     timetable = loop.Timetable(
         config.train.steps,
         config.log_every,

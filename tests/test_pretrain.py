@@ -264,6 +264,15 @@ def test_what_changes_nothing_that_is_learnt_may_change(
     assert "other settings (long_records was" in capsys.readouterr().err
 
 
+def test_a_warm_up_that_does_not_end_is_told(
+    command: Command, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*arguments, f"--workdir={tmp_path}", "train.steps=2", "train.warmup_steps=10000"]
+    assert command(pretrain, *flags) == 0
+    told = "warning: train.warmup_steps=10000 of 2 steps: the rate never reaches 0.001; give a"
+    assert told in capsys.readouterr().out
+
+
 # --- Damaged records ------------------------------------------------------------------------
 
 

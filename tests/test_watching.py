@@ -79,6 +79,8 @@ def test_what_is_missing_or_wrong_is_told_before_the_run_begins(
     flags = [f"--config={tiny_settings}", f"--workdir={run}", f"data.records={tiny_records}"]
     assert command(pretrain, *flags, "--profile=3:2") == 2
     assert "--profile=3:2: give the first and the last step" in capsys.readouterr().err
+    assert command(pretrain, *flags, "--profile=13:14") == 2
+    assert "--profile=13:14: the run has 12 steps" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert command(pretrain, *flags, "--wandb=encoders") == 2
     assert "pip install 'bertjax[wandb]'" in capsys.readouterr().err
