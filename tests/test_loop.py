@@ -64,7 +64,6 @@ class Story:
         compact: bool = False,
         history: History | None = None,
         leaves_out: bool = True,
-    ) -> None:| None = None,
     ) -> None:
         self.run, self.history = run, history or History(time.time())
         self.told: list[str] = []

@@ -206,7 +206,12 @@ def test_records_are_named_where_there_are_none_and_keep_their_vocabulary(
     tiny_records: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    flags = [f"--config={tiny_settings}", "--topology=v5e-8", "--compiles=1", "model.max_positions=128"]
+    flags = [
+        f"--config={tiny_settings}",
+        "--topology=v5e-8",
+        "--compiles=1",
+        "model.max_positions=128",
+    ]
     assert command(plan, *flags, "data.records=recrods", "--vocab_size=100") == 0
     told = capsys.readouterr().err
     assert "no records in data.records=recrods: rows of 128 are assumed" in told

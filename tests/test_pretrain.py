@@ -224,7 +224,9 @@ def test_a_finished_run_started_again_changes_nothing(
     assert (tiny_run / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("other", ["train.seed=1", "train.learning_rate=0.5", "train.clip_norm=7.0"])
+@pytest.mark.parametrize(
+    "other", ["train.seed=1", "train.learning_rate=0.5", "train.clip_norm=7.0"]
+)
 def test_a_workdir_with_other_settings_is_refused(
     other: str,
     command: Command,

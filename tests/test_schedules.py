@@ -40,10 +40,9 @@ def of_2018(peak: float, step: int, warmup: int, total: int) -> float:
 
 
 def of_nvidia(peak: float, step: int, warmup: int, total: int) -> float:
-    """PolyWarmUpScheduler of NVIDIA's BERT in PyTorch, degree 0.5; its steps count from 1."""
-    progress = step / total
-    rising = peak * ((step + 1) / total) / (warmup / total)
-    return rising if step < warmup else peak * (1 - progress) ** 0.5
+    """PolyWarmUpScheduler of NVIDIA's BERT in PyTorch, but for its last step, which moves nothing
+    there: behind the warm-up, too, it counts steps from 1."""
+    return peak * (step + 1) / warmup if step < warmup else peak * (1 - step / total) ** 0.5
 
 
 @pytest.mark.parametrize(("warmup", "total"), [(10_000, 1_000_000), (36, 360), (0, 50)])
