@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from bertjax import prepare, pretrain
 from bertjax.errors import UserError
+from bertjax.models import encoders
+from bertjax.models.elmo import ElmoConfig
+from bertjax.models.word2vec import Word2VecConfig
 from bertjax.runs import parameters, run_folder
 from bertjax.text import tokenizer
-from bertjax.text.tokenizer import WordPieceTokenizer
+from bertjax.text.tokenizer import SPECIALS, WordPieceTokenizer, WordTokenizer
+from bertjax.text.words import OpenWords
 from bertjax.training import continuation
 from bertjax.weights import pretrained
 
 Command = Callable[..., int]
+OLD_WORDS = WordTokenizer([*SPECIALS, "cat", "dog", "[unused0]"], lowercase=True)
+# Encoders of whole words; the model may have more rows than its vocabulary has entries.
+ROWS = OLD_WORDS.vocab_size + 2
+OF_WORDS: dict[str, Any] = {
+    "word2vec": Word2VecConfig(ROWS, 4),
+    "word2vec with n-grams": Word2VecConfig(ROWS, 4, buckets=6),
+    "elmo": ElmoConfig(ROWS, 6, 3, 1, filters=((3, 2),), highway_layers=1, max_characters=6),
+}
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +80,55 @@ def test_new_words_are_the_mean_of_their_pieces_and_all_else_stays(
         else:
             np.testing.assert_array_equal(new, old)
     assert lines == ["+ 2 new entries, 1 of them as the mean of their pieces"]
+
+
+@pytest.mark.parametrize("config", OF_WORDS.values(), ids=list(OF_WORDS))
+def test_new_whole_words_begin_as_unknown_ones(
+    config: Any, random_params: Callable[..., Any]
+) -> None:
+    """Also where words are read by their letters, which takes in every word that is met."""
+    model = encoders.pretraining(config).model
+    words = OpenWords(OLD_WORDS) if config.reads_letters else OLD_WORDS
+    given = random_params(model(config, words))
+    start = pretrained.Pretrained("given", config, given, words, "", [], 0)
+    more = WordTokenizer([*OLD_WORDS.tokens, "mouse", "owl", "[unused1]"], lowercase=True)
+    wider = dataclasses.replace(config, vocab_size=more.vocab_size)
+    wanted = random_params(model(wider, more), 1)
+    merged, lines = continuation.merge(start, wanted, more)
+    assert lines == ["+ 3 new entries, 2 of them as the mean of their pieces"]
+    found, old, fresh = map(parameters.flat, (merged, given, wanted))
+    known, grown = OLD_WORDS.vocab_size, 0
+    for path, leaf in found.items():
+        if leaf.shape == old[path].shape:
+            np.testing.assert_array_equal(leaf, old[path])
+            continue
+        grown += 1
+        np.testing.assert_array_equal(leaf[:known], old[path][:known])
+        np.testing.assert_allclose(leaf[known : known + 2], old[path][[OLD_WORDS.unk_id] * 2])
+        np.testing.assert_array_equal(leaf[known + 2], fresh[path][known + 2])
+        # N-grams have the same rows behind the words.
+        np.testing.assert_array_equal(leaf[known + 3 :], old[path][ROWS:])
+    assert grown == 2 and words.vocab_size == known
+
+
+@pytest.mark.parametrize("config", OF_WORDS.values(), ids=list(OF_WORDS))
+def test_of_the_same_words_all_is_taken(config: Any, random_params: Callable[..., Any]) -> None:
+    config = dataclasses.replace(config, vocab_size=OLD_WORDS.vocab_size)
+    model = encoders.pretraining(config).model(config, OLD_WORDS)
+    given = random_params(model)
+    words = OpenWords(OLD_WORDS) if config.reads_letters else OLD_WORDS
+    start = pretrained.Pretrained("given", config, given, words, "", [], 0)
+    merged, lines = continuation.merge(start, random_params(model, 1), OLD_WORDS)
+    assert lines == []
+    jax.tree.map(np.testing.assert_array_equal, merged, given)
+
+
+def test_how_it_is_trained_is_the_new_configs() -> None:
+    own = Word2VecConfig(ROWS, 4, buckets=6, window=2)
+    start = pretrained.Pretrained("given", own, {}, OLD_WORDS, "", [], 0)
+    wanted = Word2VecConfig(ROWS + 8, 100, window=10, method="cbow", negatives=15)
+    found = continuation.resized(start, wanted)
+    assert found == dataclasses.replace(wanted, hidden_size=4, buckets=6)
 
 
 def test_heads_that_the_model_lacks_start_fresh(start: pretrained.Pretrained) -> None:

@@ -37,10 +37,13 @@ class OpenWords(WordTokenizer):
     """Words to which each new one is added when it is met, for encoders that read its letters.
 
     Ids do not change; what is saved, and the fingerprint, are those of the first vocabulary.
+
+    Attributes:
+      first: the words as they were, to which none is added.
     """
 
     def __init__(self, words: WordTokenizer) -> None:
-        self._saved = words._vocabulary()
+        self.first = words
         super().__init__(list(words.tokens), words.lowercase, words.max_chars_per_word)
 
     def _match_word(self, word: str) -> list[tuple[int, int]]:
@@ -51,4 +54,4 @@ class OpenWords(WordTokenizer):
         return super()._match_word(word)
 
     def _vocabulary(self) -> bytes:
-        return self._saved
+        return self.first._vocabulary()

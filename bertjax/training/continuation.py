@@ -12,6 +12,7 @@ from bertjax.errors import UserError
 from bertjax.models.config import EncoderConfig
 from bertjax.runs import parameters
 from bertjax.text.tokenizer import Tokenizer
+from bertjax.text.words import OpenWords
 from bertjax.weights.pretrained import Pretrained
 
 # Leaves with a row for every entry of the vocabulary.
@@ -21,14 +22,28 @@ _TABLES = (
     "next_token/bias",
     "softmax/embedding",
     "softmax/bias",
+    "output/embedding",
+)
+# Of an encoder's config, what fixes how it is trained and not what it is.
+_OF_TRAINING = (
+    "dtype",
+    "attention_kernel",
+    "sampler",
+    "num_sampled",
+    "method",
+    "window",
+    "negatives",
+    "subsample",
+    "noise_power",
+    "update_tokens",
 )
 
 
 def merge(start: Pretrained, fresh: Any, words: Tokenizer) -> tuple[Any, list[str]]:
     """Puts a model's encoder and pretraining heads in place of fresh ones.
 
-    A new word begins as the mean of the pieces it was cut into before; new unused entries stay
-    fresh.
+    A new word begins as the mean of the pieces it was cut into before, which of whole words is
+    [UNK]; new unused entries stay fresh.
 
     Args:
       words: the vocabulary of the fresh tree: the model's own, or one that extends it.
@@ -49,7 +64,7 @@ def merge(start: Pretrained, fresh: Any, words: Tokenizer) -> tuple[Any, list[st
     taken = {path: leaf for path, leaf in given.items() if path in wanted}
     parameters.check_shapes(start.name, taken, {path: wanted[path] for path in taken})
     merged.update(taken)
-    new = words.vocab_size - start.tokenizer.vocab_size
+    new = words.vocab_size - _vocabulary(start).vocab_size
     if new:
         lines.append(f"+ {new:,} new entries, {len(pieces):,} of them as the mean of their pieces")
     lines += [f"+ {part}: starts fresh" for part in _parts(wanted) - _parts(taken)]
@@ -58,7 +73,7 @@ def merge(start: Pretrained, fresh: Any, words: Tokenizer) -> tuple[Any, list[st
 
 
 def resized(start: Pretrained, wanted: EncoderConfig) -> EncoderConfig:
-    """The model's config for the vocabulary that is wanted, with its dropout, type and kernel.
+    """The model's config for the vocabulary that is wanted, to be trained as is wanted.
 
     Raises:
       UserError: the model is another kind of encoder.
@@ -69,7 +84,7 @@ def resized(start: Pretrained, wanted: EncoderConfig) -> EncoderConfig:
             f"{wanted.encoder}; use a config of that encoder"
         )
     own: Any = start.config
-    changes = ("vocab_size", "dtype", "attention_kernel")
+    changes = ("vocab_size", *_OF_TRAINING)
     names = [field.name for field in dataclasses.fields(own)]
     changed = [name for name in names if name.endswith("dropout") or name in changes]
     return dataclasses.replace(own, **{name: getattr(wanted, name) for name in changed})
@@ -77,7 +92,8 @@ def resized(start: Pretrained, wanted: EncoderConfig) -> EncoderConfig:
 
 def check_vocabulary(start: Pretrained, words: Tokenizer) -> None:
     """Raises UserError unless `words` is the model's vocabulary, or that with more behind it."""
-    old = start.tokenizer.pieces(range(start.tokenizer.vocab_size))
+    known = _vocabulary(start)
+    old = known.pieces(range(known.vocab_size))
     if words.pieces(range(min(len(old), words.vocab_size))) != old:
         raise UserError(
             f"init={start.name}: its vocabulary is not the one of the records; prepare them with "
@@ -85,9 +101,15 @@ def check_vocabulary(start: Pretrained, words: Tokenizer) -> None:
         )
 
 
+def _vocabulary(start: Pretrained) -> Tokenizer:
+    """The entries that the model has rows for; one that reads letters takes in what it meets."""
+    words = start.tokenizer
+    return words.first if isinstance(words, OpenWords) else words
+
+
 def _old_pieces(start: Pretrained, words: Tokenizer) -> dict[int, list[int]]:
     """The ids that each new word was cut into."""
-    old = start.tokenizer
+    old = _vocabulary(start)
     new = range(old.vocab_size, words.vocab_size)
     special = set(words.never_random.tolist())
     return {
@@ -101,9 +123,11 @@ def _grown(
     table: np.ndarray, fresh: np.ndarray, start: Pretrained, pieces: dict[int, list[int]]
 ) -> np.ndarray:
     # The model may have more rows than its vocabulary has entries.
-    known = start.tokenizer.vocab_size
+    known, behind = _vocabulary(start).vocab_size, table[start.config.vocab_size :]
     grown = np.array(fresh)
     grown[:known] = table[:known]
+    # Behind the words' rows are those of their n-grams.
+    grown[len(grown) - len(behind) :] = behind
     for number, old in pieces.items():
         grown[number] = table[old].mean(axis=0)
     return grown
