@@ -39,18 +39,18 @@ def read(path: Path) -> WordVectors:
     with storage.local(path) as here, here.open("rb") as file:
         number, width = _header(path, file.readline(_LONGEST_WORD))
         at = file.tell()
-        is_text = _is_text(file.readline(_LONGEST_WORD + 64 * width), width)
+        is_text = _is_text(file.readline(_LONGEST_WORD + 64 * width))
         file.seek(at)
         _check_size(path, number, (2 if is_text else 4) * width)
         rows = _text_rows(path, file, width) if is_text else _binary_rows(path, file, number, width)
-        words, vectors = _collect(path, rows, number, width, is_text)
+        words, vectors = _collect(path, rows, number, width)
     if not words:
         raise UserError(f"{path}: no words in it")
     return WordVectors(words, vectors)
 
 
 def _collect(
-    path: Path, rows: Iterator[tuple[str, np.ndarray]], number: int, width: int, is_text: bool
+    path: Path, rows: Iterator[tuple[str, np.ndarray]], number: int, width: int
 ) -> tuple[list[str], np.ndarray]:
     vectors = np.empty((number, width), np.float32)
     known: dict[str, int] = {}
@@ -98,7 +98,7 @@ def _check_size(path: Path, number: int, least: int) -> None:
         )
 
 
-def _is_text(line: bytes, width: int) -> bool:
+def _is_text(line: bytes) -> bool:
     """Whether a line is a word and numbers in decimal."""
     try:
         parts = line.decode("utf-8").split()
