@@ -33,6 +33,7 @@ from bertjax.files import storage, text_files
 from bertjax.files.whole_file import staged
 from bertjax.text import corpus, tokenizer, vocab, word_counts
 from bertjax.text.tokenizer import Tokenizer
+from bertjax.weights import word_vectors
 from bertjax.workers import Workers
 
 
@@ -54,7 +55,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--vocab",
         type=storage.path,
-        help="use this vocab.txt, .model or folder; default: learn one",
+        help="use this vocab.txt, .model, vectors or folder; default: learn one",
     )
     add("--vocab_kind", choices=list(vocab.KINDS), default="wordpiece")
     add("--vocab_size", **number, help="of a learnt vocabulary (8192 pieces, all words)")
@@ -116,7 +117,16 @@ def _settings(flags: argparse.Namespace) -> BuildSettings:
 
 def _given(flags: argparse.Namespace) -> Tokenizer | None:
     """The tokenizer of --vocab; --cased decides, without it the vocabulary's own settings do."""
-    return tokenizer.load(flags.vocab, False if flags.cased else None) if flags.vocab else None
+    if not flags.vocab:
+        return None
+    if not word_vectors.is_vectors(flags.vocab):
+        return tokenizer.load(flags.vocab, False if flags.cased else None)
+    # Imported late: text needs no JAX.
+    from bertjax.weights import pretrained
+
+    words = pretrained.load(flags.vocab).tokenizer
+    tokens = words.pieces(range(words.vocab_size))
+    return tokenizer.WordTokenizer(tokens, lowercase=False) if flags.cased else words
 
 
 def _wanted(flags: argparse.Namespace) -> Vocabulary:

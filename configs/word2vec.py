@@ -19,7 +19,7 @@ def get_config(size: str = "100") -> ConfigDict:
     return ConfigDict(
         {
             "encoder": "word2vec",
-            # A run or a file of vectors to go on from.
+            # A run or a file of vectors to go on from; records are prepared with --vocab of it.
             "init": "",
             "model": {
                 "size": size,

@@ -21,9 +21,11 @@ from bertjax.text import tokenizer
 from bertjax.text.tokenizer import SPECIALS, WordPieceTokenizer, WordTokenizer
 from bertjax.text.words import OpenWords
 from bertjax.training import continuation
-from bertjax.weights import pretrained
+from bertjax.weights import pretrained, word_vectors
+from bertjax.weights.word_vectors import WordVectors
 
 Command = Callable[..., int]
+CONFIGS = Path(__file__).parents[1] / "configs"
 OLD_WORDS = WordTokenizer([*SPECIALS, "cat", "dog", "[unused0]"], lowercase=True)
 # Encoders of whole words; the model may have more rows than its vocabulary has entries.
 ROWS = OLD_WORDS.vocab_size + 2
@@ -176,3 +178,29 @@ def test_a_run_goes_on_from_another_with_new_words(
     assert command(pretrain, *other, f"data.records={folder}", "train.steps=2") == 2
     assert "its vocabulary is not the one of the records" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_a_run_goes_on_from_vectors_of_others(
+    command: Command, tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--vocab takes the words of a file of vectors, --extend adds those of the text."""
+    words, vectors, records = ["river", "café", "garden"], tmp_path / "v.txt", tmp_path / "records"
+    word_vectors.write_text(vectors, WordVectors(words, np.eye(3, 12, dtype=np.float32)))
+    made = [f"--input={tiny_corpus}", f"--output={records}", f"--vocab={vectors}", "--extend=20"]
+    flags = ["--masking=dynamic", "--segments=doc_sentences", "--max_seq_length=32", "--workers=1"]
+    assert command(prepare, *made, *flags) == 0
+    found = tokenizer.load(records)
+    assert found.kind == "words" and found.vocab_size == 8 + 24
+    assert found.pieces(range(5, 8)) == words
+    given = [f"--config={CONFIGS / 'word2vec.py'}", f"--workdir={tmp_path / 'run'}"]
+    given += [f"data.records={records}", f"init={vectors}", "model.window=3"]
+    assert command(pretrain, *given, "train.steps=2", "train.batch_size=8") == 0
+    assert "mean of their pieces\n+ output: starts fresh\n" in capsys.readouterr().out
+    config = run_folder.load_config(tmp_path / "run")["model"]
+    assert (config["hidden_size"], config["window"]) == (12, 3)
+    table = pretrained.load(tmp_path / "run").params["encoder"]["embeddings"]["token"]["embedding"]
+    np.testing.assert_allclose(table[5:8], np.eye(3, 12), atol=0.2)
+    # With --cased text keeps its accents, as these words do.
+    cased = ["--vocab", vectors, "--cased", "--input", "-", "--output", "-"]
+    kept = prepare._given(prepare.parse_arguments(list(map(str, cased))))
+    assert kept is not None and kept.pieces(kept.encode("café Café")) == ["café", "[UNK]"]

@@ -47,6 +47,14 @@ def test_both_formats_are_read(content: bytes, tmp_path: Path) -> None:
     assert found.vectors.dtype == np.float32
 
 
+def test_a_vocabulary_is_no_file_of_vectors(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for content, wanted in ((TEXT, True), (BINARY, True), (b"[PAD]\n[UNK]\n", False), (b"", False)):
+        path.write_bytes(content)
+        assert word_vectors.is_vectors(path) is wanted
+    assert not word_vectors.is_vectors(tmp_path) and not word_vectors.is_vectors(tmp_path / "none")
+
+
 def test_what_is_written_is_these_bytes(tmp_path: Path) -> None:
     word_vectors.write_binary(tmp_path / "new" / "a.bin", FOUND)
     assert (tmp_path / "new" / "a.bin").read_bytes() == BINARY

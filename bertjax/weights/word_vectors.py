@@ -20,6 +20,7 @@ from bertjax.files.whole_file import whole
 
 _BLOCK = 1 << 20
 _LONGEST_WORD = 4096
+_FIRST_LINE = re.compile(rb"\s*(\d{1,12})\s+(\d{1,6})\s*")
 
 
 class WordVectors(NamedTuple):
@@ -27,6 +28,14 @@ class WordVectors(NamedTuple):
 
     words: list[str]
     vectors: np.ndarray
+
+
+def is_vectors(path: Path) -> bool:
+    """Whether it is a file that begins as word vectors do."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return _FIRST_LINE.fullmatch(file.readline(_LONGEST_WORD)) is not None
 
 
 def read(path: Path) -> WordVectors:
@@ -78,7 +87,7 @@ def _collect(
 
 
 def _header(path: Path, line: bytes) -> tuple[int, int]:
-    found = re.fullmatch(rb"\s*(\d{1,12})\s+(\d{1,6})\s*", line)
+    found = _FIRST_LINE.fullmatch(line)
     number, width = map(int, found.groups()) if found else (0, 0)
     if not number or not width:
         shown = line[:40].decode("utf-8", "replace").strip()
