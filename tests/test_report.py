@@ -113,11 +113,12 @@ def page(tmp_path: Path) -> str:
 
 
 class Outline(HTMLParser):
-    """Collects what a page refers to, and whether its elements are closed in order."""
+    """Collects what a page refers to and its ids, and whether its elements are closed in order."""
 
     def __init__(self) -> None:
         super().__init__()
         self.references: list[str] = []
+        self.ids: list[str] = []
         self.tags: list[str] = []
         self.text: list[str] = []
         self._open: list[str] = []
@@ -125,6 +126,7 @@ class Outline(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.references += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href")]
+        self.ids += [v or "" for k, v in attrs if k == "id"]
         if tag not in ("meta", "br"):
             self._open.append(tag)
 
@@ -154,9 +156,12 @@ def test_page_needs_nothing_from_outside(page: str) -> None:
     assert found.tags.count("svg") == 6
 
 
-def test_ids_of_the_charts_do_not_clash(page: str) -> None:
-    clips = re.findall(r'<clipPath id="(\w+)"', page)
-    assert clips and len(clips) == len(set(clips))
+def test_ids_do_not_clash(page: str) -> None:
+    found = outline(page)
+    assert found.ids and len(found.ids) == len(set(found.ids))
+    # What is referred to is there.
+    used = {*found.references, *re.findall(r"url\((#\w+)\)", page)}
+    assert used and used <= {f"#{name}" for name in found.ids}
 
 
 def test_numbers_are_those_of_the_files(page: str) -> None:

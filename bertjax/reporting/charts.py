@@ -16,9 +16,11 @@ from matplotlib import pyplot  # noqa: E402
 # Drawn in a colour that no line has, then replaced by the text colour of the page.
 _INK = "#010203"
 _COLORS = ("#2f7fd1", "#d98324", "#3a9d6e", "#a05fb5", "#c2455e", "#7a8793", "#8f7a2e", "#1fa0a8")
-# What belongs to a file of its own and not into a page: prologue, metadata, namespaces.
+# What belongs to a file of its own and not into a page: prologue, metadata, namespaces, and the
+# names of groups, which are the same in every chart and which nothing refers to.
 _FILE_ONLY = re.compile(
-    r'<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>| xmlns\S*="[^"]*"', re.S
+    r'<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>| xmlns\S*="[^"]*"|(?<=<g) id="[^"]*"',
+    re.S,
 )
 
 
