@@ -142,6 +142,8 @@ def test_the_files_of_both_tests_are_read(tmp_path: Path) -> None:
     ):
         path.write_text(content)
         assert word_lists.read_pairs(path) == wanted, content
+    path.write_text("score\trating\t8\n")  # which are words here, and name no column
+    assert word_lists.read_pairs(path) == [Pair("score", "rating", 8)]
     path.write_text(": capitals\nAthens Greece Oslo Norway\n: gram1 past\ngo went run ran\n")
     assert word_lists.read_analogies(path) == [
         Analogy("capitals", ("Athens", "Greece", "Oslo", "Norway")),
@@ -153,9 +155,11 @@ def test_the_files_of_both_tests_are_read(tmp_path: Path) -> None:
     ("task", "content", "message"),
     [
         ("similarity", "a\tb\t1\nc\td\n", r"a\.txt:2: write two words and their rating"),
-        ("similarity", "a\tb\t1\nc\td\tx\n", r"a\.txt:2: the rating 'x' is not a number"),
-        ("similarity", "a\tb\t1\nc\td\tnan\n", r"a\.txt:2: the rating 'nan' is not a number"),
-        ("similarity", "one two three\n", r"a\.txt: no pairs"),
+        ("similarity", "a\tb\t1\nc\td\tx\n", r"a\.txt:2: the rating 'x' is not a finite number$"),
+        ("similarity", "a\tb\t1\nc\td\tnan\n", r"a\.txt:2: the rating 'nan' is not a finite"),
+        ("similarity", "a\tb\t1\nc\td\tinf\n", r"a\.txt:2: the rating 'inf' is not a finite"),
+        ("similarity", "love\tsex\tx\na\tb\t1\n", r"a\.txt:1: the rating 'x' is .* a header names"),
+        ("similarity", "one two score\n", r"a\.txt: no pairs"),
         ("analogy", ": s\na b c d\na b c\n", r"a\.txt:3: 3 words; write four"),
         ("analogy", ": s\na b c d e\n", r"a\.txt:2: 5 words; write four"),
         ("analogy", ":\na b c d\n", r"a\.txt:1: a section without a name"),

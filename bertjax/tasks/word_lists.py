@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any, NamedTuple
 from bertjax.errors import UserError
 from bertjax.files.tables import numbered_lines
 
-# Columns with the rating, in the files that have a header.
-_RATINGS = ("SimLex999", "Human (mean)", "Human (Mean)", "similarity", "score")
+# Columns with the rating, in the files that have a header; case does not matter.
+_RATINGS = ("simlex999", "human (mean)", "similarity", "score", "rating")
 
 
 class Pair(NamedTuple):
@@ -32,7 +33,8 @@ class Analogy(NamedTuple):
 def read_pairs(path: Path) -> list[Pair]:
     """WordSim-353's and SimLex-999's files: two words and a number, by tabs, commas or spaces.
 
-    A first line without a number is a header; it names the column of the rating, if not the third.
+    A first line is a header if it calls a column behind the words SimLex999, Human (mean),
+    similarity, score or rating: the ratings stand there.
 
     Raises:
       UserError: a line that is none of this; file and line are named. No pairs.
@@ -41,17 +43,26 @@ def read_pairs(path: Path) -> list[Pair]:
     for number, line in _filled(path):
         cells = re.split(r"\t|,", line) if re.search(r"\t|,", line) else line.split()
         cells = [cell.strip() for cell in cells]
-        if number == 1 and not any(map(_is_number, cells)):
-            column = next((cells.index(name) for name in _RATINGS if name in cells), 2)
+        if number == 1 and (named := _rating_column(cells)):
+            column = named
             continue
         if len(cells) <= column or not all(cells[:2]):
             raise UserError(f"{path}:{number}: write two words and their rating, not {line!r}")
         if not _is_number(cells[column]):
-            raise UserError(f"{path}:{number}: the rating {cells[column]!r} is not a number")
+            hint = f"; a header names it: {', '.join(_RATINGS)}" if number == 1 else ""
+            raise UserError(
+                f"{path}:{number}: the rating {cells[column]!r} is not a finite number{hint}"
+            )
         pairs.append(Pair(cells[0], cells[1], float(cells[column])))
     if not pairs:
         raise UserError(f"{path}: no pairs of words in it")
     return pairs
+
+
+def _rating_column(cells: list[str]) -> int:
+    """Where a header has it, behind the two words; 0 of other lines."""
+    named = (place for place, cell in enumerate(cells) if place > 1 and cell.lower() in _RATINGS)
+    return next(named, 0)
 
 
 def read_analogies(path: Path) -> list[Analogy]:
@@ -86,7 +97,7 @@ def _filled(path: Path) -> list[tuple[int, str]]:
 
 def _is_number(text: str) -> bool:
     try:
-        return float(text) == float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
 
