@@ -308,11 +308,26 @@ def test_a_stream_has_the_words_in_order_and_no_window_leaves_a_sequence() -> No
         if j != i
     )
     assert word_stream.num_pairs(words, window) == pairs
-    seen = sum(
-        float(sampling.group(words, jnp.int32(at), jnp.zeros((1, NOISE), int), CONFIG).sees.sum())
-        for at in range(0, len(words.ids) - 2 * window, BLOCK)
+    sees = np.concatenate(
+        [
+            sampling.group(words, jnp.int32(at), jnp.zeros((1, NOISE), int), CONFIG).sees[0]
+            for at in range(0, len(words.ids) - 2 * window, BLOCK)
+        ]
     )
-    assert seen == pairs
+    assert sees.sum() == pairs
+    assert sees.any(axis=1).sum() == word_stream.num_seeing(words)
+
+
+def test_words_alone_count_for_nothing() -> None:
+    """By hand: of two, one and no words between the ends of sequences two see another."""
+    ids = [WORDS.cls_id, 5, 6, WORDS.sep_id, WORDS.cls_id, 7, WORDS.sep_id, WORDS.cls_id]
+    batch = {"input_ids": jnp.array([ids], jnp.int32)}
+    config = dataclasses.replace(CONFIG, method="cbow")
+    updates = word_updates.word_updates(config, COUNTS, WORDS)
+    assert updates.objective.counts(batch)[PART] == 2
+    # With all scores 0 the loss of a word and its four words of noise is 5 log 2.
+    still = jax.tree.map(jnp.zeros_like, make_params())
+    assert updates.objective.sums(still, batch, None)[PART]["loss"] == pytest.approx(10 * np.log(2))
 
 
 def test_draws_hang_on_the_key_alone() -> None:

@@ -79,7 +79,7 @@ class Rows(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What a group changes; loss is the sum over its pairs (of CBOW: over its words)."""
+    """What a group changes; loss is the sum over its pairs, of CBOW over its words that see one."""
 
     inputs: Rows
     outputs: Rows

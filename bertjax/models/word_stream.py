@@ -123,3 +123,10 @@ def num_pairs(words: Stream, window: int) -> Array:
         total += (same & (words.reach[near] >= offset)).sum()
         total += (same & (words.reach[far] >= offset)).sum()
     return total
+
+
+def num_seeing(words: Stream) -> Array:
+    """How many words see another one: any window reaches the next word of the same document."""
+    document = words.document
+    same = (document[1:] == document[:-1]) & (document[1:] >= 0)
+    return (same[1:] | same[:-1]).sum()

@@ -19,7 +19,7 @@ from bertjax.models import subwords
 from bertjax.models.negative_sampling import BLOCK, CHANGES, NOISE, SHARE, Rows, Words, group
 from bertjax.models.objectives import Batch, Objective, Sums
 from bertjax.models.word2vec import Word2VecConfig
-from bertjax.models.word_stream import Stream, draw_noise, num_pairs, stream, tables
+from bertjax.models.word_stream import Stream, draw_noise, num_pairs, num_seeing, stream, tables
 
 PART = "negative_sampling"
 
@@ -63,7 +63,7 @@ def word_updates(config: Word2VecConfig, counts: np.ndarray, words: Any) -> Word
     change = CHANGES[config.method]
 
     def count(found: Stream) -> dict[str, Array]:
-        each = {"skip_gram": num_pairs(found, config.window), "cbow": found.size}
+        each = {"skip_gram": num_pairs(found, config.window), "cbow": num_seeing(found)}
         return {PART: each[config.method].astype(jnp.float32)}
 
     def walk(params: Any, found: Stream, key: Array, rate: Array | None) -> tuple[Any, Array]:
