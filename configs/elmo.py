@@ -15,10 +15,12 @@ def get_config(size: str = "original") -> ConfigDict:
     config.encoder = "elmo"
     config.model = {
         "size": size,
+        # By its letters; in pretraining a word outside the vocabulary has those of "[UNK]".
         # "table": a vector for every entry of the vocabulary, for pieces of words.
         "words": "characters",
         # "": the softmax is over all words. Else, in training, over so many that are drawn: a step
-        # teaches less, but is the only one with vocabularies of hundreds of thousands.
+        # teaches less, but is the only one with vocabularies of hundreds of thousands. Pieces of
+        # words are not sorted by frequency, as log_uniform takes them to be: "unigram" is for them.
         "sampler": "log_uniform" if size == "original" else "",
         "num_sampled": 8192,
         "hidden_dropout": 0.1,

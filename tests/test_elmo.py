@@ -132,8 +132,12 @@ def test_words_may_come_from_a_table() -> None:
     [
         ({"words": "letters"}, "words 'letters' is unknown; choose one of characters, table"),
         ({"max_characters": 2}, "do not fit words of 2; set model.max_characters"),
+        ({"max_characters": 2, "filters": ((2, 4),)}, "model.max_characters=2: give at least 3"),
+        ({"filters": ()}, "filters: give pairs"),
+        ({"filters": ((0, 4),)}, "filters: give pairs"),
         ({"sampler": "zipf"}, "sampler 'zipf' is unknown"),
         ({"sampler": "unigram", "num_sampled": 0}, "model.num_sampled=0: give at least 1"),
+        ({"num_sampled": 100}, "model.num_sampled=100: .* set model.sampler=unigram"),
         ({"hidden_dropout": 1.0}, "hidden_dropout 1.0 must be"),
         ({"dtype": "float16"}, "dtype 'float16' is unknown"),
     ],
@@ -141,6 +145,11 @@ def test_words_may_come_from_a_table() -> None:
 def test_settings_that_make_no_sense_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         dataclasses.replace(CONFIG, **change)
+
+
+def test_filters_of_one_letter_are_enough() -> None:
+    config = dataclasses.replace(CONFIG, filters=((1, 4),), max_characters=3)
+    assert characters.table(WORDS, config.max_characters).shape == (WORDS.vocab_size, 3)
 
 
 # --- Directions -----------------------------------------------------------------------------

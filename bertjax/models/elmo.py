@@ -29,7 +29,8 @@ class ElmoConfig:
       lstm_size, projection_size: U and P of every LSTM, see lstm.py.
       num_layers: L.
       cell_limit, projection_limit: see lstm.Limits.
-      words: one of WORDS.
+      words: one of WORDS. In pretraining a word outside the vocabulary is read as the letters of
+        "[UNK]", for records hold ids; the published model reads its real letters, as tasks do here.
       filters, character_size, highway_layers: of characters.CharacterCnn.
       max_characters: of a word, its two ends included; the rest is cut off.
       sampler, num_sampled: the softmax in training runs over the right word and this many others,
@@ -77,16 +78,31 @@ class ElmoConfig:
             softmax.sampler(self.sampler)
             if self.num_sampled < 1:
                 raise UserError(f"model.num_sampled={self.num_sampled}: give at least 1")
-        widest = max((wide for wide, _ in self.filters), default=0)
-        if not 3 <= widest <= self.max_characters and self.words == "characters":
+        # The default cannot be told from a wish; 0 is true.
+        elif self.num_sampled not in (0, ElmoConfig.num_sampled):
             raise UserError(
-                f"filters of up to {widest} characters do not fit words of {self.max_characters}; "
-                "set model.max_characters"
+                f"model.num_sampled={self.num_sampled}: none are drawn without model.sampler; set "
+                "model.sampler=unigram"
             )
+        if self.words == "characters":
+            self._check_letters()
         if not 0.0 <= self.hidden_dropout < 1.0:
             raise UserError(f"hidden_dropout {self.hidden_dropout} must be at least 0 and below 1")
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"dtype '{self.dtype}' is unknown; use float32 or bfloat16")
+
+    def _check_letters(self) -> None:
+        if not self.filters or min(map(min, self.filters)) < 1:
+            raise UserError("filters: give pairs (characters wide, how many), of at least 1 each")
+        widest = max(wide for wide, _ in self.filters)
+        if self.max_characters < widest:
+            raise UserError(
+                f"filters of up to {widest} characters do not fit words of {self.max_characters}; "
+                "set model.max_characters"
+            )
+        # One letter between a word's two ends.
+        if self.max_characters < 3:
+            raise UserError(f"model.max_characters={self.max_characters}: give at least 3")
 
     @property
     def hidden_size(self) -> int:

@@ -17,7 +17,11 @@ _AT_ONCE = 2**25
 
 
 def _log_uniform(counts: np.ndarray) -> np.ndarray:
-    """By rank, as Zipf's law has it; for vocabularies with frequent words first."""
+    """By rank, as Zipf's law has it; for vocabularies with frequent words first.
+
+    Pieces of words are in another order: the sum is right on average there, too, but varies more
+    than by _unigram.
+    """
     places = np.arange(len(counts))
     return np.log(np.log1p(1 / (places + 1)) / math.log(len(counts) + 1))
 
