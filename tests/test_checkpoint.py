@@ -380,6 +380,27 @@ def test_a_damaged_checkpoint_is_named_and_put_aside(
     assert saved_step(checkpoint.load_params(tmp_path)) == 2
 
 
+@pytest.mark.parametrize(
+    ("kind", "mend"),
+    [
+        ("pretrain", "run its training again, which goes on from the one before"),
+        ("finetune", "delete .*/run and run its training again"),
+    ],
+)
+def test_the_way_out_of_a_damaged_checkpoint_is_one(
+    kind: str, mend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finished fine-tuning is reused, not trained again."""
+    monkeypatch.setattr(stored, "_PAUSE", 0)
+    run = tmp_path / "run"
+    run_folder.save_config(run, {"kind": kind})
+    with Checkpoints(run) as checkpoints:
+        checkpoints.save(small_state(1))
+    shutil.rmtree(run / "checkpoints" / "1" / "params")
+    with pytest.raises(UserError, match=rf"checkpoint 1 is damaged .*; {mend}$"):
+        checkpoint.load_params(run)
+
+
 def test_a_state_of_another_optimizer_is_no_damage(
     run: Path, config: BertConfig, mesh: Mesh
 ) -> None:

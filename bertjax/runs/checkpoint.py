@@ -171,9 +171,9 @@ def load_params(run: Path, step: int | None = None, *, best: bool = False) -> An
       best: the one with the highest score instead, if any has a score.
 
     Raises:
-      UserError: no such run or checkpoint.
+      UserError: no such run or checkpoint, or it is damaged.
     """
-    load_config(run)
+    config = load_config(run)
     if not (run / CHECKPOINTS).is_dir():
         if (run / SCORES).is_file():
             raise UserError(
@@ -192,8 +192,11 @@ def load_params(run: Path, step: int | None = None, *, best: bool = False) -> An
         try:
             (params,) = read_items(manager.directory / str(chosen), {PARAMS: None})
         except Damaged as error:
-            raise UserError(
-                f"{run}: checkpoint {chosen} is damaged ({error}); run its training again, which "
-                "goes on from the one before"
-            ) from error
+            # A finished fine-tuning is reused as it is; its other checkpoint is a worse one.
+            mend = (
+                f"delete {run} and run its training again"
+                if config["kind"] == "finetune"
+                else "run its training again, which goes on from the one before"
+            )
+            raise UserError(f"{run}: checkpoint {chosen} is damaged ({error}); {mend}") from error
     return jax.tree.map(np.asarray, params)
