@@ -23,8 +23,9 @@ from bertjax.models.masked_lm import PretrainingModel
 from bertjax.runs import checkpoint, run_folder
 from bertjax.runs.state import TrainState
 from bertjax.text.tokenizer import WordPieceTokenizer
-from bertjax.weights import google, huggingface, pretrained, word_layer
+from bertjax.weights import google, huggingface, pretrained, word_layer, word_vectors
 from bertjax.weights.pretrained import Pretrained
+from bertjax.weights.word_vectors import WordVectors
 
 LABELS = ["contradiction", "entailment", "neutral"]
 
@@ -199,6 +200,28 @@ def test_a_folder_of_no_kind_is_told_which_there_are(tmp_path: Path) -> None:
         pretrained.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pytorch_model.bin",
+        "pytorch_model-00001-of-00002.bin",
+        "model.safetensors",
+        "config.json",
+        "bert_model.ckpt.index",
+    ],
+)
+def test_a_file_of_a_model_is_not_read_as_word_vectors(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"PK\x03\x04")
+    with pytest.raises(UserError, match=f"{name}: a part of a model; give its folder, {tmp_path}$"):
+        pretrained.load(tmp_path / name)
+
+
+def test_word_vectors_may_end_in_bin(tmp_path: Path) -> None:
+    path = tmp_path / "vectors.bin"
+    word_vectors.write_text(path, WordVectors(["river"], np.ones((1, 4), np.float32)))
+    assert pretrained.load(path).tokenizer.encode("river")
+
+
 # --- Transplanting --------------------------------------------------------------------------
 
 
@@ -280,6 +303,21 @@ def test_another_head_starts_fresh(
     _assert_same(merged, {"encoder": given["encoder"], "head": fresh["head"]})
     names = ", ".join(LABELS)
     assert lines == ["+ head: starts fresh", f"- head: left out (tagging of {names})"]
+
+
+def test_a_head_of_several_labels_at_a_time_is_left_out(
+    params: Callable[..., Any], put: Callable[..., Path]
+) -> None:
+    """transformers calls its class as that of one label; only the encoder is of use here."""
+    folder = put("huggingface", params("classification"), "classification")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"problem_type": "multi_label_classification"}
+    (folder / "config.json").write_text(json.dumps(config))
+    given, fresh = pretrained.load(folder), params("classification", seed=1)
+    assert (given.head, given.labels) == ("", [])
+    merged, lines = pretrained.transplant(given, fresh, "classification", LABELS)
+    _assert_same(merged, {"encoder": given.params["encoder"], "head": fresh["head"]})
+    assert lines == ["+ head: starts fresh", "- head: left out (of another kind)"]
 
 
 @pytest.mark.parametrize("features", [{"layers": "mix"}, {"layers": "", "bilstm": True}])

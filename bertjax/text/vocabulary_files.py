@@ -36,10 +36,14 @@ def read_settings(path: Path) -> dict[str, Any]:
     if strip_accents is not None and strip_accents != settings.get("do_lower_case", strip_accents):
         raise UserError(
             f"{path}: strip_accents is {strip_accents} but do_lower_case is not; BERT's rules of "
-            "2018 do both or neither"
+            "2018 do both or neither; take another model, or delete strip_accents there: then "
+            "words with accents are other pieces than those it was trained with"
         )
     if settings.get("tokenize_chinese_chars") is False:
-        raise UserError(f"{path}: tokenize_chinese_chars must be true, as in the rules of 2018")
+        raise UserError(
+            f"{path}: tokenize_chinese_chars must be true, as in the rules of 2018; delete it "
+            "there if your texts have no Chinese, for which it changes nothing"
+        )
     return settings
 
 

@@ -51,6 +51,9 @@ _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 def read_huggingface(folder: Path) -> tuple[BertConfig, Any, FolderInfo]:
     """Reads config.json and the safetensors files of a BERT; its tokenizer is for tokenizer.load.
 
+    A head for other problems, such as several labels at a time, is of no kind here: whoever goes on
+    with the encoder leaves it out.
+
     Raises:
       UserError: not such a folder, or a model whose arithmetic differs from ours.
     """
@@ -61,7 +64,7 @@ def read_huggingface(folder: Path) -> tuple[BertConfig, Any, FolderInfo]:
     usual = {"model_type": None, "is_decoder": False}
     only = _ONLY | {"is_decoder": causal}
     config = model_folder.read_config(path, usual | settings, only)
-    head = _read_head(path, settings)
+    head = _read_head(settings)
     try:
         tensors = _read_tensors(folder, settings.get("architectures") or ["AutoModel"])
         params = from_foreign(tensors, config, "huggingface", head)
@@ -70,6 +73,9 @@ def read_huggingface(folder: Path) -> tuple[BertConfig, Any, FolderInfo]:
     if causal:
         config = dataclasses.replace(config, attention="causal")
         params = _renamed(params, "masked_lm", "next_token")
+    problem = settings.get("problem_type") or _PROBLEMS["classification"]
+    if head == "classification" and problem != _PROBLEMS[head]:
+        head = ""
     labels = _read_labels(path, settings, params) if model_folder.has_labels(head) else []
     return config, params, FolderInfo(head, labels)
 
@@ -79,7 +85,8 @@ def _renamed(params: Any, old: str, new: str) -> Any:
     return {new if name == old else name: part for name, part in params.items()}
 
 
-def _read_head(path: Path, settings: dict[str, Any]) -> str:
+def _read_head(settings: dict[str, Any]) -> str:
+    """The kind of the class that has written the folder, a key of TASK_HEADS; "" without a head."""
     classes = settings.get("architectures") or []
     kinds = [kind for kind, name in _CLASSES.items() if name in classes]
     if "classification" not in kinds:
@@ -87,13 +94,7 @@ def _read_head(path: Path, settings: dict[str, Any]) -> str:
     # transformers, too, takes one output for a regression unless it is told otherwise.
     usual = "regression" if len(settings.get("id2label") or {}) == 1 else "classification"
     problem = settings.get("problem_type") or _PROBLEMS[usual]
-    for kind, name in _PROBLEMS.items():
-        if name == problem:
-            return kind
-    raise UserError(
-        f"{path}: problem_type is {problem!r}, only {' and '.join(_PROBLEMS.values())} are "
-        "supported here"
-    )
+    return "regression" if problem == _PROBLEMS["regression"] else "classification"
 
 
 def _read_tensors(folder: Path, classes: list[str]) -> dict[str, np.ndarray]:
@@ -104,8 +105,8 @@ def _read_tensors(folder: Path, classes: list[str]) -> dict[str, np.ndarray]:
     elif (folder / "pytorch_model.bin").exists() or list(folder.glob("pytorch_model-*.bin")):
         raise UserError(
             "only pytorch_model.bin, a pickle, which can run any code and is refused; convert it "
-            f"where you trust it: transformers.{classes[0]}.from_pretrained(folder)"
-            ".save_pretrained(new_folder, safe_serialization=True)"
+            f"where you trust it: transformers.{classes[0]}.from_pretrained({str(folder)!r})"
+            f".save_pretrained({str(folder)!r})"
         )
     else:
         raise UserError(f"neither {_WEIGHTS} nor {_INDEX} in this folder")

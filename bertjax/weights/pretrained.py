@@ -31,6 +31,8 @@ FOLDERS = (
     f"Google's 2018 layout ({google.CONFIG}, {google.CHECKPOINT}.index); or a file of word vectors "
     "in word2vec's text or binary format"
 )
+# Files in such folders; word vectors, too, may end in .bin.
+_PARTS = ("*.json", "*.safetensors", "pytorch_model*.bin", f"{google.CHECKPOINT}.*")
 
 
 class Pretrained(NamedTuple):
@@ -83,8 +85,11 @@ def load(folder: Path) -> Pretrained:
     """Loads the newest (or, of a fine-tuned run or a sweep, the best) parameters of a folder.
 
     Raises:
-      UserError: none of FOLDERS, or one whose vocabulary or config does not fit its parameters.
+      UserError: none of FOLDERS, a file of one, or one whose vocabulary or config does not fit its
+        parameters.
     """
+    if folder.is_file() and any(map(folder.match, _PARTS)):
+        raise UserError(f"{folder}: a part of a model; give its folder, {folder.parent}")
     if folder.is_file():
         return _read_vectors(folder)
     folder = run_folder.best_of_sweep(folder)
