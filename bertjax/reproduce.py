@@ -9,9 +9,11 @@ cache of tensorflow-datasets; what is in neither is named.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 from bertjax import data_sets, errors, own_command
@@ -37,9 +39,11 @@ FOLDERS = {
 _BESIDE = {"squad2": ("squad", "SQuAD")}
 TABLE = "paper.md"
 _HEADER = (
-    "| task | metric, percent | median on dev | deviation | best | seeds | other splits, best run "
+    "| task | metric, percent | median on dev | deviation | best | seeds | other scores, best run "
     "| the paper's BERT-base | command |"
 )
+# The paper has the share of exact matches, too, as the scripts of SQuAD 1.1 and 2.0 call it.
+_EXACT = ("exact_match", "exact")
 
 
 class Row(NamedTuple):
@@ -94,25 +98,30 @@ def run_tasks(flags: argparse.Namespace, found: list[tuple[Task, list[str]]]) ->
     """Runs the tasks one after the other; finished runs are only read.
 
     Raises:
-      UserError: a task's command failed; what it said stands above.
+      UserError: a task was stopped, or what own_command.call raises.
     """
     for task, data in found:
         made = command(flags, task, data)
         own_command.call("finetune", made)
-        yield Row(task, made, read_json(flags.workdir / task.name / RESULT))
+        result = flags.workdir / task.name / RESULT
+        if not result.is_file():  # Asked to stop, it did so in order.
+            raise UserError(f"{result.parent}: was stopped; run the same command again to go on")
+        yield Row(task, made, read_json(result))
 
 
 def line(row: Row) -> str:
     """One row of the table: the setting with the best median."""
     result, task = row.result, row.task
     best = result["rows"][0]
-    splits = result["runs"][result["best"]]["other_splits"]
-    others = "; ".join(_other(task, split, found) for split, found in splits.items())
+    run = result["runs"][result["best"]]
+    exact = [f"dev {name} {value:.2f}" for name, value in run["dev"].items() if name in _EXACT]
+    others = [_other(task, split, found) for split, found in run["other_splits"].items()]
+    scores = "; ".join([*exact, *others])
     deviation = "-" if best["deviation"] is None else f"{100 * best['deviation']:.2f}"
     paper = task.paper.get("BERT-base", "-")
     return (
         f"| {task.name} | {task.primary} | {100 * best['median']:.2f} | {deviation} "
-        f"| {100 * best['best']:.2f} | {best['seeds']} | {others or '-'} | {paper} "
+        f"| {100 * best['best']:.2f} | {best['seeds']} | {scores or '-'} | {paper} "
         f"| `{own_command.shown('finetune', row.command)}` |"
     )
 
@@ -122,6 +131,12 @@ def _other(task: Task, split: str, found: Mapping[str, float]) -> str:
     if split == "ax":
         return f"{split} (matthews) {100 * found['matthews']:.2f}"
     return f"{split} {100 * task.share(found):.2f}"
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """As ^C, which reaches what runs by itself: it saves, and goes on with the same command."""
+    own_command.stop()
+    raise KeyboardInterrupt
 
 
 def main() -> None:
@@ -140,6 +155,7 @@ def main() -> None:
             f"{where}: the files of no task are there, nor in the cache of tensorflow-datasets; "
             "give a folder that holds some of those named above"
         )
+    signal.signal(signal.SIGTERM, _stop)
     lines = [_HEADER, "|---" * 9 + "|"]
     for row in run_tasks(flags, found):
         lines.append(line(row))

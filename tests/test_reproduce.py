@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bertjax import data_sets, reproduce
+from bertjax import data_sets, own_command, reproduce
 from bertjax.reproduce import find_data
 from bertjax.tasks.table import TASKS
 
@@ -60,9 +65,68 @@ def test_without_any_data_one_line_tells_it(
     assert "no data of squad: https://" in said.out
 
 
+def line(task: str, **run: Any) -> str:
+    """The row of a task whose best run has these scores."""
+    row = {"median": 0.6, "deviation": 0.01, "best": 0.7, "seeds": 2}
+    result = {"rows": [row], "best": "a", "runs": {"a": {"dev": {}, "other_splits": {}} | run}}
+    return reproduce.line(reproduce.Row(TASKS[task], [f"--task={task}"], result))
+
+
 def test_the_diagnostic_examples_have_the_score_that_glue_takes() -> None:
     splits = {"dev_mismatched": {"accuracy": 0.5}, "ax": {"accuracy": 0.9, "matthews": 0.25}}
-    row = {"median": 0.6, "deviation": 0.01, "best": 0.7, "seeds": 2}
-    result = {"rows": [row], "best": "a", "runs": {"a": {"other_splits": splits}}}
-    line = reproduce.line(reproduce.Row(TASKS["mnli"], ["--task=mnli"], result))
-    assert "| dev_mismatched 50.00; ax (matthews) 25.00 |" in line
+    assert "| dev_mismatched 50.00; ax (matthews) 25.00 |" in line("mnli", other_splits=splits)
+
+
+def test_squad_has_both_scores_as_the_paper_has() -> None:
+    found = line("squad", dev={"exact_match": 80.5, "f1": 88.25, "missing": 0})
+    assert "| dev exact_match 80.50 | 80.8 EM, 88.5 F1 (dev) |" in found
+    found = line("squad2", dev={"exact": 70.5, "f1": 73.25, "HasAns_exact": 1.0, "total": 9})
+    assert "| dev exact 70.50 |" in found
+    assert "| - |" in line("rte", dev={"accuracy": 0.5, "examples": 277})
+
+
+# --- Being stopped --------------------------------------------------------------------------
+
+
+@pytest.fixture()
+def flags(tmp_path: Path) -> list[str]:
+    put(tmp_path / "glue" / "RTE", "train.tsv", "dev.tsv")
+    return [f"--data_dir={tmp_path}", "--init=x", f"--workdir={tmp_path / 'runs'}"]
+
+
+def test_a_task_that_was_stopped_in_order_is_no_result(
+    flags: list[str],
+    command: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(own_command, "run_program", lambda *_: 0)
+    assert command(reproduce, *flags) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {tmp_path}/runs/rte: was stopped; run the same command again")
+
+
+def test_asked_to_stop_it_asks_the_task_that_runs(
+    flags: list[str], command: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here that would wait for an hour."""
+    monkeypatch.setattr(own_command, "_stopped", threading.Event())
+    run = own_command.run_program
+
+    def ask() -> None:
+        while not own_command._running:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def asked(*_: Any) -> int:
+        threading.Thread(target=ask).start()
+        return run(["sleep", "3600"])
+
+    monkeypatch.setattr(own_command, "run_program", asked)
+    # A signal that nobody hears must end the test, not all of them.
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("SIGTERM is not heard"))
+    try:
+        assert command(reproduce, *flags) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
