@@ -14,7 +14,7 @@ import pytest
 from bertjax import finetune
 from bertjax.errors import UserError
 from bertjax.tasks.glue import GLUE
-from bertjax.tasks.submission import TEST_SIZES, files_of, write_submission
+from bertjax.tasks.submission import TEST_SIZES, check_target, files_of, write_submission
 
 
 def contents(path: Path) -> dict[str, str]:
@@ -94,6 +94,27 @@ def test_a_zip_that_would_be_empty_is_refused_before_anything_is_read(
     given = [f"--submission={tmp_path / 'glue.zip'}", "--data_dir=none", "--init=none"]
     assert command(finetune, *flags, *given) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_zip_that_cannot_be_written_is_refused_before_anything_is_read(
+    command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine")
+    wrong = {
+        tmp_path: f"--submission={tmp_path}: a folder; give a file, {tmp_path}/glue.zip",
+        notes: f"{notes}: File is not a zip file; delete it or give",
+        notes / "glue.zip": f"{notes}: a file of this name is in the way",
+    }
+    for path, message in wrong.items():
+        given = ["--task=sst2", f"--submission={path}", "--data_dir=none", "--init=none"]
+        assert command(finetune, *given) == 2
+        assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_a_place_for_a_zip_is_left_empty(tmp_path: Path) -> None:
+    check_target(tmp_path / "new" / "glue.zip")
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_what_is_no_zip_stays_as_it_is(tmp_path: Path) -> None:

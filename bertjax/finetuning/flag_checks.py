@@ -1,4 +1,4 @@
-"""Refuses flags of bertjax.finetune that would change nothing where they are given."""
+"""Refuses flags of bertjax.finetune that would change nothing or fail late where they are given."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from bertjax.errors import UserError
 from bertjax.finetuning.from_flags import EVERY
+from bertjax.tasks import submission
 from bertjax.tasks.base import Task
 
 # What a finished run has settled.
@@ -32,7 +33,7 @@ _HEADS = {
 
 
 def check_mode(flags: argparse.Namespace, usual: argparse.Namespace) -> None:
-    """Raises UserError: flags that the mode does not read.
+    """Raises UserError: flags that the mode does not read, or an --output that is a file.
 
     Args:
       usual: all flags without any given.
@@ -41,6 +42,8 @@ def check_mode(flags: argparse.Namespace, usual: argparse.Namespace) -> None:
     if flags.mode == "train":
         if idle := _named(given, PREDICTING):
             raise UserError(f"{idle}: for --mode=predict; add that, or leave it out")
+        if flags.keep_all and not flags.sweep and flags.seeds in (None, 1):
+            raise UserError("--keep_all: of one run all is kept; add --seeds=N or --sweep")
         return
     if idle := _named(given, TRAINING):
         raise UserError(f"{idle}: --mode=predict goes on with what the run was trained with")
@@ -48,6 +51,8 @@ def check_mode(flags: argparse.Namespace, usual: argparse.Namespace) -> None:
         raise UserError("--workdir: one run; give it to --ensemble, too, or leave it out")
     if flags.input and (idle := _named(given, _DATA_SETS)):
         raise UserError(f"{idle}: --input alone is predicted; leave one of them out")
+    if flags.output and flags.output.is_file():
+        raise UserError(f"--output={flags.output}: a file; give a folder")
 
 
 def check_words(flags: argparse.Namespace, usual: argparse.Namespace) -> None:
@@ -99,7 +104,11 @@ def check_input(flags: argparse.Namespace, task: Task) -> None:
 
 
 def check_submission(flags: argparse.Namespace, task: Task) -> None:
-    """Raises UserError: --submission where there is nothing that the site takes."""
+    """Checks --submission before anything is trained or predicted for it.
+
+    Raises:
+      UserError: there is nothing that the site takes, or the zip cannot be written.
+    """
     if not flags.submission:
         return
     if not task.submission:
@@ -111,3 +120,4 @@ def check_submission(flags: argparse.Namespace, task: Task) -> None:
             "--submission: takes one run's answers, and --layers=all makes several; choose one of "
             "them"
         )
+    submission.check_target(flags.submission)

@@ -41,9 +41,14 @@ def encode(
     encoded = {}
     for split, found in examples.items():
         encoded[split] = task.family.encode(found, context)
-        notes = [f"{count:,} {what}" for what, count in encoded[split].counts.items()]
-        print("; ".join([f"{split}: {len(found):,} examples", *notes]))
+        tell(split, found, encoded[split])
     return Data(examples, encoded, source, columns)
+
+
+def tell(name: str, examples: Sequence[Any], encoded: Encoded) -> None:
+    """Says how many examples there are, and what was done to some: texts are cut, windows made."""
+    notes = [f"{count:,} {what}" for what, count in encoded.counts.items()]
+    print("; ".join([f"{name}: {len(examples):,} examples", *notes]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +84,7 @@ def check(point: Point, shared: Method, mesh: Mesh) -> None:
     check_seed(point.seed, "--seed")
     # None of these comparisons is true of nan.
     if not 0 <= point.learning_rate < math.inf:
-        raise UserError(f"--learning_rate={point.learning_rate}: give a positive number")
+        raise UserError(f"--learning_rate={point.learning_rate}: give a number, 0 or more")
     if not 0 <= shared.warmup_share <= 1:
         raise UserError(f"--warmup_share={shared.warmup_share}: give a share from 0 to 1")
     if not 0 < shared.layer_decay <= 1:

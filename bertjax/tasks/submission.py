@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import tempfile
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from bertjax.errors import UserError
+from bertjax.files import storage
 from bertjax.files.whole_file import write_whole
 from bertjax.tasks.base import Task
 
@@ -42,6 +44,22 @@ def files_of(task: Task, splits: Collection[str]) -> dict[str, str]:
             f"there is only {', '.join(splits)}; give --test=FILE or --data_dir=DIR"
         )
     return found
+
+
+def check_target(path: Path) -> None:
+    """Checks that answers can be put into a zip, before they are made.
+
+    Raises:
+      UserError: `path` is a folder, or there but no zip.
+      OSError: nothing can be written there.
+    """
+    if path.is_dir():
+        raise UserError(f"--submission={path}: a folder; give a file, {path / 'glue.zip'}")
+    _read(path)
+    if not storage.is_remote(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
 
 
 def write_submission(path: Path, answers: Mapping[str, Sequence[str]]) -> list[str]:
