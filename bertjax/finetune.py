@@ -183,31 +183,45 @@ def evaluate_words(flags: argparse.Namespace) -> None:
 
 
 def predict(flags: argparse.Namespace) -> None:
-    """With one finished run or with several, for a file or for the splits of a data set."""
+    """With one finished run or with several, for a file or for the splits of a data set.
+
+    All is read and checked before anything is predicted.
+    """
     mesh = partition.make_mesh()
     given = from_flags.given(flags, Options)
     options = {name: value for name, value in given.items() if name in ANSWERING}
     runs = flags.ensemble or [flags.workdir]
     members = [finished.load(run, mesh, options, flags.columns) for run in runs]
+    finished.check_alike(members)
     task = members[0].task
     flag_checks.check_task(flags, task)
-    if flags.input:
-        read = sources.load(task, {"test": flags.input}, need=())
-        examples = {finished.name_of(flags.input): read["test"]}
-    else:
-        flag_checks.check_input(flags, task)
-        examples = from_flags.read_data(task, flags, need=())[0]
-        examples.pop("train", None)
-    wanted = {}
-    if flags.submission:
-        wanted = submission.files_of(task, examples)
+    examples = read_new(flags, task)
+    wanted = submission.files_of(task, examples) if flags.submission else {}
     output = flags.output or flags.workdir
     if not flags.output:
         finished.check_output(output, examples)
+    encoded = {split: finished.encode(members, split, examples[split]) for split in examples}
     for split, found in examples.items():
-        finished.write(members, split, found, output)
+        finished.write(members, split, found, encoded[split], output)
     if wanted and distributed.is_first():
         submit(flags.submission, wanted, output)
+
+
+def read_new(flags: argparse.Namespace, task: Task) -> dict[str, list[Any]]:
+    """{split: examples} to predict: --input, or all of a data set but what is trained on.
+
+    Raises:
+      UserError: there is nothing else.
+    """
+    if flags.input:
+        read = sources.load(task, {"test": flags.input}, need=())
+        return {finished.name_of(flags.input): read["test"]}
+    flag_checks.check_input(flags, task)
+    examples, source = from_flags.read_data(task, flags, need=())
+    examples.pop("train", None)
+    if not examples:
+        raise UserError(f"{source}: only train is there, which is not predicted; give --input=FILE")
+    return examples
 
 
 def main() -> None:

@@ -1,14 +1,19 @@
-"""What predictions are called, and that those of the training stay as they are."""
+"""What predictions are called, that those of the training stay as they are, and who may vote."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bertjax.errors import UserError
 from bertjax.finetuning import finished
+from bertjax.finetuning.finished import Finished
+from bertjax.tasks.base import Context, Options
+from bertjax.tasks.table import TASKS
+from bertjax.text.tokenizer import WordPieceTokenizer
 
 
 @pytest.mark.parametrize(
@@ -33,3 +38,19 @@ def test_the_training_s_own_predictions_are_not_replaced(tmp_path: Path) -> None
     for split in ("dev", "ax"):
         with pytest.raises(UserError, match=rf"own predictions of {split}; .*--output=DIR"):
             finished.check_output(tmp_path, ["new", split])
+
+
+def test_members_of_an_ensemble_must_agree(tiny_tokenizer: WordPieceTokenizer) -> None:
+    context = Context(tiny_tokenizer, ["no", "yes"], Options())
+    shape: Any = None
+    first = Finished(Path("one"), TASKS["rte"], context, shape, shape, None)
+    finished.check_alike([first])
+    finished.check_alike([first, first])
+    others = {
+        "task": first._replace(task=TASKS["wnli"]),
+        "labels": first._replace(context=context._replace(labels=["yes", "no"])),
+        "options": first._replace(context=context._replace(options=Options(max_seq_length=9))),
+    }
+    for what, other in others.items():
+        with pytest.raises(UserError, match=rf"^two: its {what} differ\(s\) from one's;"):
+            finished.check_alike([first, first, other._replace(run=Path("two"))])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,10 +14,13 @@ import pytest
 
 from bertjax import partition
 from bertjax.data.rows import Row, Shape
-from bertjax.finetuning.predictor import Predictor
+from bertjax.finetuning.predictor import Predictor, conclude, shown
 from bertjax.models.config import BertConfig
 from bertjax.models.heads import TASK_HEADS, TaskModel
-from bertjax.tasks.base import Encoded
+from bertjax.scores import metrics
+from bertjax.tasks.base import Context, Encoded, Options
+from bertjax.tasks.sentences import Classification, Example, Prediction
+from bertjax.text.tokenizer import WordPieceTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +77,31 @@ def test_choices_are_scored_together_and_missing_ones_never_chosen(
         score = found[number // 3][number % 3]
         wanted = alone(row)[0] if row.ids else -1e9
         assert score == pytest.approx(wanted, abs=1e-5)
+
+
+_SOME = "dev: no scores, for 2 of 3 examples have no label or answer; the first is dev.tsv:3\n"
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"), [(["no", None, None], _SOME), ([None] * 3, ""), (["no"] * 3, "")]
+)
+def test_a_split_without_scores_says_why_where_some_examples_have_gold(
+    labels: list[str | None],
+    said: str,
+    tiny_tokenizer: WordPieceTokenizer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    examples = [Example("a", None, g, f"dev.tsv:{n}") for n, g in enumerate(labels, start=2)]
+    found = [Prediction("no", np.array([0.75, 0.25]))] * len(examples)
+    context = Context(tiny_tokenizer, ["no", "yes"], Options())
+    family = Classification(metrics.accuracy)
+    written, scores = conclude(family, "dev", examples, found, context, tmp_path)
+    assert written == [tmp_path / "predictions-dev.tsv"]
+    assert scores == ({} if None in labels else {"accuracy": 1.0})
+    assert capsys.readouterr().out == said
+
+
+def test_what_is_counted_is_shown_as_a_whole_number() -> None:
+    scores = {"f1": 88.5, "HasAns_total": 5928, "missing": 0, "examples": 25000}
+    assert shown(scores) == "f1 88.5000, HasAns_total 5,928, missing 0, examples 25,000"

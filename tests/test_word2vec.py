@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -151,9 +152,13 @@ def test_new_words_of_each_text_are_read_by_their_letters(
     examples = member.task.reader.read(table, "test")
     other = [e._replace(text_a=f"the zebra{i} jumping") for i, e in enumerate(examples)]
     fresh = finished.load(tmp_path / "r", partition.make_mesh())
-    wanted = finished.predict([fresh], other)
-    finished.predict([member], examples)
-    for one, two in zip(finished.predict([member], other), wanted, strict=True):
+
+    def predicted(one: finished.Finished, some: list[Any]) -> list[Any]:
+        return finished.predict([one], some, finished.encode([one], "new", some))
+
+    wanted = predicted(fresh, other)
+    predicted(member, examples)
+    for one, two in zip(predicted(member, other), wanted, strict=True):
         np.testing.assert_array_equal(one.probabilities, two.probabilities)
     # And by different letters they are different.
     assert len({tuple(one.probabilities) for one in wanted}) == len(wanted)

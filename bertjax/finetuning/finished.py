@@ -13,12 +13,13 @@ from bertjax.data.rows import Shape
 from bertjax.errors import UserError
 from bertjax.files.json_file import read_json
 from bertjax.files.tables import EXTENSIONS
-from bertjax.finetuning.predictor import Predictor, conclude, row_shape
+from bertjax.finetuning.method import tell
+from bertjax.finetuning.predictor import Predictor, conclude, row_shape, shown
 from bertjax.models import encoders
 from bertjax.models.heads import TaskModel
 from bertjax.runs import checkpoint, run_folder
 from bertjax.tasks import own
-from bertjax.tasks.base import Context, Options, Task
+from bertjax.tasks.base import Context, Encoded, Options, Task
 from bertjax.tasks.table import TASKS
 from bertjax.weights import pretrained
 
@@ -89,38 +90,63 @@ def check_output(run: Path, splits: Iterable[str]) -> None:
             )
 
 
-def predict(members: Sequence[Finished], examples: Sequence[Any]) -> list[Any]:
-    """Predictions for examples from the mean scores of all members (paper, table 2: ensemble).
+def check_alike(members: Sequence[Finished]) -> None:
+    """Raises UserError: members that differ in task, labels, vocabulary or options."""
+    for other in members[1:]:
+        _check_pair(members[0], other)
+
+
+def encode(members: Sequence[Finished], split: str, examples: Sequence[Any]) -> list[Encoded]:
+    """The rows of a split for each member, alike in all; says what was done to the examples.
 
     Raises:
-      UserError: members that differ in task, labels, vocabulary or options.
+      UserError: a label that the training did not have, or an example that has no room.
+    """
+    # Each with its own tokenizer: an open one has the words that it has met.
+    encoded = [member.task.family.encode(examples, member.context) for member in members]
+    tell(split, examples, encoded[0])
+    return encoded
+
+
+def predict(
+    members: Sequence[Finished], examples: Sequence[Any], encoded: Sequence[Encoded]
+) -> list[Any]:
+    """Predictions for examples from the mean scores of all members (paper, table 2: ensemble).
+
+    Args:
+      encoded: as `encode` gives them.
     """
     first = members[0]
-    for other in members[1:]:
-        _check_alike(first, other)
-    family = first.task.family
-    # Each with its own tokenizer: an open one has the words that it has met.
-    encoded = [family.encode(examples, member.context) for member in members]
     found = [
         member.predictor(member.params, rows, member.shape)
         for member, rows in zip(members, encoded, strict=True)
     ]
     mean = [np.mean(scores, axis=0) for scores in zip(*found, strict=True)]
-    return family.predict(examples, encoded[0].rows, mean, first.context)
+    return first.task.family.predict(examples, encoded[0].rows, mean, first.context)
 
 
-def write(members: Sequence[Finished], split: str, examples: Sequence[Any], output: Path) -> None:
-    """Predicts, writes what the task writes for a split, and prints scores if there is gold."""
-    first, found = members[0], predict(members, examples)
+def write(
+    members: Sequence[Finished],
+    split: str,
+    examples: Sequence[Any],
+    encoded: Sequence[Encoded],
+    output: Path,
+) -> None:
+    """Predicts, writes what the task writes for a split, and prints scores if there is gold.
+
+    Args:
+      encoded: as `encode` gives them.
+    """
+    first, found = members[0], predict(members, examples, encoded)
     family = first.task.family
     written, scores = conclude(family, split, examples, found, first.context, output)
     for path in written:
         print(f"wrote {path}")
     if scores:
-        print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+        print(f"{split}: {shown(scores)}")
 
 
-def _check_alike(first: Finished, other: Finished) -> None:
+def _check_pair(first: Finished, other: Finished) -> None:
     pairs = {
         "task": (first.task.name, other.task.name),
         "labels": (list(first.context.labels), list(other.context.labels)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,14 +45,28 @@ def conclude(
     context: Context,
     folder: Path,
 ) -> tuple[list[Path], dict[str, float]]:
-    """Writes what the family writes for a split; returns the files, and scores if there is gold."""
+    """Writes what the family writes for a split; returns the files, and scores if all have gold."""
     files = family.files(split, examples, predictions, context)
     for name, content in files.items() if distributed.is_first() else ():
         write_whole(folder / name, content.encode())
     written = [folder / name for name in files]
-    if any(example.gold is None for example in examples):
+    without = [example for example in examples if example.gold is None]
+    if without:
+        if len(without) < len(examples):
+            print(
+                f"{split}: no scores, for {len(without):,} of {len(examples):,} examples have no "
+                f"label or answer; the first is {without[0].where}"
+            )
         return written, {}
     return written, family.score(examples, predictions)
+
+
+def shown(scores: Mapping[str, float]) -> str:
+    """Scores for a line; what is counted is a whole number."""
+    return ", ".join(
+        f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:.4f}"
+        for name, value in scores.items()
+    )
 
 
 class Predictor:
