@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import zipfile
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from bertjax import export, finetune
+from bertjax.errors import UserError
 from bertjax.finetuning import from_flags, tuning
 from bertjax.runs import checkpoint, run_folder
 from bertjax.training import run_log
@@ -252,6 +254,95 @@ def test_labels_are_those_of_all_examples_however_few_are_drawn(
     monkeypatch.setattr(from_flags, "run_all", run_all)
     assert command(finetune, *arguments, "--train_examples=1", f"--workdir={tmp_path}") == 0
     assert seen == [(["land", "water"], 1)]
+
+
+def test_what_came_after_the_training_is_told_with_the_way_to_its_answers(
+    command: Command,
+    arguments: list[str],
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(run, old)
+    (old / "metrics.json").write_text(json.dumps(result(run) | {"predicted": ["dev"]}))
+    (old / "predictions-test.tsv").unlink()
+    assert command(finetune, *arguments, f"--workdir={old}") == 0
+    way = f"predict it: --mode=predict --workdir={old} --output=DIR, with the same "
+    assert f"on dev; test came after the training, {way}data\n" in capsys.readouterr().out
+    with pytest.raises(UserError) as refused:
+        finetune.submit(tmp_path / "glue.zip", {"test": "SST-2.tsv"}, old)
+    assert str(refused.value).endswith(f"came after the training, {way}--data_dir and --submission")
+
+
+def test_without_init_the_newest_pretraining_is_taken_and_told(
+    command: Command,
+    arguments: list[str],
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(from_flags, "run_all", lambda *_: tmp_path)
+    flags = [flag for flag in arguments if not flag.startswith("--init=")]
+    assert command(finetune, *flags) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: --init is missing, and runs/ holds no pretraining run to")
+    assert not said.out
+    shutil.copytree(tiny_run, tmp_path / "runs" / "base")
+    assert command(finetune, *flags) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == "weights: the newest run, runs/base (others: --init)"
+    assert second.startswith("classify: train ")
+
+
+# --- Predicting -----------------------------------------------------------------------------
+
+
+def test_what_is_cut_is_told_wherever_texts_are_read(
+    command: Command,
+    arguments: list[str],
+    run: Path,
+    task: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    long = ("the old river " * 9, "water")
+    put_rows(tmp_path / "new.tsv", [("sentence", "label"), ("a garden", ""), long])
+    given = [f"--workdir={run}", f"--input={tmp_path / 'new.tsv'}", f"--output={tmp_path / 'p'}"]
+    assert command(finetune, "--mode=predict", *given) == 0
+    said = capsys.readouterr().out
+    assert "\nnew: 2 examples; 1 cut at 16 tokens\n" in said
+    reason = "for 1 of 2 examples have no label or answer; the first is"
+    assert f"\nnew: no scores, {reason} {tmp_path}/new.tsv:2\n" in said
+
+    def stop(*_: Any) -> None:
+        raise UserError("far enough")
+
+    monkeypatch.setattr(tuning.Tuner, "run", stop)
+    put_rows(tmp_path / "more.tsv", [("sentence", "label"), ("a garden", "land"), long])
+    flags = [*arguments, f"--extra_train={tmp_path / 'more.tsv'}", f"--workdir={tmp_path / 'r'}"]
+    assert command(finetune, *flags) == 2
+    said = capsys.readouterr().out
+    assert said.endswith(f"first on {tmp_path}/more.tsv: 2 examples; 1 cut at 16 tokens\n")
+
+
+def test_all_splits_are_checked_before_the_first_is_predicted(
+    command: Command, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, output = tmp_path / "data", tmp_path / "predicted"
+    rows = [("sentence", "label"), ("the river", "water")]
+    put_rows(data / "train.tsv", rows)
+    given = ["--mode=predict", f"--workdir={run}", f"--data_dir={data}", f"--output={output}"]
+    assert command(finetune, *given) == 2
+    assert capsys.readouterr().err.startswith(f"error: {data}: only train is there, which is not")
+    put_rows(data / "dev.tsv", rows)
+    put_rows(data / "test.tsv", [*rows, ("the sea", "salt")])
+    assert command(finetune, *given) == 2
+    assert f"error: {data / 'test.tsv'}:3: unknown label 'salt'" in capsys.readouterr().err
+    assert not output.exists()
 
 
 # --- Formats --------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from bertjax import finetune, own_command, reproduce
-from bertjax.finetuning import sweep
+from bertjax.finetuning import sweep, tuning
 from bertjax.finetuning.method import Point
+from bertjax.training.skipped_updates import Diverged
 
 Command = Callable[..., int]
 FIRST = Point(batch_size=32, learning_rate=3e-5, epochs=3, seed=7)
@@ -119,6 +120,31 @@ def test_an_interrupted_sweep_ends_like_one_in_one_piece(after: int, tmp_path: P
     assert with_weights(tmp_path) == [best.name] == [bench.points[3].name]
 
 
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_a_run_that_diverges_is_named_and_the_others_go_on(
+    bad: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = Bench([0.5, 0.8, 0.7])
+    lost = bench.points[bad].name
+
+    def tune(folder: Path, point: Point) -> dict[str, Any]:
+        if point.name == lost:
+            (folder / "checkpoints").mkdir(parents=True)
+            raise Diverged("not finite")
+        return bench.tune(folder, point)
+
+    best = sweep.run(tmp_path, bench.points, tune)
+    assert with_weights(tmp_path) == [best.name] != [lost]
+    found = json.loads((tmp_path / "sweep.json").read_text())
+    assert found["diverged"] == [lost]
+    assert found["runs"].keys() == {point.name for point in bench.points} - {lost}
+    assert [row["seeds"] for row in found["rows"]] == [2]
+    assert (tmp_path / "sweep.md").read_text().endswith(f"\n\ndiverged, and in no row: {lost}\n")
+    assert f"{lost} diverged and is left out; {tmp_path / lost}/diverged.txt" in (
+        capsys.readouterr().out
+    )
+
+
 def test_kinds_of_features_are_compared_over_their_seeds(tmp_path: Path) -> None:
     bench = Bench([0.7, 0.5, 0.9])
     best = sweep.run(tmp_path / "last", bench.points, bench.tune)
@@ -172,6 +198,24 @@ def test_seeds_differ_and_the_same_command_again_trains_nothing(
     assert command(finetune, *arguments) == 0
     assert capsys.readouterr().out.count("reusing") == 2
     assert json.loads((run / "sweep.json").read_text()) == before
+
+
+def test_what_has_diverged_is_not_trained_again(
+    swept: tuple[Path, list[str]],
+    command: Command,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flags = [*swept[1], f"--workdir={tmp_path}", "--learning_rate=1e30"]
+    for _ in range(2):
+        assert command(finetune, *flags) == 2
+        said = capsys.readouterr()
+        assert said.err.startswith(f"error: {tmp_path}: all runs diverged; take another --workdir")
+        assert said.out.count("diverged and is left out") == 2
+        monkeypatch.setattr(tuning.Tuner, "_train", None)
+    reasons = [path.read_text() for path in tmp_path.glob("*/diverged.txt")]
+    assert len(reasons) == 2 and all("not finite" in reason for reason in reasons)
 
 
 def test_a_sweep_predicts_with_its_best_run(

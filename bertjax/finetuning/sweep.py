@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from bertjax import distributed
+from bertjax.errors import UserError
 from bertjax.files import storage
 from bertjax.files.json_file import read_json, write_json
 from bertjax.files.whole_file import write_whole
 from bertjax.finetuning.method import Point
-from bertjax.finetuning.tuning import METRICS, Result
+from bertjax.finetuning.tuning import DIVERGED, METRICS, Result
 from bertjax.runs import run_folder
 from bertjax.runs.run_folder import CHECKPOINTS
+from bertjax.training.skipped_updates import Diverged
 
 # The paper's search (appendix A.3).
 GRID: dict[str, Sequence[Any]] = {
@@ -61,32 +63,45 @@ def run(
 
     Finished runs are only read, so an interrupted sweep goes on where it stopped. Of all runs
     only the best one keeps its weights, if not all are to; all keep their metrics and predictions.
+    Runs that diverge are left out and named.
+
+    Raises:
+      UserError: all runs diverged.
     """
     best: Path | None = None
-    results: list[Result] = []
+    results: dict[Point, Result] = {}
     for number, point in enumerate(points, start=1):
         folder = workdir / point.name
         print(f"run {number} of {len(points)}: {point.name}")
-        results.append(tune(folder, point))
-        scores = [result["score"] for result in results]
-        # Of equals the first one is kept, whatever was interrupted.
+        result = _tuned(tune, folder, point)
         worse: Path | None = folder
-        if best is None or scores[-1] > max(scores[:-1]):
-            best, worse = folder, best
+        if result is not None:
+            # Of equals the first one is kept, whatever was interrupted.
+            if best is None or result["score"] > max(_scores(results)):
+                best, worse = folder, best
+            results[point] = result
         if worse is not None and not keep_all:
             _drop_weights(worse)
-    assert best is not None
-    for kept in [workdir / point.name for point in points] if keep_all else [best]:
+    if best is None:
+        raise UserError(f"{workdir}: all runs diverged; take another --workdir and a lower rate")
+    for kept in [workdir / point.name for point in results] if keep_all else [best]:
         if not (kept / CHECKPOINTS).is_dir():
             print(f"the weights of {kept} were given up by a sweep; delete it to train it again")
-    rows = summary(points, results)
-    table = markdown(rows, results[0]["primary"])
-    if distributed.is_first():
-        found = {"best": best.name, "rows": rows, "runs": _runs(points, results)}
-        write_json(workdir / RESULT, found)
-        write_whole(workdir / TABLE, table.encode())
-    print(f"{table}best run: {best}\nwrote {workdir}/{RESULT} and {TABLE}")
+    _write(workdir, best, results, [point.name for point in points if point not in results])
     return best
+
+
+def _tuned(tune: Callable[[Path, Point], Result], folder: Path, point: Point) -> Result | None:
+    """What a run has given; None if it diverged."""
+    try:
+        return tune(folder, point)
+    except Diverged:
+        print(f"{point.name} diverged and is left out; {folder / DIVERGED} tells where")
+        return None
+
+
+def _scores(results: Mapping[Point, Result]) -> list[float]:
+    return [result["score"] for result in results.values()]
 
 
 def _drop_weights(run: Path) -> None:
@@ -94,20 +109,28 @@ def _drop_weights(run: Path) -> None:
         storage.remove_folder(run / CHECKPOINTS)
 
 
-def _runs(points: Sequence[Point], results: Sequence[Result]) -> dict[str, Result]:
-    return {point.name: result for point, result in zip(points, results, strict=True)}
+def _write(
+    workdir: Path, best: Path, results: Mapping[Point, Result], diverged: Sequence[str]
+) -> None:
+    rows = summary(results)
+    table = markdown(rows, next(iter(results.values()))["primary"], diverged)
+    if distributed.is_first():
+        runs = {point.name: result for point, result in results.items()}
+        found = {"best": best.name, "rows": rows, "runs": runs, "diverged": diverged}
+        write_json(workdir / RESULT, found)
+        write_whole(workdir / TABLE, table.encode())
+    print(f"{table}best run: {best}\nwrote {workdir}/{RESULT} and {TABLE}")
 
 
-def summary(points: Sequence[Point], results: Sequence[Result]) -> list[dict[str, Any]]:
+def summary(results: Mapping[Point, Result]) -> list[dict[str, Any]]:
     """One row for each setting, over its seeds; the best median first.
 
     A run has collapsed if it gives the same answer to every example of dev.
     """
     rows = []
-    paired = list(zip(points, results, strict=True))
-    for setting in dict.fromkeys(_setting(point) for point in points):
-        found = [(p, r) for p, r in paired if _setting(p) == setting]
-        scores = [result["score"] for _, result in found]
+    for setting in dict.fromkeys(map(_setting, results)):
+        found = {point: result for point, result in results.items() if _setting(point) == setting}
+        scores = _scores(found)
         rows.append(
             {
                 "batch_size": setting[0],
@@ -118,7 +141,7 @@ def summary(points: Sequence[Point], results: Sequence[Result]) -> list[dict[str
                 "mean": statistics.fmean(scores),
                 "deviation": statistics.stdev(scores) if len(scores) > 1 else None,
                 "best": max(scores),
-                "collapsed": [point.seed for point, result in found if result["collapsed"]],
+                "collapsed": [p.seed for p, result in found.items() if result["collapsed"]],
             }
         )
     return sorted(rows, key=lambda row: -row["median"])
@@ -128,7 +151,8 @@ def _setting(point: Point) -> tuple[int, float, int]:
     return point.batch_size, point.learning_rate, point.epochs
 
 
-def markdown(rows: Sequence[dict[str, Any]], primary: str) -> str:
+def markdown(rows: Sequence[dict[str, Any]], primary: str, diverged: Sequence[str]) -> str:
+    """The rows as a table, and below it the names of runs that are in none."""
     lines = [f"dev {primary}", "", _HEADER, "|---|---|---|---|---|---|---|---|---|"]
     for row in rows:
         deviation = "-" if row["deviation"] is None else f"{row['deviation']:.4f}"
@@ -138,6 +162,8 @@ def markdown(rows: Sequence[dict[str, Any]], primary: str) -> str:
             f"| {row['median']:.4f} | {row['mean']:.4f} | {deviation} | {row['best']:.4f} "
             f"| {collapsed} |"
         )
+    if diverged:
+        lines += ["", f"diverged, and in no row: {', '.join(diverged)}"]
     return "\n".join(lines) + "\n"
 
 

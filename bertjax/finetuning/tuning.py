@@ -6,7 +6,8 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from jax.sharding import Mesh
 from bertjax import distributed, shares
 from bertjax.data import rows as data_rows
 from bertjax.files.json_file import read_json, write_json
+from bertjax.files.whole_file import write_whole
 from bertjax.finetuning import mixing
-from bertjax.finetuning.method import Data, Method, Point
-from bertjax.finetuning.predictor import Predictor, Through, conclude, row_shape
+from bertjax.finetuning.method import Data, Method, Point, tell
+from bertjax.finetuning.predictor import Predictor, Through, conclude, row_shape, shown
 from bertjax.models import objectives
 from bertjax.models.heads import TaskModel
 from bertjax.runs import checkpoint, run_folder
@@ -31,10 +33,13 @@ from bertjax.tasks.base import Context, Encoded, Task
 from bertjax.training import arithmetic, loop, optimizer, schedules
 from bertjax.training.pulse import Pulse, Stopped
 from bertjax.training.run_log import RunLog
+from bertjax.training.skipped_updates import Diverged
 from bertjax.training.train_step import make_train_step
 from bertjax.weights import pretrained
 
 METRICS = run_folder.SCORES
+# Why a run was given up.
+DIVERGED = "diverged.txt"
 Result = dict[str, Any]
 
 
@@ -121,19 +126,18 @@ class Tuner:
         A finished run is only read; one that was interrupted goes on where it was.
 
         Raises:
-          UserError: the folder holds a run with other settings; the loss is not finite.
+          UserError: the folder holds a run with other settings.
+          Diverged: the loss is not finite, now or when the run was trained before.
           SystemExit: with 0 after SIGTERM.
         """
         run_folder.save_config(workdir, self.config(point, data))
         if distributed.everywhere((workdir / METRICS).exists()):
-            result = read_json(workdir / METRICS)
-            primary = result["primary"]
-            print(f"reusing {workdir}: {primary} {result['dev'][primary]:.4f} on dev")
-            return result
+            return _reused(workdir, data)
         if distributed.is_first():
             self.context.tokenizer.save(workdir)
         best = _Best()
-        seconds = self._train(workdir, point, data, best)
+        with _given_up_once(workdir):
+            seconds = self._train(workdir, point, data, best)
         step = checkpoint.best_step(workdir)
         params = checkpoint.load_params(workdir, step)
         known = {"dev": best.predictions} if best.step == step else {}
@@ -155,19 +159,17 @@ class Tuner:
     def _tell(self, workdir: Path, result: Result) -> None:
         baseline = result.get("majority_baseline")
         note = f"; always the most frequent label: {baseline:.4f}" if baseline else ""
-        scores = ", ".join(
-            f"{name} {value:.4f}" for name, value in result["dev"].items() if name != "examples"
-        )
-        print(f"best on dev: {scores} ({result['dev']['examples']:,} examples{note})")
+        scores = {name: value for name, value in result["dev"].items() if name != "examples"}
+        print(f"best on dev: {shown(scores)} ({result['dev']['examples']:,} examples{note})")
         for split, found in result["other_splits"].items():
-            print(f"{split}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
+            print(f"{split}: {shown(found)}")
         print(f"wrote {workdir}/{METRICS} and the predictions")
 
     def train_first(self, folder: Path, path: Path, point: Point, data: Data) -> None:
         """Trains on another file, and starts from there (paper, section 4.2: TriviaQA)."""
         examples = sources.load(self.task, {"train": path}, need=())["train"]
         encoded = self.task.family.encode(examples, self.context)
-        print(f"first on {path}: {len(examples):,} examples")
+        tell(f"first on {path}", examples, encoded)
         first = dataclasses.replace(
             data,
             examples={**data.examples, "train": examples},
@@ -185,7 +187,12 @@ class Tuner:
         batch: int,
         through: Through = iter,
     ) -> list:
+        """Raises Diverged: a score is not finite."""
         outputs = self.predictor(params, encoded, self.shape(batch), through)
+        if not all(np.isfinite(scores).all() for scores in outputs):
+            raise Diverged(
+                "the model's scores are not finite; train again with a lower --learning_rate"
+            )
         return self.task.family.predict(examples, encoded.rows, outputs, self.context)
 
     def _train(self, workdir: Path, point: Point, data: Data, best: _Best) -> float:
@@ -306,3 +313,40 @@ class Tuner:
             return {}
         gold = [example.gold for example in data.examples["dev"]]
         return {"majority_baseline": metrics.majority_share(gold)}
+
+
+def _reused(workdir: Path, data: Data) -> Result:
+    """The result of a finished run; says which splits have come since."""
+    result = read_json(workdir / METRICS)
+    primary = result["primary"]
+    said = f"reusing {workdir}: {primary} {result['dev'][primary]:.4f} on dev"
+    known = ("train", *result.get("predicted", data.examples))
+    later = [split for split in data.examples if split not in known]
+    if later:
+        said += (
+            f"; {', '.join(later)} came after the training, predict it: --mode=predict "
+            f"--workdir={workdir} --output=DIR, with the same data"
+        )
+    print(said)
+    return result
+
+
+@contextmanager
+def _given_up_once(workdir: Path) -> Iterator[None]:
+    """Around a training: where it diverges it would do so again, and is not tried again.
+
+    Raises:
+      Diverged: now, or when the run was trained before.
+    """
+    path = workdir / DIVERGED
+    if distributed.everywhere(path.is_file()):
+        raise Diverged(
+            f"{workdir}: diverged before, as {path} tells; train in another --workdir with a lower "
+            "--learning_rate, or delete this one to try again"
+        )
+    try:
+        yield
+    except Diverged as error:
+        if distributed.is_first():
+            write_whole(path, f"{error}\n".encode())
+        raise

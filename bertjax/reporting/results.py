@@ -109,7 +109,10 @@ def read_finetuning(run: Path) -> Finetuning:
 
 def read_answers(run: Path, split: str) -> list[str]:
     """The predictions column of a split's table."""
-    mend = "run bertjax.finetune to its end first"
+    mend = (
+        f"if {split} came after the training, predict it: --mode=predict --workdir={run} "
+        "--output=DIR, with the same --data_dir and --submission"
+    )
     return [row["prediction"] for row in _table(run / f"predictions-{split}.tsv", mend)]
 
 

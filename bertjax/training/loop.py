@@ -72,7 +72,7 @@ def train(
     In every step, in this order: batch, update, log, evaluate, save, stop if asked to.
 
     Raises:
-      UserError: too many updates in a row were not finite, or one that could not be left out.
+      Diverged: too many updates in a row were not finite, or one that could not be left out.
       SystemExit: with 0 after SIGTERM, when the state is saved.
     """
     step = int(state.step)

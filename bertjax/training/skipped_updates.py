@@ -19,6 +19,10 @@ FOLDER = "skipped"
 _KEPT = 20
 
 
+class Diverged(UserError):
+    """A training that has no finite loss or scores any more; with other settings it may have."""
+
+
 class SkippedUpdates:
     """Looks at what every step says of itself.
 
@@ -39,7 +43,7 @@ class SkippedUpdates:
         A step that counts no updates left out has made this one, whatever it was.
 
         Raises:
-          UserError: this was one too many in a row, or one that was made.
+          Diverged: this was one too many in a row, or one that was made.
         """
         if "skipped_updates" not in metrics:
             self._check_made(step, metrics, batch)
@@ -55,7 +59,7 @@ class SkippedUpdates:
             f"out ({self._in_a_row} in a row, {total:,} in all), its batch: {where}"
         )
         if self._in_a_row >= self._most:
-            raise UserError(
+            raise Diverged(
                 f"{self._most} updates in a row were left out, the last at step {step:,}: the loss "
                 f"or the gradient is not finite. Their batches lie in {self._folder}; go on from "
                 "the last checkpoint in another --workdir, with this one as init and a lower "
@@ -66,7 +70,7 @@ class SkippedUpdates:
         self, step: int, metrics: Mapping[str, Any], batch: Mapping[str, np.ndarray]
     ) -> None:
         if not math.isfinite(metrics["loss"]):
-            raise UserError(
+            raise Diverged(
                 f"step {step:,}: the loss is not finite, and what the step has changed cannot be "
                 f"taken back; its batch: {self._keep(step, batch)}. Go on from the last checkpoint "
                 "in another --workdir, with this one as init and a lower train.learning_rate"
