@@ -110,7 +110,7 @@ def test_a_task_that_was_stopped_in_order_is_no_result(
 def test_asked_to_stop_it_asks_the_task_that_runs(
     flags: list[str], command: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here that would wait for an hour."""
+    """Here that would wait for a minute."""
     monkeypatch.setattr(own_command, "_stopped", threading.Event())
     run = own_command.run_program
 
@@ -121,7 +121,7 @@ def test_asked_to_stop_it_asks_the_task_that_runs(
 
     def asked(*_: Any) -> int:
         threading.Thread(target=ask).start()
-        return run(["sleep", "3600"])
+        return run(["sleep", "60"])
 
     monkeypatch.setattr(own_command, "run_program", asked)
     # A signal that nobody hears must end the test, not all of them.
