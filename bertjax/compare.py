@@ -14,7 +14,6 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 from bertjax import errors, finetune, own_command, prepare, settings
 from bertjax.command_line import new_parser
@@ -154,12 +153,6 @@ def run_tasks(flags: argparse.Namespace, wanted: Comparison) -> None:
     jobs.run({trial.name: partial(run_trial, flags, trial) for trial in wanted.trials}, flags.jobs)
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    """As ^C, which reaches what runs by itself: it saves, and goes on with the same command."""
-    own_command.stop()
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     flags = parse_arguments()
     if flags.jobs is not None and flags.jobs < 1:
@@ -173,7 +166,7 @@ def main() -> None:
     for name, path in wanted.left_out.items():
         print(f"{name} is left out: {path} is not there")
     check(wanted)
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, own_command.interrupt)
     flags.jobs = flags.jobs or jobs.suitable()
     prepare_text(flags, wanted)
     pretrain_all(flags, wanted)

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 from bertjax.errors import UserError
@@ -87,6 +88,12 @@ def stop() -> None:
     _stopped.set()
     for process in list(_running):
         process.terminate()
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Handles SIGTERM as ^C, which reaches what runs by itself: it saves, and goes on later."""
+    stop()
+    raise KeyboardInterrupt
 
 
 def shown(module: str, arguments: Sequence[str]) -> str:

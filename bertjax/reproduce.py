@@ -13,7 +13,6 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 from bertjax import data_sets, errors, own_command
@@ -133,12 +132,6 @@ def _other(task: Task, split: str, found: Mapping[str, float]) -> str:
     return f"{split} {100 * task.share(found):.2f}"
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    """As ^C, which reaches what runs by itself: it saves, and goes on with the same command."""
-    own_command.stop()
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     flags = parse_arguments()
     if flags.seeds < 2:
@@ -155,7 +148,7 @@ def main() -> None:
             f"{where}: the files of no task are there, nor in the cache of tensorflow-datasets; "
             "give a folder that holds some of those named above"
         )
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, own_command.interrupt)
     lines = [_HEADER, "|---" * 9 + "|"]
     for row in run_tasks(flags, found):
         lines.append(line(row))

@@ -77,9 +77,9 @@ signal.pause()
 """
 _COMPARISON = """
 import signal, sys
-from bertjax import compare, errors, own_command
+from bertjax import errors, own_command
 def main():
-    signal.signal(signal.SIGTERM, compare._stop)
+    signal.signal(signal.SIGTERM, own_command.interrupt)
     own_command.run_program([sys.executable, "-c", sys.argv[1], sys.argv[2]])
 sys.exit(errors.run(main))
 """

@@ -205,7 +205,7 @@ class Tuner:
             point.learning_rate, int(self.method.warmup_share * total), total
         )
         began = time.monotonic()
-        with checkpoint.Checkpoints(workdir, keep_last=1) as checkpoints:
+        with checkpoint.Checkpoints(workdir) as checkpoints:
             state = self._start(checkpoints, schedule, point.seed)
             first = int(state.step)
             with RunLog(workdir, "fine-tuning", total, first) as log:

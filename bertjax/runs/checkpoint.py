@@ -90,12 +90,12 @@ class Checkpoints:
           UserError: there is no room for it, or an earlier one could not be written.
         """
         step = int(state.step)
-        if step in self._manager.all_steps():
-            if score is None or self._manager.metrics(step):
-                return
-            # Saved in the middle of its evaluation, which is now made up for.
-            self._manager.delete(step)
+        known = step in self._manager.all_steps()
+        if known and (score is None or self._manager.metrics(step)):
+            return
         _check_room(self._run, state)
+        if known:  # Saved in the middle of its evaluation, which is now made up for.
+            self._manager.delete(step)
         with writing(self._run):
             self._manager.save(
                 step,
