@@ -31,7 +31,7 @@ name=run no_setup=''
 
 # What supervise asks for.
 start_all() { ./launch/worker.sh start "$name" "${command[@]}"; }
-states() { ./launch/worker.sh state "$name"; }
+states() { ./launch/worker.sh state "$name" "$@"; }
 stop_all() { ./launch/worker.sh stop "$name" "$@"; }
 present() { true; }
 recover() { return 1; }
@@ -40,12 +40,13 @@ set_up() {
   nvidia-smi --list-gpus ||
     fail "nvidia-smi finds no GPU; install NVIDIA's driver (a CPU needs no launcher: run the command)"
   if [[ -z $no_setup ]]; then ./launch/worker.sh setup gpu || return; fi
-  ./launch/worker.sh check cuda
+  ./launch/worker.sh check cuda "${command[@]}"
 }
 
 parse ./launch/gpu.sh "$@"
 check_name
 wants_command ./launch/gpu.sh
+((${#places[@]} == 0)) || fail "'${places[*]}' stands before --; the command goes behind it"
 prepare
 note "log: $PWD/runs/launched/$name/log"
 supervise_until_asked

@@ -39,11 +39,15 @@ OPTIONS="folder port coordinator name" SWITCHES="no_setup dry_run" LISTS="ssh_fl
 folder=bertjax port=12421 coordinator='' name=run no_setup='' dry_run='' ssh_flag=()
 
 check() {
+  local host
   whole_number port 1
+  ((port <= 65535)) || fail "--port=$port: ports go to 65535"
   check_name
   wants_command ./launch/hosts.sh
   ((${#places[@]})) || fail "no host is named; see ./launch/hosts.sh --help"
-  [[ ${places[*]} != -* ]] || fail "a host cannot be called ${places[0]}"
+  for host in "${places[@]}"; do
+    [[ $host != -* ]] || fail "a host cannot be called $host"
+  done
   command -v ssh > /dev/null || [[ -n $dry_run ]] || fail "ssh is not installed (openssh-client)"
   [[ -n $coordinator ]] || coordinator=${places[0]#*@}
   [[ $coordinator =~ ^[A-Za-z0-9._:-]+$ ]] || fail "--coordinator=$coordinator is no host name"
@@ -52,15 +56,24 @@ check() {
 # tell SECONDS HOST LINE: a call that hangs is ended; --dry_run prints it.
 tell() {
   local call=(ssh -o BatchMode=yes -o ConnectTimeout=20 "${ssh_flag[@]}" "$2" "$3")
-  if [[ -n $dry_run ]]; then quoted "${call[@]}"; else timeout --kill-after=10 "${BERTJAX_CALL_SECONDS:-$1}" "${call[@]}"; fi
+  if [[ -n $dry_run ]]; then
+    quoted "${call[@]}"
+  else
+    timeout --kill-after=10 "${BERTJAX_CALL_SECONDS:-$1}" "${call[@]}"
+  fi
 }
 
-# on_processes SECONDS SUBCOMMAND WORDS...: of worker.sh for all processes at once.
+# on_processes SECONDS SUBCOMMAND WORDS...: of worker.sh for all processes at once. A command, and the
+# check before it, is told of the other processes.
 on_processes() {
   local i line calls=()
   for i in "${!places[@]}"; do
     line=$(quoted "$folder/launch/worker.sh" "$2" "$name-$i")
-    if [[ $2 == start ]]; then line+=" $(settings_of "$i")"; fi
+    if [[ $2 == check ]]; then
+      line="$(settings_of "$i") $(quoted "$folder/launch/worker.sh" check)"
+    elif [[ $2 == @(start|state) ]] && (($# > 2)); then
+      line+=" $(settings_of "$i")"
+    fi
     if (($# > 2)); then line+=" $(quoted "${@:3}")"; fi
     tell "$1" "${places[i]}" "$line" < /dev/null &
     calls+=($!)
@@ -78,16 +91,18 @@ settings_of() {
 set_up_host() {
   local at
   at=$(quoted "$folder")
-  if [[ -z $no_setup ]]; then
-    tell 900 "$1" "mkdir -p $at && tar -xzf - -C $at" < "$archive" || return
-    tell 1800 "$1" "$at/launch/worker.sh setup" < /dev/null || return
-  fi
-  tell 900 "$1" "$at/launch/worker.sh check" < /dev/null
+  tell 900 "$1" "mkdir -p $at && tar -xzf - -C $at" < "$archive" || return
+  tell 1800 "$1" "$at/launch/worker.sh setup" < /dev/null
 }
 
 set_up() {
+  if [[ -z $no_setup ]]; then set_up_hosts || return; fi
+  on_processes 3600 check "${command[@]}" # copies records that lie in a bucket, too
+}
+
+set_up_hosts() {
   local host calls=()
-  if [[ -z $no_setup && -z $dry_run ]]; then pack_checkout "$archive"; fi
+  if [[ -z $dry_run ]]; then pack_checkout "$archive"; fi
   while read -r host; do
     set_up_host "$host" &
     calls+=($!)
@@ -98,7 +113,7 @@ set_up() {
 
 # What supervise asks for.
 start_all() { on_processes 60 start "${command[@]}"; }
-states() { on_processes 60 state; }
+states() { on_processes 60 state "$@"; }
 stop_all() { on_processes 300 stop "$@"; }
 present() { true; }
 recover() {

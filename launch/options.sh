@@ -2,7 +2,7 @@
 # LISTS of options that may be given several times. Each sets the variable of its name.
 # shellcheck shell=bash
 
-places=() command=() # words without --; all that stands behind a lone --
+places=() given=() command=() # words without --; options that are there; all behind a lone --
 
 # parse SCRIPT ARGUMENTS...: options may stand anywhere, as --name=value or --name value.
 parse() {
@@ -18,6 +18,7 @@ parse() {
       --*) value='' ;;
       *) places+=("$1") && shift && continue ;;
     esac
+    given+=("$option")
     if [[ " $SWITCHES " == *" $option "* && $1 != *=* ]]; then
       printf -v "$option" 1
     elif [[ " $OPTIONS $LISTS " == *" $option "* ]]; then

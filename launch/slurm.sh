@@ -8,9 +8,10 @@ usage: ./launch/slurm.sh [options for sbatch] [--dry_run] -- COMMAND...
 
 Submits COMMAND as a job; the checkout and its environment lie on a disk that the nodes share (on a
 GPU machine: ./launch/worker.sh setup gpu). There is one task a GPU if --gpus-per-node=N or
---gres=gpu:N says how many, else one a node; JAX finds the others by SLURM's variables. Two minutes
-before the time limit the tasks are asked to save; then, and after a preemption, a crash or a lost
-node, the job is queued again and goes on from the last checkpoint; not after exit status 0
+--gres=gpu:N says how many, else one a node with all of its GPUs; JAX finds the others by SLURM's
+variables. bertjax.doctor looks at them first, and at the records and the disk of a pretraining. Two
+minutes before the time limit the tasks are asked to save; then, and after a preemption, a crash or a
+lost node, the job is queued again and goes on from the last checkpoint; not after exit status 0
 (finished) or 2 (refused), nor after five crashes in a row.
 
   --dry_run   prints the call of sbatch instead of making it
@@ -82,12 +83,14 @@ submit() {
 
 # job COMMAND...: on the first node. SLURM tells this shell alone of the time limit.
 job() {
-  local tasks found verdict
+  local found verdict status=0
   rm -f "runs/launched/$SLURM_JOB_ID"-*/status
+  # Since 22.05 srun does not take it from sbatch.
+  if [[ -n ${SLURM_CPUS_PER_TASK:-} ]]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
   trap 'scancel --signal=TERM "$SLURM_JOB_ID" || true' TERM
-  srun --wait=300 ./launch/slurm.sh task "$@" &
-  tasks=$!
-  while kill -0 "$tasks" 2> /dev/null; do wait "$tasks" || true; done
+  step ./launch/worker.sh check "$@" || status=$?
+  if ((status == 2)); then return 2; fi
+  if ((status == 0)); then step ./launch/slurm.sh task "$@" || true; fi
   found=$(states)
   printf '%s\n' "$found"
   verdict=$(judge <<< "$found")
@@ -97,8 +100,20 @@ job() {
     wrong) return 2 ;;
   esac
   [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == RUNNING ]] || return # cancelled
-  if [[ $verdict != stopped ]]; then count_job_crash || return; fi
+  keep_count "$verdict" || return
   scontrol requeue "$SLURM_JOB_ID"
+}
+
+# step WORDS...: a step of all tasks; a signal ends wait, but not the step.
+step() {
+  local process status
+  srun --wait=300 "$@" &
+  process=$!
+  while true; do
+    status=0
+    wait "$process" || status=$?
+    if ! kill -0 "$process" 2> /dev/null; then return "$status"; fi
+  done
 }
 
 task() { exec ./launch/worker.sh keep "$SLURM_JOB_ID-$SLURM_PROCID" "$@"; }
@@ -108,11 +123,12 @@ states() {
   for ((i = 0; i < SLURM_NTASKS; i++)); do ./launch/worker.sh state "$SLURM_JOB_ID-$i"; done
 }
 
-# count_job_crash: the count outlives this shell.
-count_job_crash() {
+# keep_count VERDICT: the count of crashes outlives this shell.
+keep_count() {
   local file=runs/launched/slurm-$SLURM_JOB_ID.crashes
   crashes=$(cat "$file" 2> /dev/null || echo 0)
-  count_crash "$SECONDS" || return
+  forget_crashes "$SECONDS"
+  if [[ $1 != stopped ]]; then count_crash || return; fi
   echo "$crashes" > "$file"
 }
 

@@ -1,14 +1,16 @@
 # Sourced: keeps one command running on all workers until it has finished. A crash or a preemption
 # costs what was done since the last checkpoint: the same command is started again.
 # shellcheck shell=bash
+# shellcheck disable=SC2154 # name and command
 #
 # Who sources it defines, each for all workers:
 #   start_all   starts the command where it does not run yet
-#   states      prints what worker.sh state says of each; fails if one could not be asked
+#   states [COMMAND...]  prints what worker.sh state says of each; fails if one could not be asked
 #   present     fails with 1 when the workers are known to be gone, with 2 when nobody can tell
 #   stop_all [SECONDS]  asks the command to save and end; kills it after that time
 #   recover     brings workers back that are gone
 #   set_up      for prepare: makes the environments
+# and the variables name and command.
 
 POLL_SECONDS=${POLL_SECONDS:-${BERTJAX_POLL_SECONDS:-30}} # between two looks at the workers
 STEADY_SECONDS=${BERTJAX_STEADY_SECONDS:-600} # a crash after that long is the first one again
@@ -38,7 +40,7 @@ pack_checkout() {
   local file
   git ls-files -z --cached --others --exclude-standard |
     while IFS= read -r -d '' file; do if [[ -e $file ]]; then printf '%s\0' "$file"; fi; done |
-    tar --null -T - -czf "$1"
+    tar --null -T - -czf "$1" || fail "this checkout cannot be packed; see above what git or tar says"
 }
 
 # persist COMMAND...: again after a failure or a hang, but not if it was refused (exit status 2).
@@ -58,19 +60,43 @@ judge() {
   awk '
     $1 == "bertjax:" { sub(":", "", $4); seen[$4] = 1 }
     END {
-      n = split("ended wrong crashed lost stopped running finished", worst)
+      n = split("other ended wrong crashed lost stopped running finished", worst)
       for (i = 1; i <= n; i++) if (worst[i] in seen) { print worst[i]; exit }
       print "unknown"
     }'
 }
 
 # outline: of the lines of states, the first worker that runs and all that do not.
-outline() { grep '^bertjax: ' | sort | awk '!/^bertjax: [^:]* running: / || !count++'; }
+# outline: of the lines of states, the first worker that runs and all that do not.
+outline() { sort | awk '$1 == "bertjax:" && ($4 != "running:" || !count++)'; }
 
-# under_way: whether the command runs on all workers.
+# under_way: whether the command runs on all workers. It asks again where one gives no answer, for
+# what is not seen may run there; exit status 127 is an answer: there is no checkout yet.
 under_way() {
-  local found
-  found=$(states 2> /dev/null) && [[ $(judge <<< "$found") == running ]]
+  local found status try
+  for ((try = 1; try <= TRIES; try++)); do
+    status=0
+    found=$(states "${command[@]}" 2>&1) || status=$?
+    case $(judge <<< "$found"),$status in
+      other,*)
+        outline <<< "$found"
+        fail "another command runs as $name; end it, or choose another name" ;;
+      running,0) return 0 ;;
+      *,0 | *,127) return 1 ;;
+    esac
+    printf '%s\n' "$found"
+    note "not every worker says what it does, attempt $try of $TRIES"
+    ((try == TRIES)) || delay "$try"
+  done
+  printf 'error: not every worker of %s can be reached; nothing is started or stopped\n' "$name" >&2
+  exit 1
+}
+
+# are_gone: whether the workers are known to be gone.
+are_gone() {
+  local there=0
+  present || there=$?
+  ((there == 1))
 }
 
 # watch: returns when the workers do not just go on; sets verdict to a word of judge, or gone.
@@ -84,20 +110,24 @@ watch() {
     found=$(outline <<< "$found")
     if [[ $found != "$shown" ]]; then printf '%s\n' "$found"; fi
     shown=$found
-    if [[ $verdict == @(wrong|ended) || -n $reached && $verdict == finished ]]; then return; fi
+    if [[ $verdict == ended || -n $reached && $verdict == finished ]]; then return; fi
     there=0
     present || there=$?
     # A network that is away here takes nothing away there.
     if [[ -n $reached ]] || ((there == 2)); then missed=0; else ((missed += 1)); fi
+    # What fails where a worker goes is not the command's fault, whatever it says.
     if ((missed == TRIES || there == 1)); then verdict=gone; fi
-    if [[ $verdict == @(gone|crashed|lost|stopped) ]]; then return; fi
+    if [[ $verdict == @(gone|wrong|crashed|lost|stopped) ]]; then return; fi
     sleep "$POLL_SECONDS"
   done
 }
 
-# count_crash SECONDS_IT_RAN: gives up after too many in a row; waits longer after each.
+# forget_crashes SECONDS: those before a run of that many, however it ended, count no more.
+forget_crashes() { if (($1 >= STEADY_SECONDS)); then crashes=0; fi; }
+
+# count_crash: gives up after too many in a row; waits longer after each.
 count_crash() {
-  if (($1 < STEADY_SECONDS)); then ((crashes += 1)); else crashes=1; fi
+  ((crashes += 1))
   if ((crashes == TRIES)); then
     printf 'error: %s\n' "$TRIES crashes in a row, each within $STEADY_SECONDS s; see the log" >&2
     return 1
@@ -109,24 +139,27 @@ count_crash() {
 # supervise: returns 0 when the command has finished, 2 when it was refused, 1 when it is given up,
 # 3 when somebody has ended it by hand.
 supervise() {
-  local began verdict status
+  local began verdict='' before status
   crashes=0
   while true; do
-    began=$SECONDS status=0
+    before=$verdict began=$SECONDS status=0
     start_all || status=$?
     if ((status == 2)); then return 2; fi
     if ((status == 0)); then watch; else verdict=unreached; fi
     note "the command on all workers: $verdict"
+    forget_crashes $((SECONDS - began))
     case $verdict in
       finished) return 0 ;;
       wrong) stop_all "$QUICK" || true; return 2 ;;
       ended) stop_all || true; return 3 ;;
       stopped) stop_all || true; delay 1 ;;
       gone) recover || return ;;
-      unreached) count_crash 0 && recover || return ;;
+      unreached) # the first time in a row it may be what was just counted
+        if [[ $before == unreached ]] && present; then count_crash || return; fi
+        recover || return ;;
       *) # without the one that died the others cannot save
         stop_all "$QUICK" || true
-        count_crash $((SECONDS - began)) || return ;;
+        if are_gone; then recover || return; else count_crash || return; fi ;;
     esac
   done
 }
@@ -140,7 +173,7 @@ prepare() {
 
 # supervise_until_asked: a lost connection leaves the command running, ^C and SIGTERM do not.
 supervise_until_asked() {
-  trap 'note "stopping"; stop_all; exit 130' INT
-  trap 'note "stopping"; stop_all; exit 143' TERM
+  trap 'note "stopping"; stop_all || true; exit 130' INT
+  trap 'note "stopping"; stop_all || true; exit 143' TERM
   supervise
 }

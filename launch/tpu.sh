@@ -17,15 +17,19 @@ usage: ./launch/tpu.sh SUBCOMMAND NAME [options] [-- COMMAND...]
   fetch NAME FROM FOLDER    copies results here: gs://... or a folder of a worker's checkout
   delete NAME               deletes the machines and their disks
 
-  --accelerator=TYPE        v4-8, v5e-16, v5p-128, v6e-16, ... (for create and up)
+for create and up:
+  --accelerator=TYPE        v4-8, v5e-16, v5p-128, v6e-16, ...
   --spot, --reserved        the kind of machines; default: on demand
-  --slices=N                several slices of that type (for create and up)
-  --zone=Z, --project=P     where and whose; default: those of the gcloud configuration
+  --slices=N                several slices of that type
   --runtime_version=IMAGE   instead of the image that goes with the type
   --create_flag=FLAG        one more flag for creating, e.g. --create_flag=--network=mine
-  --ssh_flag=FLAG           one more for ssh and scp, e.g. --ssh_flag=--internal-ip
-  --slice=N, --worker=N     whom logs and fetch ask (0 and 0)
-  --keep                    up leaves the machines when it ends; they go on costing
+for up:
+  --keep                    leaves the machines when it ends; they go on costing
+for logs and fetch:
+  --slice=N, --worker=N     whom they ask (0 and 0)
+for all:
+  --zone=Z, --project=P     where and whose; default: those of the gcloud configuration
+  --ssh_flag=FLAG           one more for ssh and scp, if it calls them: --ssh_flag=--internal-ip
   --dry_run                 prints every gcloud call instead of making it
 
 COMMAND may be any. Its records and its --workdir must lie on gs://, where all workers see them and
@@ -47,9 +51,13 @@ source launch/tpu_machines.sh
 
 SUBCOMMANDS="up create setup run status logs stop fetch delete"
 WORKER=./bertjax/launch/worker.sh # as seen from a worker's home
+MISSING=44 # no exit status of ssh
 OPTIONS="accelerator zone project slices runtime_version slice worker"
 SWITCHES="spot reserved keep dry_run"
 LISTS="create_flag ssh_flag"
+# What a training reads.
+SOURCES="data.records data.long_records data.eval_records init --init --data_dir --train --dev --test"
+SOURCES+=" --extra_train --input"
 accelerator='' zone='' project='' slices=1 runtime_version='' slice=0 worker=0
 spot='' reserved='' keep='' dry_run='' create_flag=() ssh_flag=()
 
@@ -72,44 +80,92 @@ check() {
   elif ((${#command[@]})); then
     fail "$subcommand takes no command"
   fi
+  check_given "$subcommand"
   [[ -z $spot || -z $reserved ]] || fail "--spot and --reserved exclude each other"
   if [[ $subcommand == up ]]; then check_folders; fi
   if [[ $subcommand == @(up|create) ]]; then choose_image; fi
 }
 
-# A run on a machine's own disk goes with it, and the other workers cannot see it.
-check_folders() {
-  local i folder=''
-  for i in "${!command[@]}"; do
-    case ${command[i]} in
-      --workdir=*) folder=${command[i]#*=} ;;
-      --workdir) folder=${command[i + 1]:-} ;;
-    esac
+# check_given SUBCOMMAND: fails at an option that does nothing for it.
+check_given() {
+  local option heeded=" zone project dry_run "
+  local creating="accelerator spot reserved slices runtime_version create_flag "
+  case $1 in
+    up) heeded+="${creating}ssh_flag keep " ;;
+    create) heeded+=$creating ;;
+    logs | fetch) heeded+="ssh_flag slice worker " ;;
+    setup | run | status | stop) heeded+="ssh_flag " ;;
+  esac
+  for option in "${given[@]}"; do
+    [[ $heeded == *" $option "* ]] || fail "--$option does nothing for $1; leave it out"
   done
-  [[ -z $folder || $folder == gs://* ]] ||
-    fail "--workdir=$folder lies on the machines' own disks and goes with them; give gs://..."
 }
 
-create() { if [[ -n $dry_run ]]; then create_machines && machines_state; else await_machines; fi; }
+# check_folders: a machine's disk goes with it, no other worker sees it, and what it holds at
+# first is this checkout.
+check_folders() {
+  local i option value kept='' training=''
+  for i in "${!command[@]}"; do
+    option=${command[i]%%=*} value=${command[i]#*=}
+    if [[ ${command[i]} != *=* ]]; then value=${command[i + 1]:-}; fi
+    case $option in
+      bertjax.pretrain | bertjax.finetune) training=1 ;;
+      --workdir | --output | --submission)
+        [[ $value == gs://* ]] ||
+          fail "$option=$value lies on the machines' own disks and goes with them; give gs://..."
+        if [[ $option != --submission ]]; then kept=1; fi ;;
+    esac
+    if [[ -n $training && " $SOURCES " == *" $option "* ]]; then
+      check_source "$option" "$value"
+    fi
+  done
+  [[ -z $training || -n $kept ]] ||
+    fail "--workdir=gs://... is missing; without it the results go with the machines"
+}
 
-# setup: the checkout as it is here, what git ignores left out; then a check, on all at once.
+# check_source OPTION VALUE: in a bucket, or among the files that go to every worker.
+check_source() {
+  local path=${2#scratch}
+  path=${path#:}
+  [[ -z $path || $path == gs://* ]] ||
+    [[ -n $(git ls-files --cached --others --exclude-standard -- "$path" 2> /dev/null) ]] ||
+    fail "$1=$path is on no worker; give gs://..., or a file here that git does not ignore"
+}
+
+create() {
+  local state
+  if [[ -n $dry_run ]]; then create_machines && machines_state; return; fi
+  look
+  check_same
+  await_machines
+}
+
+# pack: once, so that after a preemption the new machines get the same files.
+pack() {
+  if [[ -n $scratch && ! -e $scratch/bertjax.tar.gz ]]; then
+    pack_checkout "$scratch/bertjax.tar.gz"
+  fi
+}
+
+# setup: the checkout as it is here, what git ignores left out; then a check, on all at once. That
+# copies the records, too.
 setup() {
-  if [[ -z $dry_run ]]; then pack_checkout "$scratch/bertjax.tar.gz" || return; fi
+  pack
   on_each copy_to "${scratch:-.}/bertjax.tar.gz" || return
   on_each tell 1800 "mkdir -p bertjax && tar -xzf bertjax.tar.gz -C bertjax && $WORKER setup tpu" ||
     return
-  on_all 900 "$WORKER" check tpu
+  on_all 3600 "$WORKER" check tpu "${command[@]}"
 }
 
 run() { on_all 180 "$WORKER" start "$name" "${command[@]}"; }
 
 # states: gcloud tells of each connection; that is shown only when one fails.
 states() {
-  local told=/dev/null
+  local told=/dev/null status=0
   if [[ -z $dry_run ]]; then told=$scratch/connections; fi
-  if on_all 180 "$WORKER" state "$name" 2> "$told"; then return; fi
-  cat "$told" >&2
-  return 1
+  on_all 180 "$WORKER" state "$name" "$@" 2> "$told" || status=$?
+  ((status == 0)) || cat "$told" >&2
+  return "$status"
 }
 
 status() {
@@ -134,25 +190,51 @@ choose_node() {
 
 # fetch FROM FOLDER: the folder appears when it is complete.
 fetch() {
-  local to=$2
+  local to=$2 status=0
   [[ $to == /* ]] || to=$here/$to
   [[ ! -e $to ]] || fail "$2 exists already; choose another folder or remove it"
-  persist copy_here "$1" "$to.part"
+  persist copy_here "$1" "$to.part" || status=$?
+  if ((status)); then rm -rf "$to.part" && return "$status"; fi
   if [[ -z $dry_run ]]; then mv "$to.part" "$to"; fi
 }
 
 copy_here() {
+  local status=0
   if [[ -z $dry_run ]]; then rm -rf "$2" && mkdir -p "$(dirname "$2")"; fi
   if [[ $1 == gs://* ]]; then
     if [[ -z $dry_run ]]; then mkdir "$2"; fi
-    cloud 0 storage rsync --recursive "$1" "$2"
+    cloud 0 storage rsync --recursive "$1" "$2" || status=$?
   else
     choose_node || return
-    vm 0 scp "$node:bertjax/$1" "$2" --recurse --worker="$worker"
+    vm 0 scp "$node:bertjax/$1" "$2" --recurse --worker="$worker" || status=$?
+  fi
+  if ((status)) && is_missing "$1"; then
+    printf 'error: there is no %s\n' "$1" >&2
+    return 2
+  fi
+  return "$status"
+}
+
+# is_missing FROM: whether it is known not to be there; no connection is no answer.
+is_missing() {
+  local status=0
+  if [[ $1 == gs://* ]]; then
+    ! cloud 120 storage ls "$1" > /dev/null 2> "$scratch/errors" &&
+      grep -q "matched no objects" "$scratch/errors"
+  else
+    vm 120 ssh "$node" --worker="$worker" \
+      --command="[ -e $(quoted "bertjax/$1") ] || exit $MISSING" || status=$?
+    ((status == MISSING))
   fi
 }
 
-delete() { delete_machines; }
+delete() {
+  if [[ -z $dry_run && $(machines_state) == ABSENT ]]; then
+    note "there is no $name in ${zone:-the zone of the gcloud configuration}"
+    return
+  fi
+  delete_machines
+}
 
 # make_ready: from any state to workers that are set up, through preemptions on the way.
 make_ready() {
@@ -161,7 +243,8 @@ make_ready() {
     await_machines
     status=0
     setup || status=$?
-    if ((status == 0 || status == 2)); then return "$status"; fi
+    if ((status == 0)); then return; fi
+    if ((status == 2)) && ! are_gone; then return 2; fi
     note "setting up failed, attempt $try of $TRIES"
     delay "$try"
   done
@@ -170,11 +253,11 @@ make_ready() {
 
 # take_over: whether the machines are there and run this very command already.
 take_over() {
-  [[ $(machines_state) == ACTIVE ]] || return 1
-  if under_way; then
-    run || fail "another command runs on $name; ./launch/tpu.sh stop $name ends it"
-    return 0
-  fi
+  local state
+  look
+  check_same
+  [[ $state == ACTIVE ]] || return 1
+  if under_way; then return; fi
   stop_all "$QUICK" &> /dev/null || true
   return 1
 }
@@ -183,6 +266,7 @@ up() {
   local status=0
   if [[ -n $dry_run ]]; then create && setup && run && states && delete; return; fi
   trap 'note "$name goes on and costs; the same line watches it again, delete ends it"; exit 130' INT
+  pack
   take_over || make_ready || status=$?
   if ((status == 0)); then supervise || status=$?; fi
   if ((status == 1 || status == 2)); then keep_last_words; fi
@@ -197,7 +281,8 @@ up() {
 
 # The logs go with the machines; their ends are kept.
 keep_last_words() {
-  if on_all 180 "$WORKER" last "$name" > "$scratch/last"; then
+  on_all 180 "$WORKER" last "$name" > "$scratch/last" || true
+  if [[ -s $scratch/last ]]; then
     mkdir -p runs/launched
     sort -s -k 1,1 "$scratch/last" > "runs/launched/$name.log"
     printf 'error: the command failed; the ends of the logs are in %s\n' \
@@ -215,21 +300,18 @@ present() {
     *) return 1 ;;
   esac
 }
-# recover: deletes nothing unseen, and nothing that answers.
+# recover: deletes nothing unseen, and nothing that answers; what is under way is waited for.
 recover() {
   local state
-  state=$(machines_state)
-  if [[ $state == UNKNOWN ]]; then note "waiting until gcloud answers again"; fi
-  while [[ $state == UNKNOWN ]]; do
-    delay 1
-    state=$(machines_state 2> /dev/null)
-  done
-  if [[ $state == ABSENT ]]; then
-    printf 'error: %s\n' "$name was deleted by somebody; it is not created again" >&2
-    return 1
-  fi
-  if [[ $state == ACTIVE ]] && states > /dev/null; then return; fi
-  delete_machines
+  look
+  case $state in
+    ABSENT | DELETING)
+      printf 'error: %s\n' "$name was deleted by somebody; it is not created again" >&2
+      return 1 ;;
+    ACTIVE)
+      if states > /dev/null; then return; fi
+      delete_machines ;;
+  esac
   make_ready
 }
 

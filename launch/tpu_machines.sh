@@ -58,16 +58,32 @@ resource() { cloud "$1" compute tpus queued-resources "$2" "$name" "${@:3}" "${w
 
 # machines_state: ACTIVE and the like; ABSENT; UNKNOWN if gcloud gave no answer.
 machines_state() {
+  local state
   if [[ -n $dry_run ]]; then
     resource 120 describe --format='value(state.state)'
-  elif ! resource 120 describe --format='value(state.state)' 2> "$scratch/errors"; then
-    if grep -q NOT_FOUND "$scratch/errors"; then
-      echo ABSENT
-    else
-      cat "$scratch/errors" >&2
-      echo UNKNOWN
-    fi
+  elif state=$(resource 120 describe --format='value(state.state)' 2> "$scratch/errors"); then
+    echo "${state:-UNKNOWN}"
+  elif grep -q NOT_FOUND "$scratch/errors"; then
+    echo ABSENT
+  else
+    cat "$scratch/errors" >&2
+    echo UNKNOWN
   fi
+}
+
+seen='' # whether gcloud has ever given an answer
+
+# look: sets state to a known one. A lost connection is waited for; one that never was is not.
+look() {
+  local attempt=1
+  state=$(machines_state)
+  [[ $state != UNKNOWN ]] || note "$name: UNKNOWN; waiting until gcloud answers"
+  while [[ $state == UNKNOWN ]]; do
+    [[ -n $seen ]] || ((attempt++ < TRIES)) || fail "gcloud gives no answer; see above what it says"
+    delay 1
+    state=$(machines_state 2> /dev/null)
+  done
+  seen=1
 }
 
 create_machines() {
@@ -75,6 +91,17 @@ create_machines() {
   if ((slices > 1)); then nodes=(--node-count="$slices" --node-prefix="$name"); fi
   resource 300 create "${nodes[@]}" --accelerator-type="$accelerator" \
     --runtime-version="$runtime_version" ${spot:+--spot} ${reserved:+--reserved} "${create_flag[@]}"
+}
+
+# check_same: fails if machines of this name are there, but others than are asked for.
+check_same() {
+  local found
+  [[ $state != ABSENT ]] || return 0
+  found=$(resource 120 describe --format='value(tpu.nodeSpec[0].node.acceleratorType)') || return 0
+  find_nodes || return 0
+  if [[ ${found:-$accelerator} != "$accelerator" ]] || ((${#nodes[@]} != slices)); then
+    fail "$name is there already, ${#nodes[@]} x $found; delete it or choose another name"
+  fi
 }
 
 # delete_machines: a call that failed or hung may have deleted them all the same.
@@ -92,21 +119,20 @@ delete_machines() {
 await_machines() {
   local state last='' failures=0
   while true; do
-    state=$(machines_state)
+    look
     [[ $state == "$last" ]] || note "$name: $state"
     last=$state
     case $state in
       ACTIVE) return ;;
-      ABSENT) create_machines || ((failures += 1)) ;;
+      ABSENT) # so the call that failed last has made nothing
+        ((failures < TRIES)) || fail "$name does not come up; see above what gcloud says"
+        create_machines || ((failures += 1)) ;;
       SUSPENDED) delete_machines ;;
       FAILED)
         ((failures += 1))
         resource 120 describe --format='value(state.failedData.error.message)' || true
         delete_machines ;;
-      UNKNOWN) [[ -n ${seen:-} ]] || ((failures += 1)) ;; # later it is but a lost connection
     esac
-    [[ $state == UNKNOWN ]] || seen=1
-    ((failures < TRIES)) || fail "$name does not come up; see above what gcloud says"
     sleep "$POLL_SECONDS"
   done
 }

@@ -6,7 +6,7 @@ set -euo pipefail
 usage() {
   cat << END
 usage: ./launch/worker.sh setup [EXTRA]           the environment, with the extra tpu or gpu
-       ./launch/worker.sh check [tpu | cuda]      packages and devices; fails without one of that kind
+       ./launch/worker.sh check [KIND] [COMMAND...]   packages, devices, records, disk; fails without tpu or cuda
        ./launch/worker.sh run COMMAND...          a command in the environment, in the foreground
        ./launch/worker.sh keep NAME COMMAND...    the same; its log and exit status are kept
        ./launch/worker.sh start NAME COMMAND...   the same, in the background
@@ -67,15 +67,53 @@ run() {
   return "$status"
 }
 
-# check: on a slice of several workers all must ask at once.
+# check [KIND] [COMMAND...]: KIND is cuda where a GPU is. Of several processes all must ask at once.
 check() {
-  run env ${1:+JAX_PLATFORMS="$1"} python -m bertjax.doctor
+  local kind='' words=()
+  if [[ ${1:-} == @(tpu|cuda) ]]; then
+    kind=$1
+    shift
+  elif nvidia-smi &> /dev/null; then
+    kind=cuda
+  fi
+  read_words "$@"
+  run env ${kind:+JAX_PLATFORMS="$kind"} python -m bertjax.doctor "${words[@]}"
+}
+
+# read_words COMMAND...: sets words to those that the doctor takes, too, if it is a pretraining.
+read_words() {
+  while (($#)) && [[ $1 != bertjax.pretrain ]]; do shift; done
+  while (($#)); do
+    case $1 in
+      --config=* | --workdir=* | [!-]*=*) words+=("$1") ;;
+      --config | --workdir) words+=("$1" "${2:-}") && shift ;;
+    esac
+    shift
+  done
 }
 
 folder_of() { echo "runs/launched/$1"; }
 
 # Whoever holds the lock runs the command; it is inherited, and goes with the last of its processes.
-is_running() { [[ -d $(folder_of "$1") ]] && ! flock -n "$(folder_of "$1")/lock" true; }
+is_running() {
+  local folder status=0
+  folder=$(folder_of "$1")
+  [[ -d $folder ]] || return 1
+  flock -n -E "$BUSY" "$folder/lock" true || status=$?
+  ((status == 0 || status == BUSY)) ||
+    fail "$PWD/$folder/lock cannot be locked; put the checkout on a file system with flock"
+  ((status == BUSY))
+}
+
+# runs_this NAME COMMAND...: whether it is this command that was started last.
+runs_this() { [[ $(cat "$(folder_of "$1")/command") == "$(quoted "${@:2}")" ]]; }
+
+# is_here NAME: fails if it runs on another machine of a shared disk; only there its pid counts.
+is_here() {
+  local host
+  host=$(cat "$(folder_of "$1")/host")
+  [[ $host == "$(uname -n)" ]] || fail "$1 runs on $host; call it there"
+}
 
 # hold NAME COMMAND...: takes the lock on descriptor 9; what an earlier run left is put away.
 hold() {
@@ -83,8 +121,11 @@ hold() {
   folder=$(folder_of "$1")
   mkdir -p "$folder"
   exec 9>> "$folder/lock"
-  flock -n -E "$BUSY" 9 || fail "$1 is running already; ./launch/worker.sh end $1 ends it"
+  if is_running "$1" || ! flock -n 9; then
+    fail "$1 is running already; ./launch/worker.sh end $1 ends it"
+  fi
   rm -f "$folder/status" "$folder/ended"
+  uname -n > "$folder/host"
   quoted "${@:2}" > "$folder/command"
 }
 
@@ -108,7 +149,7 @@ keep() {
 start() {
   local folder
   folder=$(folder_of "$1")
-  if is_running "$1" && [[ $(cat "$folder/command") == "$(quoted "${@:2}")" ]]; then
+  if is_running "$1" && runs_this "$@"; then
     echo "$1 is running already"
     return
   fi
@@ -128,11 +169,13 @@ word_for() {
   esac
 }
 
+# state NAME [COMMAND...]: the word is other if another command than this one runs.
 state() {
   local folder word=lost last
   folder=$(folder_of "$1")
   if is_running "$1"; then
     word=running
+    if (($# > 1)) && ! runs_this "$@"; then word=other; fi
   elif [[ -f $folder/status ]]; then
     word=$(word_for "$(cat "$folder/status")")
   fi
@@ -155,10 +198,12 @@ stop() {
   local pid folder
   folder=$(folder_of "$1")
   if ! is_running "$1"; then return; fi
+  is_here "$1"
   pid=$(cat "$folder/pid")
   kill -TERM "$pid" 2> /dev/null || true
   if ! gone "$1" "${2:-120}"; then
-    kill -KILL -- "-$pid"
+    # Of a job's tasks only the first leads a group.
+    kill -KILL -- "-$pid" || ! is_running "$1" || fail "$1 does not end; cancel its job"
     gone "$1" 30 || fail "$1 cannot be killed"
   fi
   [[ -f $folder/status ]] || echo "$STOPPED" > "$folder/status"
@@ -166,6 +211,7 @@ stop() {
 
 # end NAME [SECONDS]: the mark comes first, so that nobody takes it for a preemption meanwhile.
 end() {
+  if is_running "$1"; then is_here "$1"; fi
   mkdir -p "$(folder_of "$1")"
   touch "$(folder_of "$1")/ended"
   stop "$@"
@@ -182,7 +228,11 @@ log() {
   fi
 }
 
-last() { tail -n 200 "$(folder_of "$1")/log" | sed "s/^/$(uname -n)  /"; }
+last() {
+  local log
+  log=$(folder_of "$1")/log
+  if [[ -f $log ]]; then tail -n 200 "$log" | sed "s/^/$(uname -n)  /"; fi
+}
 
 # wants COUNT SUBCOMMAND ARGUMENTS...: fails unless there are enough of them.
 wants() { (($# - 2 >= $1)) || fail "too little behind $2; see ./launch/worker.sh --help"; }

@@ -42,6 +42,7 @@ case "$*" in
     exit "$(cat "$room/pip.status" 2> /dev/null || echo 0)" ;;
   *bertjax.doctor*)
     echo "$PWD $JAX_PLATFORMS" >> "$room/checks"
+    echo "$*" >> "$room/looked"
     exit "$(cat "$room/check.status" 2> /dev/null || echo 0)" ;;
   *) exec {python} "$@" ;;
 esac
@@ -82,7 +83,7 @@ class Room:
         self.program(name, PROGRAM.format(python=sys.executable, tests=tests, function=name))
 
     def rule(self, words: str, times: int = 1, after: int = 0, **what: Any) -> None:
-        """For calls with all of the words, `after` some: exit, says, hang, preempt, lose.
+        """For calls with all of the words, `after` some: exit, says, hang, preempt, lose, create.
 
         awaits: a file that must have been written to before any of it.
         """
@@ -205,9 +206,11 @@ def _follow(rule: dict[str, Any]) -> int | None:
         time.sleep(60)
     if "preempt" in rule:
         _lose_machines()
-        _write(_room() / "states", [rule["preempt"]])
+        _write(_room() / "states", rule["preempt"].split())
     if "lose" in rule:
         _lose_machines()
+    if "create" in rule:
+        _write(_room() / "states", ["ACTIVE"])
     return rule.get("exit")
 
 
@@ -231,7 +234,13 @@ def gcloud(arguments: list[str]) -> int:
     if status is not None:
         return status
     if arguments[0] == "storage":
-        source = _room() / "bucket" / arguments[-2].removeprefix("gs://")
+        place = arguments[2] if arguments[1] == "ls" else arguments[-2]
+        source = _room() / "bucket" / place.removeprefix("gs://")
+        if not source.exists():
+            print("ERROR: (gcloud.storage) URLs matched no objects.", file=sys.stderr)
+            return 1
+        if arguments[1] == "ls":
+            return 0
         shutil.copytree(source, arguments[-1], dirs_exist_ok=True)
         return 0
     if arguments[2] == "queued-resources":
@@ -255,6 +264,7 @@ def _queued_resource(verb: str, name: str, arguments: list[str]) -> int:
                 (room / "machines" / f"{node}-w-{worker}").mkdir(parents=True)
         _write(room / "states", _read(room / "coming", ["ACTIVE"]))
         _write(room / "count", count)
+        _write(room / "type", _option(arguments, "accelerator-type"))
     elif not states:
         print("ERROR: (gcloud) NOT_FOUND: Resource was not found.", file=sys.stderr)
         return 1
@@ -262,6 +272,8 @@ def _queued_resource(verb: str, name: str, arguments: list[str]) -> int:
         _lose_machines()
     elif "nodeCount" in arguments[5]:
         print(_read(room / "count", 1) if _read(room / "count", 1) > 1 else "")
+    elif "acceleratorType" in arguments[5]:
+        print(_read(room / "type", ""))
     elif "failedData" in arguments[5]:
         print("no such quota")
     else:
@@ -290,7 +302,11 @@ def _tpu_vm(verb: str, arguments: list[str]) -> int:
             shutil.copy(source, machine)
     else:
         node, _, path = source.partition(":")
-        shutil.copytree(_machines(node, arguments)[0] / path, target)
+        folder = _machines(node, arguments)[0] / path
+        if not folder.exists():
+            print(f"scp: {path}: No such file or directory", file=sys.stderr)
+            return 1
+        shutil.copytree(folder, target)
     return 0
 
 

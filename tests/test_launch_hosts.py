@@ -46,7 +46,8 @@ def test_every_process_is_told_of_the_others(room: Room) -> None:
 
 def test_setup_reaches_a_host_once_however_often_it_is_named(room: Room) -> None:
     assert room.run("hosts.sh", "one", "one", "two", "--", "true")[0] == 0
-    assert len(room.lines("pip")) == len(room.lines("checks")) == 2
+    assert len(room.lines("pip")) == 2
+    assert len(room.lines("checks")) == 3, "every process looks, at the same time"
     assert (room.folder / "machines/one/bertjax/runs/launched/run-1/log").exists()
 
 
@@ -112,14 +113,92 @@ def test_host_that_is_gone_is_waited_for(room: Room) -> None:
     assert "waiting until all hosts can be reached" in output
 
 
+def waits_for(path: Path) -> list[str]:
+    """A command that ends when there is a file."""
+    code = f"import os, time\nwhile not os.path.exists({str(path)!r}): time.sleep(0.01)"
+    return ["python", "-c", code]
+
+
+def wait_for_runs(room: Room, *hosts: str) -> None:
+    for number, name in enumerate(hosts):
+        room.wait_for(room.folder / f"machines/{name}/bertjax/runs/launched/run-{number}/log")
+
+
+def stops(room: Room) -> int:
+    return sum("worker.sh stop" in call[-1] for call in room.calls())
+
+
+def test_silence_of_all_hosts_is_waited_for(room: Room) -> None:
+    room.rule("worker.sh state", after=2, times=12, exit=255)
+    command = waits_the_first_time(room.folder / "marks")
+    status, output = room.run("hosts.sh", "one", "me@two", "--", *command)
+    assert status == 0, output
+    assert "waiting until all hosts can be reached" in output
+
+
+@pytest.mark.parametrize(("silent", "status"), [(1, 0), (99, 1)])
+def test_what_runs_unseen_is_left_alone(room: Room, silent: int, status: int) -> None:
+    """The line again, and one host does not answer at first, or not at all."""
+    go = room.folder / "go"
+    words = ["hosts.sh", "one", "me@two", "--", *waits_for(go)]
+    first = room.start(*words)
+    wait_for_runs(room, "one", "two")
+    first.kill()
+    first.communicate()
+    before = stops(room)
+    room.rule("worker.sh state run-1", times=silent, exit=255, says="No route to host")
+    second = room.start(*words)
+    assert second.stdout is not None
+    lines = iter(second.stdout.readline, "")
+    assert any("No route to host" in line for line in lines)
+    if not status:
+        assert any(line == "run-1 is running already\n" for line in lines)
+        go.touch()
+    output, _ = second.communicate(timeout=300)
+    assert second.returncode == status, output
+    assert ("nothing is started or stopped" in output) == bool(status)
+    assert stops(room) == before, output
+    assert [log_of(room, process).count("== 2") for process in range(2)] == [1, 1]
+    go.touch()
+
+
+def test_another_command_of_the_same_name_is_left_alone(room: Room) -> None:
+    go = room.folder / "go"
+    first = room.start("hosts.sh", "one", "me@two", "--", *waits_for(go))
+    wait_for_runs(room, "one", "two")
+    status, output = room.run("hosts.sh", "one", "three", "--", "true")
+    assert status == 2
+    assert output.endswith(
+        "error: another command runs as run; end it, or choose another name\n"
+    )
+    assert not (room.folder / "machines/three/bertjax").exists()
+    go.touch()
+    output, _ = first.communicate(timeout=300)
+    assert first.returncode == 0, output
+
+
+def test_all_processes_look_at_the_data_together(room: Room) -> None:
+    words = ["python", "-m", "bertjax.pretrain", "--config=c.py", "data.records=r"]
+    words += ["--workdir", "w", "--profile", "1:2"]
+    (room.folder / "check.status").write_text("2")
+    assert room.run("hosts.sh", "one", "me@two", "--", *words)[0] == 2
+    looked = "-m bertjax.doctor --config=c.py data.records=r --workdir w"
+    assert room.lines("looked") == [looked] * 2
+    checks = [call[-1] for call in room.calls() if "worker.sh check" in call[-1]]
+    told = [line.split()[2:4] for line in sorted(checks)]
+    settings = ["BERTJAX_NUM_PROCESSES=2", "BERTJAX_PROCESS_ID="]
+    assert told == [[settings[0], f"{settings[1]}{number}"] for number in range(2)]
+
+
 def test_asked_to_stop_it_stops_all(room: Room) -> None:
     process = room.start("hosts.sh", *HOSTS, "--", "sleep", "60")
     for name, number in (("one", 0), ("two", 1), ("three", 2)):
         room.wait_for(room.folder / f"machines/{name}/bertjax/runs/launched/run-{number}/log")
+    room.rule("worker.sh stop run-2", exit=255)  # The status tells of the wish all the same.
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 143, output
-    for name, number in (("one", 0), ("two", 1), ("three", 2)):
+    for name, number in (("one", 0), ("two", 1)):
         status = room.folder / f"machines/{name}/bertjax/runs/launched/run-{number}/status"
         assert status.read_text() == "75\n"
 
@@ -144,7 +223,9 @@ def test_hosts_dry_run_prints_and_calls_nothing(room: Room) -> None:
         ("one --port=0 -- true", "--port=0 is not a whole number from 1"),
         ("one --ports=1 -- true", "unknown option '--ports=1'"),
         ("one --coordinator='a b' -- true", "--coordinator=a b is no host name"),
+        ("one --port=70000 -- true", "--port=70000: ports go to 65535"),
         ("-x one -- true", "a host cannot be called -x"),
+        ("one -x -- true", "a host cannot be called -x"),
     ],
 )
 def test_hosts_refuses_a_bad_line(room: Room, arguments: str, part: str) -> None:
@@ -245,3 +326,27 @@ def test_time_limit_saves_and_queues_again_but_not_what_is_cancelled(
     assert room.calls("scancel") == [["scancel", "--signal=TERM", "77"]]
     assert room.calls("scontrol") == [["scontrol", "requeue", "77"]] * (state == "RUNNING")
     assert output.count(" stopped: ") == 2
+
+
+def test_job_looks_before_it_runs(room: Room) -> None:
+    (room.checkout / "runs" / "launched").mkdir(parents=True)  # as when it was submitted
+    words = ["python3", "-m", "bertjax.pretrain", "--config=c", "--workdir=w", "a=b"]
+    for status, found, again in (("2", 2, 0), ("1", 0, 1)):
+        (room.folder / "check.status").write_text(status)
+        assert room.run("slurm.sh", "job", *words, **JOB)[0] == found
+        assert len(room.calls("scontrol")) == again
+    assert len(room.calls("srun")) == 2, "what cannot run is not started"
+    assert room.lines("looked") == ["-m bertjax.doctor --config=c --workdir=w a=b"] * 4
+
+
+def test_tasks_get_the_cores_that_are_asked_for(room: Room) -> None:
+    """Since SLURM 22.05 srun does not take the number from sbatch."""
+    code = "import os; raise SystemExit(2 * (os.environ['SRUN_CPUS_PER_TASK'] != '12'))"
+    words = ["slurm.sh", "job", "python3", "-c", code]
+    assert room.run(*words, **JOB, SLURM_CPUS_PER_TASK="12")[0] == 0
+
+
+def test_job_that_runs_long_between_crashes_goes_on(room: Room) -> None:
+    words = ["slurm.sh", "job", "python3", "-c", "raise SystemExit(1)"]
+    found = [room.run(*words, **JOB, BERTJAX_STEADY_SECONDS="0")[0] for _ in range(6)]
+    assert found == [0] * 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ import pytest
 from machine_room import TRICKY, Room
 
 TYPE = "--accelerator=v5e-16"
+TUNE = "python -m bertjax.finetune --task=rte"
+PRETRAIN = "python -m bertjax.pretrain --workdir=gs://b/x"
 
 
 @pytest.fixture()
@@ -105,6 +108,16 @@ def test_another_image_serves_an_unknown_accelerator(room: Room) -> None:
         (f"up bert {TYPE} -- python -m x --workdir=runs/x", "--workdir=runs/x lies on"),
         (f"up bert {TYPE} -- python -m x --workdir runs/x", "--workdir=runs/x lies on"),
         ("fetch bert gs://b/x", "takes 3 words"),
+        ("logs bert --spot", "--spot does nothing for logs"),
+        ("stop bert --worker=1", "--worker does nothing for stop"),
+        ("create bert --keep " + TYPE, "--keep does nothing for create"),
+        ("delete bert " + TYPE, "--accelerator does nothing for delete"),
+        (f"up bert {TYPE} -- {TUNE} --init=gs://b/x", "--workdir=gs://... is missing"),
+        (f"up bert {TYPE} -- {TUNE} --workdir=gs://b/x --init runs/x", "--init=runs/x is on no"),
+        (f"up bert {TYPE} -- {TUNE} --workdir=gs://b/x --init=scratch:x", "--init=x is on no"),
+        (f"up bert {TYPE} -- {TUNE} --workdir=gs://b/x --train=x", "--train=x is on no worker"),
+        (f"up bert {TYPE} -- {PRETRAIN} data.records=r", "data.records=r is on no worker"),
+        (f"up bert {TYPE} -- {PRETRAIN} init=/x", "init=/x is on no worker"),
     ],
 )
 def test_bad_line_is_refused_before_any_call(room: Room, arguments: str, part: str) -> None:
@@ -122,6 +135,15 @@ def test_without_gcloud_it_says_where_it_is_had(room: Room) -> None:
     status, output = room.run("tpu.sh", "delete", "bert", PATH=room.programs)
     assert status == 2
     assert output.startswith("error: gcloud is not installed; it is had at https://cloud.google")
+
+
+def test_inputs_may_be_files_that_are_packed(room: Room) -> None:
+    (room.checkout / "mails").mkdir()
+    (room.checkout / "mails" / "train.csv").touch()
+    words = shlex.split(f"up bert {TYPE} --dry_run -- {TUNE} --workdir=gs://b/x --init=scratch")
+    for more in ("--train=mails/train.csv", "--data_dir=mails"):
+        status, output = room.run("tpu.sh", *words, more)
+        assert status == 0, output
 
 
 def test_dry_run_of_up_prints_every_call_and_makes_none(room: Room) -> None:
@@ -148,7 +170,8 @@ def test_dry_run_of_up_prints_every_call_and_makes_none(room: Room) -> None:
 @pytest.mark.parametrize("subcommand", ["create", "setup", "status", "logs", "stop", "delete"])
 def test_dry_run_of_every_subcommand(room: Room, subcommand: str) -> None:
     before = {path.name for path in room.checkout.iterdir()}
-    status, output = room.run("tpu.sh", subcommand, "bert", TYPE, "--dry_run")
+    words = [subcommand, "bert", *[TYPE] * (subcommand == "create")]
+    status, output = room.run("tpu.sh", *words, "--dry_run")
     assert status == 0
     assert all(line.startswith("gcloud compute tpus ") for line in output.splitlines())
     assert {path.name for path in room.checkout.iterdir()} == before
@@ -209,9 +232,39 @@ def test_hanging_call_is_ended(room: Room) -> None:
 
 def test_create_that_hung_but_succeeded_is_not_made_twice(room: Room) -> None:
     room.rule("create", exit=None, says="slow")
-    (room.folder / "coming").write_text('["CREATING", "ACTIVE"]')
+    (room.folder / "coming").write_text('["CREATING", "", "ACTIVE"]')
     assert room.run("tpu.sh", "create", "bert", TYPE)[0] == 0
     assert len(room.calls("create")) == 1
+
+
+def test_last_try_to_create_that_failed_but_succeeded_counts(room: Room) -> None:
+    room.rule(" create ", times=4, exit=1)
+    room.rule(" create ", exit=124, create=True)
+    status, output = room.run("tpu.sh", "create", "bert", TYPE)
+    assert status == 0, output
+    assert len(room.calls("create")) == 5
+
+
+@pytest.mark.parametrize("subcommand", ["create", "up"])
+@pytest.mark.parametrize("options", [["--accelerator=v4-8"], [TYPE, "--slices=2"]])
+def test_other_machines_of_the_same_name_are_left_alone(
+    room: Room, subcommand: str, options: list[str]
+) -> None:
+    assert room.run("tpu.sh", "create", "bert", TYPE)[0] == 0
+    command = ["--", "true"] if subcommand == "up" else []
+    status, output = room.run("tpu.sh", subcommand, "bert", *options, *command)
+    assert status == 2
+    assert output.startswith("error: bert is there already, 1 x v5litepod-16;")
+    assert len(room.calls("create")) == 1 and not room.calls("delete")
+    assert room.run("tpu.sh", "create", "bert", TYPE)[0] == 0
+
+
+def test_checkout_that_cannot_be_packed_is_told_before_anything_is_made(room: Room) -> None:
+    shutil.rmtree(room.checkout / ".git")
+    status, output = room.run("tpu.sh", "up", "bert", TYPE, "--", "true")
+    assert status == 2
+    assert "error: this checkout cannot be packed" in output
+    assert not room.calls()
 
 
 def test_status_logs_stop_and_delete(two_workers: Room) -> None:
@@ -229,7 +282,8 @@ def test_status_logs_stop_and_delete(two_workers: Room) -> None:
     assert "--worker=1" in two_workers.calls()[-1]
     assert two_workers.run("tpu.sh", "delete", "bert")[0] == 0
     assert two_workers.run("tpu.sh", "status", "bert") == (0, "ABSENT\n")
-    assert two_workers.run("tpu.sh", "delete", "bert")[0] == 0, "what is gone already is deleted"
+    status, output = two_workers.run("tpu.sh", "delete", "bert", "--zone=z")
+    assert status == 0 and output.endswith("  there is no bert in z\n")
 
 
 @pytest.mark.parametrize("words", [["logs", "bert"], ["fetch", "bert", "runs/x", "here"]])
@@ -278,3 +332,12 @@ def test_fetch_copies_a_folder_whole(two_workers: Room, source: str) -> None:
         2,
         "error: here/results exists already; choose another folder or remove it\n",
     )
+
+
+@pytest.mark.parametrize("source", ["gs://results/rnu", "runs/rnu"])
+def test_fetch_of_what_is_not_there_is_not_tried_again(room: Room, source: str) -> None:
+    room.run("tpu.sh", "create", "bert", TYPE)
+    status, output = room.run("tpu.sh", "fetch", "bert", source, "here/results")
+    assert status == 2
+    assert output.endswith(f"error: there is no {source}\n")
+    assert not list((room.folder / "here").iterdir())

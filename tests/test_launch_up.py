@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from machine_room import TRICKY, Room, waits_the_first_time
@@ -50,6 +51,7 @@ def test_up_runs_the_command_on_every_worker_and_deletes(two_workers: Room, slic
         ("scp", 0, "SUSPENDED"),
         ("worker.sh setup", 0, "SUSPENDED"),
         ("check", 0, "FAILED"),
+        ("worker.sh start", 0, "SUSPENDING SUSPENDED"),
         ("worker.sh start", 0, "SUSPENDED"),
         ("worker.sh state", 2, "SUSPENDED"),
         ("worker.sh state", 1, "FAILED"),
@@ -77,8 +79,9 @@ def test_preemption_leads_to_new_machines_and_the_same_command(
     assert looks == (after + 1) * lost, "what is known to be gone is not waited for"
 
 
-def test_deleted_by_somebody_is_not_created_again(room: Room) -> None:
-    room.rule("worker.sh state", after=1, lose=True, exit=255)
+@pytest.mark.parametrize("how", [{"lose": True}, {"preempt": "DELETING"}])
+def test_deleted_by_somebody_is_not_created_again(room: Room, how: dict[str, Any]) -> None:
+    room.rule("worker.sh state", after=1, exit=255, **how)
     words = ["up", "bert", TYPE, "--", "sleep", "60"]
     status, output = room.run("tpu.sh", *words)
     assert status == 1
@@ -208,7 +211,9 @@ def test_network_that_is_away_here_deletes_nothing_there(room: Room, moment: str
     assert marks.read_text() == "x"
 
 
-def test_up_again_goes_on_watching_the_same_run(two_workers: Room) -> None:
+@pytest.mark.parametrize("silent", ["", " describe ", "worker.sh state"])
+def test_up_again_goes_on_watching_the_same_run(two_workers: Room, silent: str) -> None:
+    """Also if it gets no answer at first."""
     go = two_workers.folder / "go"
     code = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)"
     words = ["up", "bert", TYPE, "--", "python", "-c", code]
@@ -218,15 +223,32 @@ def test_up_again_goes_on_watching_the_same_run(two_workers: Room) -> None:
     )
     first.kill()
     first.communicate()
+    if silent:
+        two_workers.rule(silent, exit=255, says="ERROR: (gcloud) UNAVAILABLE")
     second = two_workers.start("tpu.sh", *words)
+    assert second.stdout is not None
+    assert any(line == "bert is running already\n" for line in second.stdout)
     other, output = two_workers.run("tpu.sh", "up", "bert", TYPE, "--", "true")
-    assert other == 2 and "another command runs on bert" in output
+    assert other == 2 and "another command runs as bert" in output
     go.touch()
     output, _ = second.communicate(timeout=300)
     assert second.returncode == 0, output
     assert len(two_workers.calls("create")) == 1
     assert len(two_workers.lines("checks")) == 2, "a busy machine is not examined"
     assert two_workers.verbs()[-1] == "delete"
+
+
+def test_up_again_leaves_alone_what_cannot_be_reached(room: Room) -> None:
+    words = ["up", "bert", TYPE, "--", "sleep", "60"]
+    first = room.start("tpu.sh", *words)
+    room.wait_for(room.folder / "machines/bert-w-0/bertjax/runs/launched/bert/pid")
+    first.kill()
+    first.communicate()
+    room.rule("worker.sh", times=99, exit=255, says="ssh: No route to host")
+    status, output = room.run("tpu.sh", *words)
+    assert status == 1 and "ssh: No route to host" in output
+    assert output.endswith("can be reached; nothing is started or stopped\n")
+    assert not room.calls("delete")
 
 
 def test_stop_ends_up_as_well(two_workers: Room) -> None:
@@ -248,3 +270,44 @@ def test_flags_for_ssh_reach_every_connection(room: Room) -> None:
     assert room.run("tpu.sh", *words)[0] == 0
     assert len(room.calls("tpu-vm")) == len(room.calls("tpu-vm", "--internal-ip")) > 4
     assert len(room.calls()) == len(room.calls("--zone=z", "--quiet"))
+
+
+def test_refusal_where_a_machine_goes_is_no_refusal(room: Room) -> None:
+    """A check that cannot have its chips, a command whose peers vanish."""
+    room.rule("check", preempt="SUSPENDED", exit=2)
+    status, output = room.run("tpu.sh", "up", "bert", TYPE, "--", "true")
+    assert status == 0, output
+    assert len(room.calls("create")) == 2
+
+    marks = room.folder / "marks"
+    code = f"file = open({str(marks)!r}, 'a+'); file.write('x'); file.seek(0)\n"
+    code += "raise SystemExit(2 * (file.read() == 'x'))"
+    status_file = room.folder / "machines/bert-w-0/bertjax/runs/launched/bert/status"
+    room.rule("worker.sh state", awaits=str(status_file))
+    # Those before: two until they are there, and two that wait for them.
+    room.rule("describe value(state.state)", after=3, preempt="SUSPENDED")
+    status, output = room.run("tpu.sh", "up", "bert", TYPE, "--", "python", "-c", code)
+    assert status == 0, output
+    assert marks.read_text() == "xx" and len(room.calls("create")) == 4
+
+
+def test_crash_before_a_preemption_is_not_counted_twice(room: Room) -> None:
+    """Three times a process dies, and its machine goes while the command starts again."""
+    marks = room.folder / "marks"
+    code = f"file = open({str(marks)!r}, 'a+'); file.write('x'); file.seek(0)\n"
+    code += "raise SystemExit(file.read() != 'xxxx')"
+    room.rule("worker.sh start", after=1, preempt="SUSPENDED", exit=255)
+    for _ in range(2):  # After the four other tries and one that succeeds.
+        room.rule("worker.sh start", after=5, preempt="SUSPENDED", exit=255)
+    status, output = room.run("tpu.sh", "up", "bert", TYPE, "--spot", "--", "python", "-c", code)
+    assert status == 0, output
+    assert marks.read_text() == "xxxx" and len(room.calls("create")) == 4
+
+
+def test_ends_of_logs_are_kept_though_one_worker_has_none(two_workers: Room) -> None:
+    code = "import os; os.path.expanduser('~').endswith('0') or os.remove('runs/launched/bert/log')"
+    code += "\nprint('error: no such records'); raise SystemExit(2)"
+    words = ["up", "bert", TYPE, "--", "python", "-c", code]
+    assert two_workers.run("tpu.sh", *words)[0] == 2
+    kept = (two_workers.checkout / "runs/launched/bert.log").read_text()
+    assert "error: no such records" in kept
