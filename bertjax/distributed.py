@@ -117,6 +117,7 @@ def join() -> None:
     try:
         jax.distributed.initialize(
             **given,
+            **_local_devices(),
             initialization_timeout=_JOIN_SECONDS,
             heartbeat_timeout_seconds=_SILENT_SECONDS,
             shutdown_timeout_seconds=_SILENT_SECONDS,
@@ -164,6 +165,16 @@ def _given() -> dict[str, Any]:
         "num_processes": int(count),
         "process_id": int(number),
     }
+
+
+def _local_devices() -> dict[str, Any]:
+    """All GPUs for a process that is the only one of its host, as initialize takes it.
+
+    Where SLURM or Open MPI starts the processes, JAX would give each the one GPU of its number.
+    """
+    tasks, hosts = os.environ.get("SLURM_NTASKS"), os.environ.get("SLURM_STEP_NUM_NODES")
+    alone = os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1" or (tasks and tasks == hosts)
+    return {"local_device_ids": []} if alone else {}
 
 
 def is_first() -> bool:

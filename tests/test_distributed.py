@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
 import pytest
 
 from bertjax import distributed, finetune, pretrain
@@ -241,6 +242,48 @@ def test_what_is_missing_when_processes_meet_is_one_line(
     assert "Traceback" not in done.stderr and "ran" not in done.stdout
     line = done.stderr.splitlines()[-1]
     assert line.startswith(part)
+
+
+@pytest.mark.parametrize(
+    ("variables", "alone"),
+    [
+        ({}, False),
+        ({"SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "2"}, True),
+        ({"SLURM_NTASKS": "16", "SLURM_STEP_NUM_NODES": "2"}, False),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, True),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "8"}, False),
+    ],
+)
+def test_the_only_process_of_a_host_takes_all_of_its_gpus(
+    variables: dict[str, str], alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    asked: list[object] = []
+    monkeypatch.setattr(
+        jax.distributed, "initialize", lambda **given: asked.append(given.get("local_device_ids"))
+    )
+    distributed.join()
+    assert asked == [[] if alone else None]
+
+
+def test_jax_restricts_no_gpus_where_none_are_named() -> None:
+    """As the one task of a node; by itself JAX would choose the GPU of the task's number."""
+    code = "import jax; from jax._src import xla_bridge; from bertjax import distributed; "
+    code += "distributed.join(); print(jax.process_count(), xla_bridge.CUDA_VISIBLE_DEVICES.value)"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    task = {"JOB_ID": "7", "STEP_NODELIST": "127.0.0.1", "NTASKS": "1", "PROCID": "0"}
+    task |= {"LOCALID": "0", "STEP_NUM_NODES": "1"}
+    slurm = {f"SLURM_{name}": value for name, value in task.items()}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | slurm | {"JAX_COORDINATOR_PORT": port},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["1", "all"], done.stderr
 
 
 def test_finetuning_in_two_processes_finds_and_writes_what_one_does(
