@@ -45,7 +45,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--config", metavar="FILE[:SIZE]", help="of the run to come, as for bertjax.pretrain")
     add("--workdir", type=storage.path, metavar="RUN", help="of the run to come")
     add("overrides", nargs="*", metavar="name=value", help="settings of the config")
-    flags = parser.parse_args(argv)
+    flags = parser.parse_intermixed_args(argv)  # as bertjax.pretrain does
     if flags.overrides and not flags.config:
         raise UserError(f"{flags.overrides[0]}: settings belong to a config; give --config")
     return flags
@@ -138,7 +138,10 @@ def _check_first(each: Records) -> None:
     first = each.manifest.shards[0]
     path = each.place / first.file
     if sha256(path) != first.sha256:
-        raise UserError(f"{path}: is damaged; copy it again")
+        mend = "copy it again"
+        if storage.is_remote(each.folder):
+            mend = "delete it, and it is copied from the bucket again"
+        raise UserError(f"{path}: is damaged; {mend}")
 
 
 def checkpoint_bytes(opened: Opened) -> int:

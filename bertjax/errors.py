@@ -39,6 +39,8 @@ def describe_os_error(error: OSError) -> str | None:
 
 # Where JAX looks for platforms.
 _BACKENDS = "jax/_src/xla_bridge.py"
+# How JAX refuses a platform of which it has never heard.
+_NO_SUCH_PLATFORM = "is not in the list of known backends"
 # How the refusals of a bucket begin, in the words of TensorFlow, TensorStore and Google's client.
 _REFUSED = (
     *("PermissionDeniedError", "UnauthenticatedError", "NotFoundError"),
@@ -72,6 +74,15 @@ def describe_no_devices(error: Exception) -> str | None:
     )
 
 
+def _may_pass(error: Exception) -> bool:
+    """Whether it may work later: devices that are there but cannot be had, as after a kill."""
+    return (
+        describe_no_devices(error) is not None
+        and isinstance(error, RuntimeError)
+        and _NO_SUCH_PLATFORM not in str(error)
+    )
+
+
 def _describe(error: Exception) -> str | None:
     """One line for an error that the user can mend; None for others."""
     if isinstance(error, UserError):
@@ -82,9 +93,10 @@ def _describe(error: Exception) -> str | None:
 
 
 def run(main: Callable[[], None]) -> int:
-    """Calls main and returns the process's exit status: 0, 2 for the user's errors, 130 for ^C.
+    """Calls main and returns the process's exit status.
 
-    An error that is not the user's keeps its traceback: that is a bug to be reported.
+    That is 0, 2 for the user's errors, 1 for one that may pass, 130 for ^C. Another error keeps its
+    traceback: that is a bug to be reported.
     """
     try:
         main()
@@ -93,7 +105,7 @@ def run(main: Callable[[], None]) -> int:
         if line is None:
             raise
         print(f"error: {line}", file=sys.stderr)
-        return 2
+        return 1 if _may_pass(error) else 2
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         return 130

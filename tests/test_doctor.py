@@ -14,6 +14,9 @@ import jax
 import pytest
 
 from bertjax import doctor
+from bertjax.data.records import Records
+from bertjax.errors import UserError
+from bertjax.files import storage
 
 Command = Callable[..., int]
 
@@ -32,8 +35,8 @@ def test_a_healthy_machine_gets_a_line_for_every_check(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = tmp_path / "run"
-    flags = [f"--config={tiny_settings}", f"--workdir={run}", f"data.records={tiny_records}"]
-    assert command(doctor, *flags) == 0
+    flags = [f"data.records={tiny_records}", f"--config={tiny_settings}", "train.seed=1"]
+    assert command(doctor, *flags, f"--workdir={run}") == 0, "settings may stand before flags"
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [
         "packages", "devices", "processes", "records", "workdir",
@@ -54,14 +57,39 @@ def test_devices_of_another_kind_are_refused(
     assert "--platform=tpu: JAX sees cpu only" in capsys.readouterr().err
 
 
-def test_a_platform_without_devices_is_one_line() -> None:
+# A platform whose devices another process holds.
+BUSY = """
+import sys
+from jax._src import xla_bridge
+from bertjax import doctor, errors
+
+def fail():
+    raise RuntimeError("ABORTED: the chips are in use by process 7")
+
+xla_bridge.register_backend_factory("busy", fail, priority=500)
+sys.exit(errors.run(doctor.main))
+"""
+
+
+@pytest.mark.parametrize(
+    ("platform", "program", "status"),
+    [
+        ("cuda", ["-m", "bertjax.doctor"], 2),
+        ("nonsense", ["-m", "bertjax.doctor"], 2),
+        ("busy", ["-c", BUSY], 1),
+    ],
+)
+def test_a_platform_without_devices_is_one_line(
+    platform: str, program: list[str], status: int
+) -> None:
+    """What will never work is refused; a launcher tries again what may pass."""
     done = subprocess.run(
-        [sys.executable, "-m", "bertjax.doctor"],
-        env=os.environ | {"JAX_PLATFORMS": "cuda"},
+        [sys.executable, *program],
+        env=os.environ | {"JAX_PLATFORMS": platform},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == status, done.stderr
     assert done.stderr.startswith("error: JAX finds no devices: ") and done.stderr.count("\n") == 1
 
 
@@ -100,6 +128,17 @@ def test_a_changed_byte_in_a_file_is_found(
     first.write_bytes(content)
     assert command(doctor, f"--config={tiny_settings}", f"data.records={first.parent}") == 2
     assert f"{first}: is damaged" in capsys.readouterr().err
+
+
+def test_a_damaged_copy_of_a_bucket_is_to_be_deleted(shards: list[Path]) -> None:
+    """It has the right size, and would not be fetched again."""
+    content = bytearray(shards[0].read_bytes())
+    content[-10] ^= 1
+    opened = Records(shards[0].parent)
+    shards[0].write_bytes(content)
+    opened.folder = storage.path("gs://bucket/records")
+    with pytest.raises(UserError, match="delete it, and it is copied from the bucket again"):
+        doctor._check_first(opened)
 
 
 def test_a_disk_too_small_for_the_checkpoints_is_refused(
