@@ -168,9 +168,7 @@ def test_another_command_of_the_same_name_is_left_alone(room: Room) -> None:
     wait_for_runs(room, "one", "two")
     status, output = room.run("hosts.sh", "one", "three", "--", "true")
     assert status == 2
-    assert output.endswith(
-        "error: another command runs as run; end it, or choose another name\n"
-    )
+    assert output.endswith("error: another command runs as run; end it, or choose another name\n")
     assert not (room.folder / "machines/three/bertjax").exists()
     go.touch()
     output, _ = first.communicate(timeout=300)

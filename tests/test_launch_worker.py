@@ -194,6 +194,58 @@ def test_setup_without_a_gpu_installs_no_extra(room: Room) -> None:
     assert room.lines("pip")[0].endswith("-e .")
 
 
+def test_process_of_another_machine_is_left_alone(room: Room) -> None:
+    """On a disk that several share, a pid means something on one of them only."""
+    room.run("worker.sh", "start", "run", "python3", "-c", PATIENT)
+    wait_for_text(room, "ready\n")
+    host = log_of(room).parent / "host"
+    here = host.read_text()
+    host.write_text("node7\n")
+    for word in ("stop", "end"):
+        status, output = room.run("worker.sh", word, "run")
+        assert (status, output) == (2, "error: run runs on node7; call it there\n")
+    assert state(room) == "running"
+    host.write_text(here)
+    assert room.run("worker.sh", "stop", "run")[0] == 0
+    assert state(room) == "stopped", "no mark that it was ended by hand"
+
+
+def test_disk_without_locks_is_told(room: Room) -> None:
+    room.run("worker.sh", "keep", "run", "true")
+    room.program("flock", "#!/bin/sh\nexit 71")
+    for words in (["state", "run"], ["start", "run", "true"]):
+        status, output = room.run("worker.sh", *words)
+        assert status == 2 and output.endswith("put the checkout on a file system with flock\n")
+
+
+def test_state_tells_whether_it_is_another_command(room: Room) -> None:
+    words = ["python3", "-c", PATIENT]
+    room.run("worker.sh", "start", "run", *words)
+    assert " running: " in room.run("worker.sh", "state", "run", *words)[1]
+    assert " other: " in room.run("worker.sh", "state", "run", "true")[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "looked"),
+    [
+        ([], ""),
+        (["tpu", "python", "-m", "bertjax.finetune", "--workdir=w"], ""),
+        (
+            [*["cuda", "env", "A=b", "python", "-m", "bertjax.pretrain", "--config", "c.py:x y"]]
+            + ["a.b=c", "--wandb=p", "--workdir=w", "--profile", "1:2", "d=e"],
+            " --config c.py:x y a.b=c --workdir=w d=e",
+        ),
+    ],
+)
+def test_check_looks_at_the_data_of_a_pretraining(
+    room: Room, words: list[str], looked: str
+) -> None:
+    assert room.run("worker.sh", "check", *words)[0] == 0
+    assert room.lines("looked") == [f"-m bertjax.doctor{looked}"]
+    kind = words[0] if words else "cuda"  # where nvidia-smi finds a GPU
+    assert room.lines("checks") == [f"{room.checkout} {kind}"]
+
+
 # --- gpu.sh
 
 
@@ -211,6 +263,26 @@ def test_gpu_starts_again_after_a_crash_only(
     found, output = room.run("gpu.sh", "--", "python3", "-c", code)
     assert found == status, output
     assert starts(room) == count
+
+
+def test_gpu_crashes_between_long_runs_are_not_in_a_row(room: Room) -> None:
+    """Every second run is long; it is stopped, as by a preemption."""
+    marks = room.folder / "marks"
+    code = f"""
+import time
+file = open({str(marks)!r}, "a+")
+file.write("x")
+file.seek(0)
+count = len(file.read())
+if count % 2:
+    raise SystemExit(1)
+time.sleep(2)
+raise SystemExit(75 * (count < 10))
+"""
+    words = ["gpu.sh", "--no_setup", "--", "python3", "-c", code]
+    status, output = room.run(*words, BERTJAX_STEADY_SECONDS="2")
+    assert status == 0, output
+    assert len(marks.read_text()) == 10
 
 
 def test_gpu_checks_before_it_runs(room: Room) -> None:
@@ -238,6 +310,7 @@ def test_gpu_without_a_driver_says_so(room: Room) -> None:
         (["--gpus=2", "--", "true"], "unknown option '--gpus=2'"),
         (["--name=../x", "--", "true"], "--name=../x: a name is of"),
         (["--name", "--", "true"], "--name needs a value"),
+        (["python", "-m", "x", "--", "true"], "'python -m x' stands before --"),
     ],
 )
 def test_gpu_refuses_a_bad_line(room: Room, arguments: list[str], part: str) -> None:
