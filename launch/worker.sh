@@ -228,11 +228,7 @@ log() {
   fi
 }
 
-last() {
-  local log
-  log=$(folder_of "$1")/log
-  if [[ -f $log ]]; then tail -n 200 "$log" | sed "s/^/$(uname -n)  /"; fi
-}
+last() { tail -n 200 "$(folder_of "$1")/log" | sed "s/^/$(uname -n)  /"; }
 
 # wants COUNT SUBCOMMAND ARGUMENTS...: fails unless there are enough of them.
 wants() { (($# - 2 >= $1)) || fail "too little behind $2; see ./launch/worker.sh --help"; }

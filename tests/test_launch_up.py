@@ -77,6 +77,7 @@ def test_preemption_leads_to_new_machines_and_the_same_command(
     first = room.calls()[: room.calls().index(room.calls("delete")[0])]
     looks = sum("worker.sh state" in " ".join(call) for call in first)
     assert looks == (after + 1) * lost, "what is known to be gone is not waited for"
+    assert ("bert: SUSPENDED\n" in output) == (state.split()[-1] == "SUSPENDED")
 
 
 @pytest.mark.parametrize("how", [{"lose": True}, {"preempt": "DELETING"}])
