@@ -77,7 +77,8 @@ check() {
     kind=cuda
   fi
   read_words "$@"
-  run env ${kind:+JAX_PLATFORMS="$kind"} python -m bertjax.doctor "${words[@]}"
+  # Weights to begin from pass through the CPU.
+  run env ${kind:+JAX_PLATFORMS="$kind,cpu"} python -m bertjax.doctor "${words[@]}"
 }
 
 # read_words COMMAND...: sets words to those that the doctor takes, too, if it is a pretraining.

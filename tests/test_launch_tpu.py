@@ -185,7 +185,7 @@ def test_setup_installs_the_tpu_extra_and_checks_every_worker(two_workers: Room)
     (two_workers.checkout / "runs" / "large").touch()
     assert two_workers.run("tpu.sh", "setup", "bert")[0] == 0
     workers = [two_workers.folder / "machines" / f"bert-w-{i}" / "bertjax" for i in (0, 1)]
-    assert sorted(two_workers.lines("checks")) == [f"{worker} tpu" for worker in workers]
+    assert sorted(two_workers.lines("checks")) == [f"{worker} tpu,cpu" for worker in workers]
     assert (
         all("-e .[tpu]" in line for line in two_workers.lines("pip"))
         and len(two_workers.lines("pip")) == 2

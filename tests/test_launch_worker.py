@@ -243,7 +243,7 @@ def test_check_looks_at_the_data_of_a_pretraining(
     assert room.run("worker.sh", "check", *words)[0] == 0
     assert room.lines("looked") == [f"-m bertjax.doctor{looked}"]
     kind = words[0] if words else "cuda"  # where nvidia-smi finds a GPU
-    assert room.lines("checks") == [f"{room.checkout} {kind}"]
+    assert room.lines("checks") == [f"{room.checkout} {kind},cpu"]
 
 
 # --- gpu.sh
@@ -288,7 +288,7 @@ raise SystemExit(75 * (count < 10))
 def test_gpu_checks_before_it_runs(room: Room) -> None:
     assert room.run("gpu.sh", "--", "true")[0] == 0
     assert room.lines("pip")[0].endswith("-e .[gpu]")
-    assert room.lines("checks") == [f"{room.checkout} cuda"]
+    assert room.lines("checks") == [f"{room.checkout} cuda,cpu"]
     (room.folder / "check.status").write_text("2")
     assert room.run("gpu.sh", "--name=two", "--", "true")[0] == 2
     assert not log_of(room, "two").exists()
