@@ -15,12 +15,13 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from bertjax import errors, finetune, own_command, prepare, settings
+from bertjax import errors, own_command, settings
 from bertjax.command_line import new_parser
 from bertjax.comparison import budget, contexts, jobs, pages, systems
 from bertjax.comparison.systems import GROUPS, VECTORS, Comparison, System, Trial
 from bertjax.errors import UserError
 from bertjax.files import storage
+from bertjax.finetuning import flags as finetune_flags
 from bertjax.finetuning import from_flags, sweep
 from bertjax.own_command import Failed, call
 from bertjax.tasks import own
@@ -63,11 +64,9 @@ def check(wanted: Comparison) -> None:
     """
     for system in wanted.systems:
         settings.load(system.config, list(system.settings), settings.TRAINING)
-    for options in wanted.records.values():
-        prepare.parse_arguments(["--input=", "--output=", *options])
-    read = set()
+    parser, read = finetune_flags.new_parser(""), set()
     for trial in wanted.trials:
-        flags = finetune.parse_arguments(list(trial.options))
+        flags = parser.parse_args(trial.options)
         if trial.task in read:
             continue
         read.add(trial.task)

@@ -171,9 +171,13 @@ def _local_devices() -> dict[str, Any]:
     """All GPUs for a process that is the only one of its host, as initialize takes it.
 
     Where SLURM or Open MPI starts the processes, JAX would give each the one GPU of its number.
+    Within a job of SLURM it is Open MPI that counts, for it has started them.
     """
+    if "JAX_LOCAL_DEVICE_IDS" in os.environ:
+        return {}
     tasks, hosts = os.environ.get("SLURM_NTASKS"), os.environ.get("SLURM_STEP_NUM_NODES")
-    alone = os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1" or (tasks and tasks == hosts)
+    beside = os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE")
+    alone = beside == "1" if beside else bool(tasks) and tasks == hosts
     return {"local_device_ids": []} if alone else {}
 
 

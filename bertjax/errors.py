@@ -1,4 +1,4 @@
-"""The one error a user sees: a single line that names the cause and the mend, exit status 2."""
+"""The one error a user sees: a line that names the cause and the mend, and its exit status."""
 
 from __future__ import annotations
 

@@ -69,14 +69,14 @@ def resolved(config: ConfigDict, inputs: Inputs) -> dict[str, Any]:
     """The config of a run as it is saved, with fingerprints of all that it reads."""
     model, manifest, settings = inputs.encoder, inputs.records.manifest, config.to_dict()
     del settings["mesh"]  # A run may go on with other devices.
-    held_out = inputs.held_out
+    later, held_out = inputs.phases[1:], inputs.held_out
     return {
         "kind": "pretrain",
         "encoder": model.encoder,
         "model": model.to_dict(),
         "tokenizer": manifest.tokenizer,
         "records": manifest.fingerprint,
-        "long_records": inputs.phases[-1].records.manifest.fingerprint,
+        "long_records": later[0].records.manifest.fingerprint if later else "",
         "eval_records": held_out.manifest.fingerprint if held_out else "",
         "max_seq_length": manifest.max_seq_length,
         "unigram_entropy": manifest.corpus["unigram_entropy"],

@@ -94,6 +94,7 @@ job() {
   found=$(states)
   printf '%s\n' "$found"
   verdict=$(judge <<< "$found")
+  if ((status == 75)); then verdict=stopped; fi # the check was asked to end
   note "job $SLURM_JOB_ID: $verdict"
   case $verdict in
     finished | ended) return 0 ;;

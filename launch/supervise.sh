@@ -24,13 +24,19 @@ note() { printf '%s  %s\n' "$(date +%H:%M:%S)" "$*"; }
 # delay COUNT: waits, twice as long with each count.
 delay() { sleep $((POLL_SECONDS * 2 ** ($1 - 1))); }
 
-# worst_of PROCESS...: waits for all; their highest exit status, but 2 if one was refused.
+# worst_of PROCESS...: waits for all; their highest exit status, but 2 if one was refused, and 127
+# (no checkout there) only if no other failed.
 worst_of() {
   local process status worst=0
   for process; do
     status=0
     wait "$process" || status=$?
-    if ((status == 2 || worst != 2 && status > worst)); then worst=$status; fi
+    case $worst,$status in
+      2,* | *,0) ;;
+      *,2 | 0,* | 127,*) worst=$status ;;
+      *,127) ;;
+      *) if ((status > worst)); then worst=$status; fi ;;
+    esac
   done
   return "$worst"
 }
@@ -67,7 +73,6 @@ judge() {
 }
 
 # outline: of the lines of states, the first worker that runs and all that do not.
-# outline: of the lines of states, the first worker that runs and all that do not.
 outline() { sort | awk '$1 == "bertjax:" && ($4 != "running:" || !count++)'; }
 
 # under_way: whether the command runs on all workers. It asks again where one gives no answer, for
@@ -83,6 +88,9 @@ under_way() {
         fail "another command runs as $name; end it, or choose another name" ;;
       running,0) return 0 ;;
       *,0 | *,127) return 1 ;;
+      *,2)
+        printf '%s\n' "$found" >&2
+        exit 2 ;;
     esac
     printf '%s\n' "$found"
     note "not every worker says what it does, attempt $try of $TRIES"
@@ -147,7 +155,7 @@ supervise() {
     if ((status == 2)); then return 2; fi
     if ((status == 0)); then watch; else verdict=unreached; fi
     note "the command on all workers: $verdict"
-    forget_crashes $((SECONDS - began))
+    if [[ $verdict != unreached ]]; then forget_crashes $((SECONDS - began)); fi
     case $verdict in
       finished) return 0 ;;
       wrong) stop_all "$QUICK" || true; return 2 ;;

@@ -32,8 +32,8 @@ for all:
   --ssh_flag=FLAG           one more for ssh and scp, if it calls them: --ssh_flag=--internal-ip
   --dry_run                 prints every gcloud call instead of making it
 
-COMMAND may be any. Its records and its --workdir must lie on gs://, where all workers see them and
-where they outlive the machines. BERTJAX_POLL_SECONDS (30) is how often up looks.
+COMMAND may be any. Its --workdir must lie on gs://, where it outlives the machines; what it reads
+too, or in this checkout, which goes to every worker. BERTJAX_POLL_SECONDS (30) is how often up looks.
 
 example:
   ./launch/tpu.sh up bert --zone=us-west4-a --accelerator=v5e-16 --spot -- \\
@@ -125,10 +125,11 @@ check_folders() {
 
 # check_source OPTION VALUE: in a bucket, or among the files that go to every worker.
 check_source() {
-  local path=${2#scratch}
-  path=${path#:}
+  local path=$2
+  if [[ $1 == *init && $path == @(scratch|scratch:*) ]]; then path=${path#scratch} path=${path#:}; fi
   [[ -z $path || $path == gs://* ]] ||
-    [[ -n $(git ls-files --cached --others --exclude-standard -- "$path" 2> /dev/null) ]] ||
+    [[ $path != /* &&
+      -n $(git ls-files --cached --others --exclude-standard -- "$path" 2> /dev/null) ]] ||
     fail "$1=$path is on no worker; give gs://..., or a file here that git does not ignore"
 }
 
@@ -194,7 +195,10 @@ fetch() {
   [[ $to == /* ]] || to=$here/$to
   [[ ! -e $to ]] || fail "$2 exists already; choose another folder or remove it"
   persist copy_here "$1" "$to.part" || status=$?
-  if ((status)); then rm -rf "$to.part" && return "$status"; fi
+  if ((status)); then
+    rm -rf "$to.part" || true
+    return "$status"
+  fi
   if [[ -z $dry_run ]]; then mv "$to.part" "$to"; fi
 }
 

@@ -96,7 +96,7 @@ create_machines() {
 # check_same: fails if machines of this name are there, but others than are asked for.
 check_same() {
   local found
-  [[ $state != ABSENT ]] || return 0
+  [[ $state != @(ABSENT|DELETING) ]] || return 0
   found=$(resource 120 describe --format='value(tpu.nodeSpec[0].node.acceleratorType)') || return 0
   find_nodes || return 0
   if [[ ${found:-$accelerator} != "$accelerator" ]] || ((${#nodes[@]} != slices)); then

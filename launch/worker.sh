@@ -69,16 +69,18 @@ run() {
 
 # check [KIND] [COMMAND...]: KIND is cuda where a GPU is. Of several processes all must ask at once.
 check() {
-  local kind='' words=()
+  local kind='' words=() platform=''
   if [[ ${1:-} == @(tpu|cuda) ]]; then
     kind=$1
     shift
   elif nvidia-smi &> /dev/null; then
     kind=cuda
   fi
+  if [[ -n $kind ]]; then platform=${kind/cuda/gpu}; fi
   read_words "$@"
   # Weights to begin from pass through the CPU.
-  run env ${kind:+JAX_PLATFORMS="$kind,cpu"} python -m bertjax.doctor "${words[@]}"
+  run env ${kind:+JAX_PLATFORMS="$kind,cpu"} python -m bertjax.doctor \
+    ${platform:+--platform="$platform"} "${words[@]}"
 }
 
 # read_words COMMAND...: sets words to those that the doctor takes, too, if it is a pretraining.
@@ -112,7 +114,7 @@ runs_this() { [[ $(cat "$(folder_of "$1")/command") == "$(quoted "${@:2}")" ]]; 
 # is_here NAME: fails if it runs on another machine of a shared disk; only there its pid counts.
 is_here() {
   local host
-  host=$(cat "$(folder_of "$1")/host")
+  host=$(cat "$(folder_of "$1")/host" 2> /dev/null || uname -n)
   [[ $host == "$(uname -n)" ]] || fail "$1 runs on $host; call it there"
 }
 

@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,8 @@ class Room:
             _write(self.folder / "rules", rules)
 
     def start(self, script: str, *arguments: object, **variables: object) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        """It is killed after five minutes, so that whoever reads what it prints comes to an end."""
+        process = subprocess.Popen(
             [str(self.checkout / "launch" / script), *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -102,6 +104,10 @@ class Room:
             cwd=self.folder,
             env=self._environment() | {name: str(value) for name, value in variables.items()},
         )
+        end = threading.Timer(300, process.kill)
+        end.daemon = True
+        end.start()
+        return process
 
     def run(self, script: str, *arguments: object, **variables: object) -> tuple[int, str]:
         """Exit status, and what was printed."""

@@ -252,6 +252,12 @@ def test_what_is_missing_when_processes_meet_is_one_line(
         ({"SLURM_NTASKS": "16", "SLURM_STEP_NUM_NODES": "2"}, False),
         ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, True),
         ({"OMPI_COMM_WORLD_LOCAL_SIZE": "8"}, False),
+        # mpirun within a job of one task.
+        (
+            {"OMPI_COMM_WORLD_LOCAL_SIZE": "8", "SLURM_NTASKS": "1", "SLURM_STEP_NUM_NODES": "1"},
+            False,
+        ),
+        ({"SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "2", "JAX_LOCAL_DEVICE_IDS": "0"}, False),
     ],
 )
 def test_the_only_process_of_a_host_takes_all_of_its_gpus(

@@ -241,8 +241,9 @@ def test_check_looks_at_the_data_of_a_pretraining(
     room: Room, words: list[str], looked: str
 ) -> None:
     assert room.run("worker.sh", "check", *words)[0] == 0
-    assert room.lines("looked") == [f"-m bertjax.doctor{looked}"]
     kind = words[0] if words else "cuda"  # where nvidia-smi finds a GPU
+    platform = kind.replace("cuda", "gpu")
+    assert room.lines("looked") == [f"-m bertjax.doctor --platform={platform}{looked}"]
     assert room.lines("checks") == [f"{room.checkout} {kind},cpu"]
 
 

@@ -263,7 +263,7 @@ def test_what_changes_nothing_that_is_learnt_may_change(
     changed = (dataclasses.replace(first, sha256="0" * 64), *rest)
     dataclasses.replace(manifest, shards=changed).save(moved)
     assert command(pretrain, *flags, f"data.records={moved}") == 2
-    assert "other settings (long_records was" in capsys.readouterr().err
+    assert "other settings (records was" in capsys.readouterr().err
 
 
 def test_a_warm_up_that_does_not_end_is_told(
