@@ -149,4 +149,4 @@ def _trials(
             more = () if reading == TUNED else config.frozen
             if every or reading == TUNED:
                 # Of an option given twice the last one counts.
-                yield Trial(system, name, reading, (kind, *given, *config.tuning, *more, *options))
+                yield Trial(system, name, reading, (kind, *config.tuning, *more, *given, *options))
