@@ -23,10 +23,11 @@ from bertjax.errors import UserError
 from bertjax.files import storage
 from bertjax.finetuning import flags as finetune_flags
 from bertjax.finetuning import from_flags, sweep
+from bertjax.finetuning.tuning import DIVERGED
 from bertjax.own_command import Failed, call
 from bertjax.tasks import own
 from bertjax.tasks.table import TASKS
-from bertjax.tasks.word_lists import WORD_TASKS
+from bertjax.tasks.word_lists import WORD_TASKS, find
 from bertjax.training import run_log
 
 # Held-out rows of each evaluation: as many as tell losses apart by a hundredth.
@@ -60,7 +61,7 @@ def check(wanted: Comparison) -> None:
 
     Raises:
       UserError: a setting that a config does not have, or a file of a task that cannot be read.
-      SystemExit: an option that a command does not have.
+      SystemExit: an option that bertjax.finetune does not have.
     """
     for system in wanted.systems:
         settings.load(system.config, list(system.settings), settings.TRAINING)
@@ -71,7 +72,9 @@ def check(wanted: Comparison) -> None:
             continue
         read.add(trial.task)
         if flags.task in WORD_TASKS:
-            WORD_TASKS[flags.task].read(flags.test)
+            files = [flags.test] if flags.test else find(flags.task, flags.data_dir).values()
+            for path in files:
+                WORD_TASKS[flags.task].read(path)
         else:
             from_flags.read_data(own.with_columns(TASKS[flags.task], flags.columns), flags)
 
@@ -133,17 +136,19 @@ def run_trial(flags: argparse.Namespace, trial: Trial) -> None:
     folder = trial.folder(flags.workdir)
     arguments = [*trial.options, start, f"--workdir={folder}"]
     log = flags.workdir / "logs" / f"{trial.name.replace(', ', '-').replace(' ', '-')}.txt"
-    if trial.reading == VECTORS:
-        try:
-            call("finetune", arguments, log)
-        except Failed as error:
-            if error.status != 2:
-                raise
-            # It may know none of a list's words, which says something of the text alone.
-            print(f"{trial.name} is left out: {error}")
+    if trial.reading != VECTORS:
+        arguments.append(f"--seeds={flags.seeds}")
+    try:
+        call("finetune", arguments, log)
+    except Failed as error:
+        # A system may know none of a list's words, or learn nothing with any seed.
+        diverged = list(folder.glob(f"*/{DIVERGED}"))
+        if error.status != 2 or (trial.reading != VECTORS and len(diverged) < flags.seeds):
+            raise
+        print(f"{trial.name} is left out: {error}")
         return
-    call("finetune", [*arguments, f"--seeds={flags.seeds}"], log)
-    if not (folder / sweep.RESULT).is_file():  # It was asked to stop, which it did in order.
+    # Asked to stop, it did so in order.
+    if trial.reading != VECTORS and not (folder / sweep.RESULT).is_file():
         raise UserError(f"{folder}: was stopped; run the same again")
 
 

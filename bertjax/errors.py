@@ -104,6 +104,7 @@ def run(main: Callable[[], None]) -> int:
         line = _describe(error)
         if line is None:
             raise
+        sys.stdout.flush()  # Into one log with it; the error comes last.
         print(f"error: {line}", file=sys.stderr)
         return 1 if _may_pass(error) else 2
     except KeyboardInterrupt:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
-import shutil
 import subprocess
 import sys
 import threading
@@ -68,11 +68,20 @@ def _told(module: str, log: Path | None) -> str:
     return f"bertjax.{module} failed; {f'{log} tells why' if log else 'what it says is above'}"
 
 
+@functools.cache
+def _with_us() -> Sequence[str]:
+    """Puts a command's end to ours; without such a program one that is left behind goes on."""
+    words = ("setpriv", "--pdeathsig=TERM")
+    try:
+        works = subprocess.run([*words, "true"], capture_output=True).returncode == 0
+    except OSError:
+        works = False
+    return words if works else ()
+
+
 def run_program(command: Sequence[str], output: IO[bytes] | None = None) -> int:
     """Its exit status; `stop` ends it, and so does the end of this process, even by SIGKILL."""
-    # Where the system has no such program, a command that was left behind goes on.
-    with_us = ["setpriv", "--pdeathsig=TERM"] if shutil.which("setpriv") else []
-    process = subprocess.Popen([*with_us, *command], stdout=output, stderr=output)
+    process = subprocess.Popen([*_with_us(), *command], stdout=output, stderr=output)
     _running.add(process)
     try:
         return process.wait()

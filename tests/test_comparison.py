@@ -96,7 +96,7 @@ def test_every_system_has_records_training_tasks_and_a_place_in_the_report(
         assert said in page
     # The first is the best by the papers.
     assert "other over bert, tuned" in page and "bert over other" not in page
-    assert "| any | most frequent label | 50.0 |" in page
+    assert "| any | always the same answer | 50.0 |" in page
     assert f"Left out for want of files: far ({runs.parent / 'nowhere.tsv'})" in page
     frozen = [line for line in ran if "--encoder=frozen" in line]
     assert len(frozen) == 4 and all("--learning_rate=0.004" in line for line in frozen)
@@ -202,6 +202,7 @@ def test_scores_tell_what_is_unknown_and_what_collapsed() -> None:
     assert Score("accuracy", (0.5, 0.6), 10).shown() == "55.0 ± 7.1"
     assert Score("spearman", (0.5,), 10, unknown=5).shown() == "50.0 (knows 10 of 15)"
     assert Score("accuracy", (0.5, 0.5), 10, collapsed=2).shown() == "50.0 ± 0.0 (2 collapsed)"
+    assert Score("accuracy", (0.5,), 10, diverged=2).shown() == "50.0 (2 diverged)"
 
 
 def test_a_mix_of_one_layer_and_lists_of_words_are_no_claims() -> None:
@@ -260,6 +261,7 @@ def test_the_neighbours_of_a_word_hang_on_its_sentence(tiny_run: Path) -> None:
         # The files of this test are empty.
         (("near", "near"), "train.tsv"),
         (('"frozen"', '"frosted"'), "it has no frozen"),
+        (('"wide"', '"bert"'), "bert is the name of two systems or tasks"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused_before_anything_runs(

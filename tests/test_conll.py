@@ -192,6 +192,9 @@ def test_columns_of_tables_do_not_hinder_other_files(tmp_path: Path) -> None:
     for path, words in ((other, ["a"]), (lines, ["a", "b"]), (table, ["a", "b"])):
         (example,) = load(kept, {"test": path}, need=())["test"]
         assert example.words == words
+    usual = put(tmp_path / "usual.tsv", "tokens\na b\n")
+    with pytest.raises(UserError, match="'words', which the run was trained with; give --columns"):
+        load(kept, {"test": usual}, need=())
 
 
 # --- Faults ---------------------------------------------------------------------------------

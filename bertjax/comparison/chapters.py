@@ -136,7 +136,7 @@ def scores(wanted: Comparison, found: Scores) -> Section:
     blind = {task: score.blind for (_, task, _), score in found.items()}
     cells = [_percent(blind.get(task)) for task in tasks]
     if any(cell != "-" for cell in cells):
-        rows.append(["any", "most frequent label", *cells])
+        rows.append(["any", "always the same answer", *cells])
     header = ["system", "read as", *(f"{task}, {metrics.get(task, 'known')}" for task in tasks)]
     text = (
         "On dev, in percent: mean and standard deviation over the seeds, each of its best epoch "

@@ -29,7 +29,7 @@ class Score(NamedTuple):
       metric: their name.
       examples: of dev, or of a list of words those that were known.
       unknown: those of a list of words that were not.
-      collapsed: seeds that gave every example the same answer.
+      collapsed: seeds that gave every example the same answer; diverged: those without a score.
       blind: what the most frequent label has, where that is known.
     """
 
@@ -38,6 +38,7 @@ class Score(NamedTuple):
     examples: int
     unknown: int = 0
     collapsed: int = 0
+    diverged: int = 0
     blind: float | None = None
 
     @property
@@ -73,6 +74,7 @@ class Score(NamedTuple):
             self.unknown > 0
         )
         notes += [f"{self.collapsed} collapsed"] * (self.collapsed > 0)
+        notes += [f"{self.diverged} diverged"] * (self.diverged > 0)
         note = f" ({', '.join(notes)})" if notes else ""
         return f"{100 * self.mean:.1f}{noise}{note}"
 
@@ -83,15 +85,17 @@ Scores = dict[tuple[str, str, str], Score]
 
 def scores(wanted: Comparison, workdir: Path) -> Scores:
     """Of all trials that have a result."""
-    found = {(t.system.name, t.task, t.reading): _results(t.folder(workdir)) for t in wanted.trials}
-    return {trial: _score(results) for trial, results in found.items() if results}
-
-
-def _results(folder: Path) -> list[dict[str, Any]]:
-    """The metrics of every seed; none where a task could not be done."""
-    if (folder / RESULT).is_file():
-        return list(read_json(folder / RESULT)["runs"].values())
-    return [read_json(folder / METRICS)] if (folder / METRICS).is_file() else []
+    found: Scores = {}
+    for trial in wanted.trials:
+        folder = trial.folder(workdir)
+        key = trial.system.name, trial.task, trial.reading
+        if (folder / RESULT).is_file():
+            swept = read_json(folder / RESULT)
+            score = _score(list(swept["runs"].values()))
+            found[key] = score._replace(diverged=len(swept["diverged"]))
+        elif (folder / METRICS).is_file():
+            found[key] = _score([read_json(folder / METRICS)])
+    return found
 
 
 def _score(results: Sequence[dict[str, Any]]) -> Score:

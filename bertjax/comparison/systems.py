@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ READINGS: Mapping[str, Sequence[str]] = {
     MIXED: ("--encoder=frozen", "--layers=mix"),
     LAST: ("--encoder=frozen", "--layers=last"),
 }
-# What a config must have beside its systems and tasks.
+# What a config must have.
 GROUPS = (SYSTEMS, ABLATIONS, "records", "tasks", "tuning", "frozen", "ablation_tasks", "contexts")
 
 
@@ -92,6 +93,9 @@ def read(config: ConfigDict, folder: Path, data: Path) -> Comparison:
         _system(group, entry, folder) for group in (SYSTEMS, ABLATIONS) for entry in config[group]
     ]
     tasks = {task["name"]: task for task in config.tasks}
+    names = [system.name for system in systems] + [task["name"] for task in config.tasks]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UserError(f"{twice[0]} is the name of two systems or tasks; give each its own")
     for system in systems:
         if system.records not in config.records:
             raise UserError(

@@ -138,15 +138,15 @@ class Tuner:
         best = _Best()
         with _given_up_once(workdir):
             seconds = self._train(workdir, point, data, best)
-        step = checkpoint.best_step(workdir)
-        params = checkpoint.load_params(workdir, step)
-        known = {"dev": best.predictions} if best.step == step else {}
-        try:
-            with Pulse() as pulse:
-                result = self._finish(workdir, point, data, params, known, pulse.through)
-        except Stopped:
-            print("stopped while predicting; the same command goes on from here")
-            raise SystemExit(0) from None
+            step = checkpoint.best_step(workdir)
+            params = checkpoint.load_params(workdir, step)
+            known = {"dev": best.predictions} if best.step == step else {}
+            try:
+                with Pulse() as pulse:
+                    result = self._finish(workdir, point, data, params, known, pulse.through)
+            except Stopped:
+                print("stopped while predicting; the same command goes on from here")
+                raise SystemExit(0) from None
         result |= {"train_seconds": round(seconds, 1)}
         if distributed.is_first():
             if "mix" in params:

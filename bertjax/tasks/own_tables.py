@@ -95,9 +95,11 @@ class OwnTables:
         found = {column: None for row in iterate_table(path) for column in row.values}
         for name, theirs in self.yours.items():
             if theirs not in found and name not in optional:
+                said = f"--columns {name}={theirs} tells of"
+                if self.kept:
+                    said = f"the run was trained with; give --columns {name}=YOURS"
                 raise UserError(
-                    f"{path}: no column '{theirs}', which --columns {name}={theirs} tells of; "
-                    f"there are: {', '.join(found)}"
+                    f"{path}: no column '{theirs}', which {said}; there are: {', '.join(found)}"
                 )
 
     def check_columns(self, paths: Iterable[Path]) -> None:
