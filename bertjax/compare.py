@@ -23,7 +23,7 @@ from bertjax.errors import UserError
 from bertjax.files import storage
 from bertjax.finetuning import flags as finetune_flags
 from bertjax.finetuning import from_flags, sweep
-from bertjax.finetuning.tuning import DIVERGED
+from bertjax.finetuning.earlier import DIVERGED
 from bertjax.own_command import Failed, call
 from bertjax.tasks import own
 from bertjax.tasks.table import TASKS

@@ -12,9 +12,9 @@ from scipy import stats
 
 from bertjax.comparison.systems import LAST, MIXED, SYSTEMS, TUNED, Comparison, System
 from bertjax.files.json_file import read_json
+from bertjax.finetuning.earlier import METRICS
 from bertjax.finetuning.mixing import JSON as MIX
 from bertjax.finetuning.sweep import RESULT
-from bertjax.finetuning.tuning import METRICS
 
 # Scores that are correlations, from -1 to 1; the others are shares of what could be right.
 _CORRELATIONS = ("matthews", "pearson", "spearman")

@@ -14,8 +14,8 @@ from bertjax.errors import UserError
 from bertjax.files import storage
 from bertjax.files.json_file import read_json, write_json
 from bertjax.files.whole_file import write_whole
+from bertjax.finetuning.earlier import DIVERGED, METRICS, Result
 from bertjax.finetuning.method import Point
-from bertjax.finetuning.tuning import DIVERGED, METRICS, Result
 from bertjax.runs import run_folder
 from bertjax.runs.run_folder import CHECKPOINTS
 from bertjax.training.skipped_updates import Diverged

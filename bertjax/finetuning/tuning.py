@@ -6,8 +6,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from jax.sharding import Mesh
 
 from bertjax import distributed, shares
 from bertjax.data import rows as data_rows
-from bertjax.files.json_file import read_json, write_json
-from bertjax.files.whole_file import write_whole
-from bertjax.finetuning import mixing
+from bertjax.files.json_file import write_json
+from bertjax.finetuning import earlier, mixing
+from bertjax.finetuning.earlier import METRICS, Result
 from bertjax.finetuning.method import Data, Method, Point, tell
 from bertjax.finetuning.predictor import Predictor, Through, conclude, row_shape, shown
 from bertjax.models import objectives
@@ -36,11 +35,6 @@ from bertjax.training.run_log import RunLog
 from bertjax.training.skipped_updates import Diverged
 from bertjax.training.train_step import make_train_step
 from bertjax.weights import pretrained
-
-METRICS = run_folder.SCORES
-# Why a run was given up.
-DIVERGED = "diverged.txt"
-Result = dict[str, Any]
 
 
 @dataclasses.dataclass
@@ -132,11 +126,11 @@ class Tuner:
         """
         run_folder.save_config(workdir, self.config(point, data))
         if distributed.everywhere((workdir / METRICS).exists()):
-            return _reused(workdir, data)
+            return earlier.reused(workdir, data)
         if distributed.is_first():
             self.context.tokenizer.save(workdir)
         best = _Best()
-        with _given_up_once(workdir):
+        with earlier.given_up_once(workdir):
             seconds = self._train(workdir, point, data, best)
             step = checkpoint.best_step(workdir)
             params = checkpoint.load_params(workdir, step)
@@ -313,40 +307,3 @@ class Tuner:
             return {}
         gold = [example.gold for example in data.examples["dev"]]
         return {"majority_baseline": metrics.majority_share(gold)}
-
-
-def _reused(workdir: Path, data: Data) -> Result:
-    """The result of a finished run; says which splits have come since."""
-    result = read_json(workdir / METRICS)
-    primary = result["primary"]
-    said = f"reusing {workdir}: {primary} {result['dev'][primary]:.4f} on dev"
-    known = ("train", *result.get("predicted", data.examples))
-    later = [split for split in data.examples if split not in known]
-    if later:
-        said += (
-            f"; {', '.join(later)} came after the training, predict it: --mode=predict "
-            f"--workdir={workdir} --output=DIR, with the same data"
-        )
-    print(said)
-    return result
-
-
-@contextmanager
-def _given_up_once(workdir: Path) -> Iterator[None]:
-    """Around a training: where it diverges it would do so again, and is not tried again.
-
-    Raises:
-      Diverged: now, or when the run was trained before.
-    """
-    path = workdir / DIVERGED
-    if distributed.everywhere(path.is_file()):
-        raise Diverged(
-            f"{workdir}: diverged before, as {path} tells; train in another --workdir with a lower "
-            "--learning_rate, or delete this one to try again"
-        )
-    try:
-        yield
-    except Diverged as error:
-        if distributed.is_first():
-            write_whole(path, f"{error}\n".encode())
-        raise
