@@ -131,7 +131,7 @@ class Tagged(OwnTables):
         """A .tsv that --columns is given for is one; others may have a word and its tag a line."""
         if self.yours and not self.kept and path.suffix == ".tsv":
             return True
-        return tagged_tables.is_table(path, self.yours) or tagged_tables.is_table(path, {})
+        return tagged_tables.is_table(path, self.yours)
 
     def from_tfds(self, record: Mapping[str, Any], names: Mapping[str, Any], where: str) -> Example:
         """The library tells nothing of documents, so every sentence stands alone."""

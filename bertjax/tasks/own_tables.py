@@ -86,13 +86,15 @@ class OwnTables:
     def rows(self, path: Path, split: str) -> Iterator[OwnRow]:
         """Raises UserError: as tables.read_table does; a column that --columns names is nowhere in
         the file, but for labels where they may be absent."""
+        rows: Iterable[TableRow] = iterate_table(path)
         if self.yours:
-            self._check_there(path, () if needs_label(split) else self.own_labels)
-        return (OwnRow(row, self.yours, bool(self.own_columns)) for row in iterate_table(path))
+            rows = list(rows)
+            self._check_there(path, rows, () if needs_label(split) else self.own_labels)
+        return (OwnRow(row, self.yours, bool(self.own_columns)) for row in rows)
 
-    def _check_there(self, path: Path, optional: Sequence[str]) -> None:
+    def _check_there(self, path: Path, rows: Iterable[TableRow], optional: Sequence[str]) -> None:
         # Of JSON, a line may lack what others have.
-        found = {column: None for row in iterate_table(path) for column in row.values}
+        found = {column: None for row in rows for column in row.values}
         for name, theirs in self.yours.items():
             if theirs not in found and name not in optional:
                 said = f"--columns {name}={theirs} tells of"

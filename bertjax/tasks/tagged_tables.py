@@ -26,8 +26,11 @@ def is_table(path: Path, yours: Mapping[str, str]) -> bool:
         return path.suffix in (".csv", ".jsonl")
     _, first = next(numbered_lines(path), (1, ""))
     found = set(first.rstrip("\r\n").split("\t"))
-    tokens, tags, _ = names = [yours.get(name, name) for name in COLUMNS]
-    return tokens in found and (bool(yours) or tags in found or found <= set(names))
+    theirs = [yours.get(name, name) for name in COLUMNS]
+    if yours and theirs[0] in found:
+        return True
+    tokens, tags, _ = COLUMNS
+    return tokens in found and (tags in found or found <= {*COLUMNS})
 
 
 def read(rows: Iterable[OwnRow], is_json: bool) -> Iterator[Example]:
