@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -85,29 +87,31 @@ sys.exit(errors.run(main))
 """
 
 
-def test_a_comparison_that_is_asked_to_stop_asks_what_it_runs(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", _COMPARISON, _COMMAND, str(tmp_path)])
+@contextmanager
+def comparing(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """One whose command has begun; it is killed at the end."""
+    process = subprocess.Popen([sys.executable, "-c", _COMPARISON, _COMMAND, str(folder)])
     try:
-        while not (tmp_path / "begun").exists():
+        while not (folder / "begun").exists():
             assert process.poll() is None
             time.sleep(0.05)
-        process.terminate()
-        assert process.wait(timeout=60) == 130
+        yield process
     finally:
         process.kill()
+        process.wait()
+
+
+def test_a_comparison_that_is_asked_to_stop_asks_what_it_runs(tmp_path: Path) -> None:
+    with comparing(tmp_path) as process:
+        process.terminate()
+        assert process.wait(timeout=60) == 130
     assert (tmp_path / "saved").exists()
 
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="no program asks for the signal")
 def test_what_a_killed_comparison_ran_ends_too(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", _COMPARISON, _COMMAND, str(tmp_path)])
-    try:
-        while not (tmp_path / "begun").exists():
-            assert process.poll() is None
-            time.sleep(0.05)
-    finally:
-        process.kill()
-        process.wait()
+    with comparing(tmp_path):
+        pass
     end = time.monotonic() + 60
     while not (tmp_path / "saved").exists():
         assert time.monotonic() < end

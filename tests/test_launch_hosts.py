@@ -105,8 +105,13 @@ def test_lost_connection_is_no_crash(room: Room) -> None:
     assert log_of(room, 1).count("== 2") == 1
 
 
-def test_host_that_is_gone_is_waited_for(room: Room) -> None:
-    room.rule("worker.sh state run-1", after=1, times=8, exit=255)
+@pytest.mark.parametrize(
+    ("silent", "after", "times"), [("worker.sh state run-1", 1, 8), ("worker.sh state", 2, 12)]
+)
+def test_one_host_or_all_that_are_gone_are_waited_for(
+    room: Room, silent: str, after: int, times: int
+) -> None:
+    room.rule(silent, after=after, times=times, exit=255)
     command = waits_the_first_time(room.folder / "marks")
     status, output = room.run("hosts.sh", "one", "me@two", "--", *command)
     assert status == 0, output
@@ -126,14 +131,6 @@ def wait_for_runs(room: Room, *hosts: str) -> None:
 
 def stops(room: Room) -> int:
     return sum("worker.sh stop" in call[-1] for call in room.calls())
-
-
-def test_silence_of_all_hosts_is_waited_for(room: Room) -> None:
-    room.rule("worker.sh state", after=2, times=12, exit=255)
-    command = waits_the_first_time(room.folder / "marks")
-    status, output = room.run("hosts.sh", "one", "me@two", "--", *command)
-    assert status == 0, output
-    assert "waiting until all hosts can be reached" in output
 
 
 @pytest.mark.parametrize(("silent", "status"), [(1, 0), (99, 1)])

@@ -19,6 +19,7 @@ from bertjax.tasks.own import OWN, with_columns
 from bertjax.tasks.sources import load
 from bertjax.tasks.squad import SQUAD
 from bertjax.tasks.swag import SWAG
+from bertjax.text.tokenizer import WordPieceTokenizer
 
 HALF = np.array([0.5, 0.5])
 
@@ -154,9 +155,9 @@ def test_rows_may_have_names_and_none_twice(name: str, tmp_path: Path) -> None:
         named.reader.read(path, "dev")
 
 
-def test_predictions_are_told_by_the_names_of_rows() -> None:
+def test_predictions_are_told_by_the_names_of_rows(tiny_tokenizer: WordPieceTokenizer) -> None:
     labels = ("x", "y")
-    context = Context(None, labels, Options())  # type: ignore[arg-type]
+    context = Context(tiny_tokenizer, labels, Options())
     found: dict[str, tuple[Sequence[Any], Any]] = {
         "classify": (
             [sentences.Example("a", None, "x", "", "one")],
