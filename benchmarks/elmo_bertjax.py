@@ -48,8 +48,8 @@ def main() -> None:
     settings["sampler"] = "log_uniform" if options.sampled else ""
     config = encoders.from_settings("elmo", words.vocab_size, settings)
     pretraining = encoders.pretraining(config)
-    model = pretraining.model(config, words)
     text = encoders.Text(labels=False, counts=lambda: np.ones(words.vocab_size))
+    model = pretraining.model(config, words, text)
     mesh = partition.make_mesh()
     tx = optimizer.make_optimizer("adamw", schedules.linear(1e-4, 10, 1000))
     state = init_state(init_function(model, pretraining.inputs), tx, mesh, seed=0)

@@ -170,7 +170,7 @@ def outputs(params: Any, config: BertConfig, head: str) -> tuple[Any, ...]:
     pretraining = encoders.pretraining(config)
     if "masked_lm_positions" in pretraining.inputs:
         inputs.append(jnp.tile(jnp.arange(length // 2), (batch, 1)))
-    found: Any = pretraining.model(config, None).apply({"params": params}, *inputs)
+    found: Any = pretraining.model(config, None, None).apply({"params": params}, *inputs)
     return tuple(jax.tree.leaves(found))
 
 

@@ -116,7 +116,7 @@ def test_new_whole_words_begin_as_unknown_ones(
 @pytest.mark.parametrize("config", OF_WORDS.values(), ids=list(OF_WORDS))
 def test_of_the_same_words_all_is_taken(config: Any, random_params: Callable[..., Any]) -> None:
     config = dataclasses.replace(config, vocab_size=OLD_WORDS.vocab_size)
-    model = encoders.pretraining(config).model(config, OLD_WORDS)
+    model = encoders.pretraining(config).model(config, OLD_WORDS, None)
     given = random_params(model)
     words = OpenWords(OLD_WORDS) if config.reads_letters else OLD_WORDS
     start = pretrained.Pretrained("given", config, given, words, "", [], 0)

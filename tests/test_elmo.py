@@ -78,6 +78,19 @@ def test_the_softmax_starts_as_in_the_published_code() -> None:
     assert not np.any(found["bias"])
 
 
+def test_where_words_are_drawn_the_softmax_knows_their_frequencies_from_the_start() -> None:
+    """A rare word is drawn too seldom to be told so: over all words the loss would stay far off."""
+    counts = np.r_[np.zeros(5), 1000 // np.arange(1, WORDS.vocab_size - 4)]
+    counts[[WORDS.cls_id, WORDS.sep_id]] = 100
+    config = dataclasses.replace(CONFIG, sampler="unigram", num_sampled=5)
+    text = encoders.Text(labels=False, counts=lambda: counts)
+    task = encoders.pretraining(config)
+    model = task.model(config, WORDS, text)
+    start = model.init(jax.random.key(0), IDS, MASK, MASK)["params"]["softmax"]["bias"]
+    seen = np.maximum(counts, 1)
+    np.testing.assert_allclose(start, np.log(seen / seen.sum()), rtol=1e-6)
+
+
 # --- Letters --------------------------------------------------------------------------------
 
 

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from bertjax import export, fill, finetune, prepare, pretrain, settings
+from bertjax.data import manifest as manifest_of
 from bertjax.models import encoders
 from bertjax.models.config import BertConfig
 from bertjax.runs import checkpoint
-from bertjax.training import run_log
+from bertjax.text import tokenizer
+from bertjax.training import inputs, run_log
 
 Command = Callable[..., int]
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -186,3 +188,13 @@ def test_a_run_that_does_not_name_its_encoder_is_bert_s(tiny_run: Path) -> None:
     old = checkpoint.load_config(tiny_run)
     del old["encoder"]
     assert isinstance(encoders.from_run(old), BertConfig)
+
+
+def test_the_marks_around_a_sequence_are_drawn_for_the_softmax_as_often_as_they_stand_there(
+    records: Callable[[str], Path],
+) -> None:
+    """They are no words of the text, but a language model is to name them."""
+    folder = records("elmo")
+    manifest, words = manifest_of.load(folder), tokenizer.load(folder)
+    found = inputs.counts(manifest, words)
+    assert [found[words.cls_id], found[words.sep_id]] == [manifest.num_examples] * 2

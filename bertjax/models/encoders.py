@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,8 @@ class Text(NamedTuple):
 
     Attributes:
       labels: whether pairs of segments have labels.
-      counts: gives [V], how often each entry of the vocabulary occurs.
+      counts: gives [V], how often each entry of the vocabulary occurs in the rows, [CLS] and
+        [SEP] included.
     """
 
     labels: bool
@@ -37,7 +39,8 @@ class Pretraining(NamedTuple):
     """What an encoder is pretrained for.
 
     Attributes:
-      model: (config, words) -> the module of which "encoder" is a part; see build for words.
+      model: (config, words, what the records say of their text) -> the module of which "encoder"
+        is a part; see build for words. Without a text its parameters cannot start, only be given.
       inputs: the features of a batch that the module is called with.
       objective: (module, what the records say of their text) -> what is minimised.
       masks: tokens are hidden from the model, as masked LM asks for.
@@ -46,7 +49,7 @@ class Pretraining(NamedTuple):
         occur, where there is no gradient of all parameters and no optimizer; has an objective, too.
     """
 
-    model: Callable[[Any, Any], nn.Module]
+    model: Callable[[Any, Any, Text | None], nn.Module]
     inputs: tuple[str, ...]
     objective: Callable[[Any, Text], Objective]
     masks: bool
@@ -71,7 +74,7 @@ class Encoder(NamedTuple):
 
 
 MASKED_LM = Pretraining(
-    model=lambda config, words: masked_lm.PretrainingModel(config),
+    model=lambda config, words, text: masked_lm.PretrainingModel(config),
     inputs=("input_ids", "input_mask", "segment_ids", "masked_lm_positions"),
     objective=lambda model, text: masked_lm.objective(model, next_sentence=text.labels),
     masks=True,
@@ -79,16 +82,27 @@ MASKED_LM = Pretraining(
 )
 
 
+def _bidirectional_model(config: elmo.ElmoConfig, words: Any, text: Text | None) -> nn.Module:
+    start = None
+    if config.sampler and text:
+        start = partial(_log_probs, config, text)
+    return language_models.BidirectionalModel(config, words, start)
+
+
+def _log_probs(config: elmo.ElmoConfig, text: Text) -> np.ndarray:
+    """[V] of drawing each word."""
+    return softmax.sampler(config.sampler)(text.counts())
+
+
 def _bidirectional(model: Any, text: Text) -> Objective:
-    config, log_probs = model.config, None
-    if config.sampler:
-        log_probs = softmax.sampler(config.sampler)(text.counts())
+    config = model.config
+    drawn = _log_probs(config, text) if config.sampler else None
     parts = ("forward_lm", "backward_lm")
-    return language_models.objective(model, parts, log_probs, config.num_sampled)
+    return language_models.objective(model, parts, drawn, config.num_sampled)
 
 
 BIDIRECTIONAL = Pretraining(
-    model=language_models.BidirectionalModel,
+    model=_bidirectional_model,
     inputs=("input_ids", "input_mask", "segment_ids"),
     objective=_bidirectional,
     masks=False,
@@ -96,7 +110,7 @@ BIDIRECTIONAL = Pretraining(
 )
 
 LEFT_TO_RIGHT = Pretraining(
-    model=lambda config, words: language_models.LeftToRightModel(config),
+    model=lambda config, words, text: language_models.LeftToRightModel(config),
     inputs=("input_ids", "input_mask", "segment_ids"),
     objective=lambda model, text: language_models.objective(model, ("forward_lm",)),
     masks=False,
@@ -109,7 +123,7 @@ def _no_gradient(model: nn.Module, text: Text) -> Objective:
 
 
 NEGATIVE_SAMPLING = Pretraining(
-    model=Word2VecTables,
+    model=lambda config, words, text: Word2VecTables(config, words),
     inputs=("input_ids", "input_mask", "segment_ids"),
     objective=_no_gradient,
     masks=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -40,18 +41,27 @@ _PLACES = {"forward_lm": 1, "backward_lm": -1}
 class Softmax(nn.Module):
     """The table and the bias of a softmax that does not share the words' vectors.
 
-    It starts as in the published code, from numbers of deviation 1 / sqrt(P): from BERT's 0.02
-    narrow LSTMs learn nothing but the frequencies of words for thousands of steps.
+    The table starts as in the published code, from numbers of deviation 1 / sqrt(P): from BERT's
+    0.02 narrow LSTMs learn nothing but the frequencies of words for thousands of steps.
+
+    Attributes:
+      log_probs: gives [V], what the bias starts from, which is how often words are drawn: a rare
+        one is drawn too seldom to be told so. None: zeros, as published.
     """
 
     config: ElmoConfig
+    log_probs: Callable[[], np.ndarray] | None = None
 
     @nn.compact
     def __call__(self) -> tuple[Array, Array]:
         rows, width = self.config.vocab_size, self.config.projection_size
         start = nn.initializers.normal(width**-0.5)
         table = self.param("embedding", start, (rows, width))
-        return table, self.param("bias", nn.initializers.zeros, (rows,))
+        return table, self.param("bias", self._bias, (rows,))
+
+    def _bias(self, key: Array, shape: tuple[int]) -> Array:
+        start = np.zeros(shape) if self.log_probs is None else self.log_probs()
+        return jnp.asarray(start, jnp.float32)
 
 
 class LeftToRightModel(nn.Module):
@@ -83,14 +93,19 @@ class LeftToRightModel(nn.Module):
 
 
 class BidirectionalModel(nn.Module):
-    """ELMo with the one softmax of both its language models (Peters et al. 2018, section 3.1)."""
+    """ELMo with the one softmax of both its language models (Peters et al. 2018, section 3.1).
+
+    Attributes:
+      words: as of Elmo; log_probs: as of Softmax.
+    """
 
     config: ElmoConfig
     words: Any = None
+    log_probs: Callable[[], np.ndarray] | None = None
 
     def setup(self) -> None:
         self.encoder = Elmo(self.config, self.words)
-        self.softmax = Softmax(self.config)
+        self.softmax = Softmax(self.config, self.log_probs)
 
     def __call__(
         self,

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from bertjax import partition, settings, shares
+from bertjax.data.manifest import Manifest
 from bertjax.data.records import Records
 from bertjax.files import storage
 from bertjax.models import encoders
 from bertjax.models.config import EncoderConfig
 from bertjax.runs.state import check_seed
 from bertjax.text import tokenizer
+from bertjax.text.tokenizer import Tokenizer
 from bertjax.training import continuation, phases, program
 from bertjax.weights import pretrained
 
@@ -116,12 +120,27 @@ def build_program(config: ConfigDict, inputs: Inputs, mesh: Mesh | None) -> prog
     masks = inputs.pretraining.masks
     manifest = inputs.records.manifest
     labels = manifest.has_label and config.train.get("next_sentence", True)
+    words = tokenizer.load(inputs.records.folder)
     return program.build(
         config,
         inputs.encoder,
         phases.schedule(config, inputs.phases),
-        text=encoders.Text(labels, manifest.piece_counts),
-        words=tokenizer.load(inputs.records.folder),
+        text=encoders.Text(labels, partial(counts, manifest, words)),
+        words=words,
         expand=phases.expander(config, opened, config.train.seed, masks),
         mesh=mesh,
     )
+
+
+def counts(manifest: Manifest, words: Tokenizer) -> np.ndarray:
+    """[V] how often each entry stands in the rows: of the text, and the marks of one sequence each.
+
+    Without the marks, which language models foretell as well, none of them would ever be drawn.
+
+    Raises:
+      UserError: records of a bertjax that did not keep the counts.
+    """
+    found = manifest.piece_counts()
+    found[words.cls_id] += manifest.num_examples
+    found[words.sep_id] += manifest.num_examples * (1 + manifest.pairs)
+    return found

@@ -72,7 +72,7 @@ def build(
       UserError: settings that no optimizer or schedule knows; no words for one who needs them.
     """
     pretraining = encoders.pretraining(encoder)
-    model = pretraining.model(encoder, words)
+    model = pretraining.model(encoder, words, text)
     init = init_function(model, pretraining.inputs)
     if pretraining.updates is not None:
         if words is None:
