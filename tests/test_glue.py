@@ -281,6 +281,12 @@ def test_the_paper_is_quoted_as_it_is() -> None:
     assert metrics == accuracy | others
 
 
+def test_all_are_trained_as_in_the_paper() -> None:
+    """Section 4.1; the rate is one of the four that it chose from."""
+    recipes = [task.recipe for task in GLUE.values()]
+    assert {(r.batch_size, r.epochs, r.learning_rate) for r in recipes} == {(32, 3, 3e-5)}
+
+
 @pytest.mark.parametrize("task", GLUE.values(), ids=GLUE)
 def test_the_score_that_chooses_is_among_those_that_are_given(task: Any) -> None:
     golds = task.labels or (0.5, 1.5)

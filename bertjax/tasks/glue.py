@@ -9,7 +9,7 @@ from typing import Any
 
 from bertjax.files.tables import TableRow, iterate_table, read_table
 from bertjax.scores import metrics
-from bertjax.tasks.base import Family, Recipe, Task
+from bertjax.tasks.base import Family, Task
 from bertjax.tasks.columns import Columns, needs_label
 from bertjax.tasks.sentences import Classification, Example, Regression
 
@@ -137,9 +137,6 @@ def _msr_part(path: Path, rows: Iterator[TableRow], split: str) -> Iterator[Tabl
 _BINARY, _ENTAILMENT = ("0", "1"), ("entailment", "not_entailment")
 _SENTENCE, _PAIR = Columns((("sentence",),)), Columns((("sentence1", "sentence2"),))
 _ACCURACY = Classification(metrics.accuracy)
-_USUAL = Recipe()
-# Below 10,000 examples: of the paper's grid (A.3) what gives most steps, for these are scarce.
-_SMALL = Recipe(batch_size=16, epochs=4)
 
 
 def _task(
@@ -149,7 +146,6 @@ def _task(
     family: Family = _ACCURACY,
     primary: str = "accuracy",
     labels: tuple[str, ...] = _BINARY,
-    recipe: Recipe = _USUAL,
     paper: str = "",
     submission: Mapping[str, str] | None = None,
     **quirks: Any,
@@ -174,7 +170,6 @@ def _task(
         family=family,
         primary=primary,
         labels=labels,
-        recipe=recipe,
         submission=submission or {},
         paper={"BERT-base": f"{paper} (test)"} if paper else {},
     )
@@ -195,7 +190,6 @@ GLUE = {
             _SENTENCE,
             family=Classification(metrics.matthews),
             primary="matthews",
-            recipe=_SMALL,
             paper="52.1",
             header=("source", "label", "star", "sentence"),
         ),
@@ -206,7 +200,6 @@ GLUE = {
             Columns((("#1 String", "#2 String"), *_PAIR.texts), labels=("Quality",)),
             family=Classification(metrics.accuracy_and_positive_f1),
             primary="f1",
-            recipe=_SMALL,
             paper="88.9",
             files=_MSR_FILES,
         ),
@@ -217,7 +210,6 @@ GLUE = {
             family=Regression(),
             primary="spearman",
             labels=(),
-            recipe=_SMALL,
             paper="85.8",
         ),
         _of_the_site(
@@ -252,7 +244,7 @@ GLUE = {
             labels=_ENTAILMENT,
             paper="90.5",
         ),
-        _of_the_site("rte", "RTE", _PAIR, labels=_ENTAILMENT, recipe=_SMALL, paper="66.4"),
-        _of_the_site("wnli", "WNLI", _PAIR, recipe=_SMALL),
+        _of_the_site("rte", "RTE", _PAIR, labels=_ENTAILMENT, paper="66.4"),
+        _of_the_site("wnli", "WNLI", _PAIR),
     )
 }
