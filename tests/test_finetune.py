@@ -188,6 +188,27 @@ def test_a_killed_run_goes_on_to_the_same_result(
         assert (tmp_path / name).read_bytes() == (run / name).read_bytes()
 
 
+@pytest.mark.parametrize(("per_epoch", "save_every"), [(4, 4), (5000, 1000)])
+def test_a_long_epoch_is_saved_on_its_way(
+    per_epoch: int,
+    save_every: int,
+    command: Command,
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def stop(*_: Any, timetable: Any, **others: Any) -> None:
+        seen.append((timetable.eval_every, timetable.save_every))
+        raise UserError("far enough")
+
+    monkeypatch.setattr(tuning.data_rows, "steps_per_epoch", lambda *_: per_epoch)
+    monkeypatch.setattr(tuning.loop, "train", stop)
+    assert command(finetune, *arguments, f"--workdir={tmp_path}") == 2
+    assert seen == [(per_epoch, save_every)]
+
+
 # --- Where the weights come from ------------------------------------------------------------
 
 

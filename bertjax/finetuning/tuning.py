@@ -36,6 +36,9 @@ from bertjax.training.skipped_updates import Diverged
 from bertjax.training.train_step import make_train_step
 from bertjax.weights import pretrained
 
+# Steps: of an epoch that is longer, no more than these are lost with the machine.
+_SAVE_EVERY = 1000
+
 
 @dataclasses.dataclass
 class _Best:
@@ -217,7 +220,7 @@ class Tuner:
                         total,
                         log_every=max(1, min(50, per_epoch)),
                         eval_every=per_epoch,
-                        save_every=max(per_epoch, 1000),
+                        save_every=min(per_epoch, _SAVE_EVERY),
                     ),
                     log=log,
                     checkpoints=checkpoints,
