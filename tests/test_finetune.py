@@ -20,7 +20,9 @@ import pytest
 from bertjax import export, finetune
 from bertjax.errors import UserError
 from bertjax.finetuning import from_flags, tuning
+from bertjax.finetuning.method import Data
 from bertjax.runs import checkpoint, run_folder
+from bertjax.tasks.sentences import Example
 from bertjax.training import run_log
 
 Command = Callable[..., int]
@@ -141,6 +143,61 @@ def test_a_second_run_trains_nothing_and_says_so(
     monkeypatch.setattr(tuning.Tuner, "_train", None)
     assert command(finetune, *arguments, f"--workdir={run}") == 0
     assert f"reusing {run}: accuracy 1.0000 on dev" in capsys.readouterr().out
+
+
+def test_a_run_is_not_reused_for_examples_or_weights_that_have_changed(
+    command: Command,
+    arguments: list[str],
+    task: Path,
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stop(*_: Any) -> None:
+        raise UserError("far enough")
+
+    monkeypatch.setattr(tuning.Tuner, "_train", stop)
+    data, start = (shutil.copytree(f, tmp_path / f.name) for f in (task, tiny_run))
+    flags = [*arguments, f"--data_dir={data}", f"--init={start}", f"--workdir={tmp_path / 'run'}"]
+
+    def told() -> str:
+        assert command(finetune, *flags) == 2
+        return capsys.readouterr().err.removeprefix("error: ")
+
+    assert told() == told() == "far enough\n"
+    for split, what in (("train", "train examples"), ("dev", "dev examples")):
+        file = data / f"{split}.tsv"
+        before = file.read_text()
+        file.write_text(before.replace("\twater", "\tland", 1))
+        assert told() == (
+            f"{tmp_path}/run: holds a run with other settings (the {what} have changed since); use "
+            "another --workdir or delete the folder\n"
+        )
+        file.write_text(before)
+    assert told() == "far enough\n"
+    honest = checkpoint.load_params
+
+    def trained_further(*given: Any, **more: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf * 2, honest(*given, **more))
+
+    monkeypatch.setattr(checkpoint, "load_params", trained_further)
+    assert "(the weights of --init have changed since)" in told()
+
+
+def test_digests_tell_of_texts_and_labels_and_not_of_paths() -> None:
+    def digests(gold: str, where: str) -> dict[str, str]:
+        example = Example("a", "caf\u00e9", gold, where)
+        return Data({"train": [example], "dev": [example] * 2, "test": []}, {}, "x").digests
+
+    found = digests("yes", "a.tsv:2")
+    assert found == digests("yes", "b.tsv:3")
+    # As it was in another process.
+    assert found["train examples"] == (
+        "a93a2ae9f34b4d98227d8a0eb4671d5a6997b33a50d5d8f88d2209bde2adfb6d"
+    )
+    other = digests("no", "a.tsv:2")
+    assert all(found[name] != other[name] for name in ("train examples", "dev examples"))
 
 
 def test_a_killed_run_goes_on_to_the_same_result(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,6 +30,19 @@ class Data:
     encoded: Mapping[str, Encoded]
     source: str
     columns: Sequence[str] = ()
+
+    @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        """Of the examples that a run hangs on, by their name; where they stand is left out."""
+        return {f"{split} examples": _digest(self.examples[split]) for split in ("train", "dev")}
+
+
+def _digest(examples: Sequence[Any]) -> str:
+    """sha256, in hex, of the texts and labels; the same in every process."""
+    found = hashlib.sha256()
+    for example in examples:
+        found.update(ascii(example._replace(where="")).encode())
+    return found.hexdigest()
 
 
 def encode(

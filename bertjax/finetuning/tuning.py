@@ -24,7 +24,7 @@ from bertjax.finetuning.method import Data, Method, Point, tell
 from bertjax.finetuning.predictor import Predictor, Through, conclude, row_shape, shown
 from bertjax.models import objectives
 from bertjax.models.heads import TaskModel
-from bertjax.runs import checkpoint, run_folder
+from bertjax.runs import checkpoint, parameters, run_folder
 from bertjax.runs.state import TrainState, abstract_state, init_state, with_params
 from bertjax.scores import metrics
 from bertjax.tasks import sources
@@ -61,8 +61,9 @@ class Tuner:
         mesh: Mesh,
         method: Method,
     ):
-        self.task, self.context, self.start, self.mesh = task, context, start, mesh
+        self.task, self.context, self.mesh = task, context, mesh
         self.model, self.method = model, method
+        self._begin_with(start)
         self.predictor = Predictor(model, mesh)
         # A head on other features cannot go on from one on the paper's.
         self._paper_head = pretrained.paper_head({"head": model.head, "features": self._features})
@@ -72,6 +73,10 @@ class Tuner:
             microbatches=0,
             mesh=mesh,
         )
+
+    def _begin_with(self, start: pretrained.Pretrained) -> None:
+        self.start = start
+        self._start_digest = parameters.digest(start.params or {})
 
     def _optimizer(self, schedule: schedules.Schedule) -> Any:
         return optimizer.make_optimizer(
@@ -114,6 +119,7 @@ class Tuner:
             "init": self.start.name,
             "data": data.source,
             "columns": list(data.columns),
+            run_folder.CONTENTS: data.digests | {"weights of --init": self._start_digest},
             "settings": dataclasses.asdict(point) | dataclasses.asdict(self.method),
         }
 
@@ -123,7 +129,7 @@ class Tuner:
         A finished run is only read; one that was interrupted goes on where it was.
 
         Raises:
-          UserError: the folder holds a run with other settings.
+          UserError: the folder holds a run with other settings, examples or weights to begin with.
           Diverged: the loss is not finite, now or when the run was trained before.
           SystemExit: with 0 after SIGTERM.
         """
@@ -174,7 +180,7 @@ class Tuner:
             source=f"{path} and {data.source}",
         )
         self.run(folder, point, first)
-        self.start = pretrained.load(folder)
+        self._begin_with(pretrained.load(folder))
 
     def predict(
         self,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flax import traverse_util
 
 from bertjax.errors import UserError
@@ -13,6 +15,16 @@ from bertjax.errors import UserError
 def flat(params: Any) -> dict[str, Any]:
     """{"encoder/layer_0/attention/query/kernel": array, ...}."""
     return traverse_util.flatten_dict(params, sep="/")
+
+
+def digest(params: Any) -> str:
+    """sha256, in hex, of the names and numbers of a tree of arrays; the same in every process."""
+    found = hashlib.sha256()
+    for name, leaf in sorted(flat(params).items()):
+        array = np.asarray(leaf)
+        found.update(f"{name} {array.dtype} {array.shape}".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()
 
 
 def check_shapes(source: str | Path, given: Any, wanted: Any) -> None:

@@ -18,6 +18,8 @@ CHECKPOINTS = "checkpoints"
 # What a finished fine-tuning and a finished sweep of them leave.
 SCORES = "metrics.json"
 SWEEP = "sweep.json"
+# An entry of a config: digests by what they are of, which lies elsewhere and may change.
+CONTENTS = "sha256"
 
 
 def save_config(run: Path, config: dict[str, Any], may_change: Collection[str] = ()) -> None:
@@ -81,10 +83,12 @@ def newest_run(folder: Path, kind: str) -> Path:
 def _refuse_difference(
     run: Path, saved: dict[str, Any], wanted: dict[str, Any], may_change: Collection[str]
 ) -> None:
+    if CONTENTS not in saved:  # Runs of old tell of none.
+        wanted = {name: value for name, value in wanted.items() if name != CONTENTS}
     old = traverse_util.flatten_dict(saved, sep=".")
     new = traverse_util.flatten_dict(json.loads(json.dumps(wanted)), sep=".")
     changed = [
-        f"{name} was {old.get(name, 'unset')}, is {new.get(name, 'unset')}"
+        _told(name, old, new)
         for name in sorted((old.keys() | new.keys()) - {*may_change})
         if old.get(name) != new.get(name)
     ]
@@ -93,3 +97,11 @@ def _refuse_difference(
             f"{run}: holds a run with other settings ({'; '.join(changed[:3])}); "
             "use another --workdir or delete the folder"
         )
+
+
+def _told(name: str, old: dict[str, Any], new: dict[str, Any]) -> str:
+    """What has become of an entry."""
+    kind, _, content = name.partition(".")
+    if kind == CONTENTS:
+        return f"the {content} have changed since"
+    return f"{name} was {old.get(name, 'unset')}, is {new.get(name, 'unset')}"
