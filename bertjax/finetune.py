@@ -39,6 +39,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def train(flags: argparse.Namespace, task: Task) -> None:
     flag_checks.check_task(flags, task)
+    flag_checks.check_folder(flags)
     mesh = partition.make_mesh()
     shared = Method(**from_flags.given(flags, Method))
     for point in from_flags.all_points(flags, task):

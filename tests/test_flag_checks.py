@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -97,6 +98,34 @@ def test_numbers_that_cannot_be_trained_with_are_refused(
     given = ["--task=squad2", "--init=none", "--batch_size=8", flag, *more]
     assert command(finetune, *given) == 2
     assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize(
+    ("held", "more", "message"),
+    [
+        ("sweep.json", [], ": holds a sweep, whose best run is all that is read of it; give a"),
+        ("sweep.json", ["--seeds=1"], ": holds a sweep"),
+        ("mix/sweep.json", ["--layers=all"], "/mix: holds a sweep"),
+        ("config.json", ["--seeds=2"], ": holds a single run, which a sweep would hide; give this"),
+        ("config.json", ["--sweep"], ": holds a single run"),
+        ("last/config.json", ["--sweep", "--layers=all"], "/last: holds a single run"),
+    ],
+)
+def test_a_sweep_and_a_single_run_do_not_share_a_folder(
+    held: str,
+    more: list[str],
+    message: str,
+    command: Command,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / held).parent.mkdir(exist_ok=True)
+    (tmp_path / held).write_text('{"kind": "finetune"}')
+    given = ["--task=rte", "--init=none", f"--workdir={tmp_path}", *more]
+    assert command(finetune, *given) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {tmp_path}{message}")
+    assert said.endswith("another --workdir\n")
 
 
 def test_every_flag_belongs_to_a_mode_or_to_both() -> None:

@@ -219,13 +219,18 @@ def test_what_has_diverged_is_not_trained_again(
 
 
 def test_a_sweep_predicts_with_its_best_run(
-    swept: tuple[Path, list[str]], rte: Path, command: Command, tmp_path: Path
+    swept: tuple[Path, list[str]],
+    rte: Path,
+    command: Command,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run, _ = swept
     dev = rte / "RTE" / "dev.tsv"
     given = [f"--workdir={run}", f"--input={dev}", f"--output={tmp_path}"]
     assert command(finetune, "--mode=predict", *given) == 0
     best = json.loads((run / "sweep.json").read_text())["best"]
+    assert f"{run}: a sweep; its best run is taken, {run / best}\n" in capsys.readouterr().out
     found = (tmp_path / "predictions-dev.tsv").read_bytes()
     assert found == (run / best / "predictions-dev.tsv").read_bytes()
 

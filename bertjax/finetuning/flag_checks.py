@@ -9,6 +9,8 @@ from typing import Any
 
 from bertjax.errors import UserError
 from bertjax.finetuning.from_flags import EVERY
+from bertjax.models import features
+from bertjax.runs import run_folder
 from bertjax.tasks import submission
 from bertjax.tasks.base import Task
 
@@ -42,7 +44,7 @@ def check_mode(flags: argparse.Namespace, usual: argparse.Namespace) -> None:
     if flags.mode == "train":
         if idle := _named(given, PREDICTING):
             raise UserError(f"{idle}: for --mode=predict; add that, or leave it out")
-        if flags.keep_all and not flags.sweep and flags.seeds in (None, 1):
+        if flags.keep_all and _is_single(flags):
             raise UserError("--keep_all: of one run all is kept; add --seeds=N or --sweep")
         return
     if idle := _named(given, TRAINING):
@@ -60,6 +62,29 @@ def check_words(flags: argparse.Namespace, usual: argparse.Namespace) -> None:
     given = _given(flags, usual)
     if idle := _named(given, [name for name in given if name not in WORDS]):
         raise UserError(f"{idle}: nothing is trained for --task={flags.task}; leave them out")
+
+
+def check_folder(flags: argparse.Namespace) -> None:
+    """Raises UserError: --workdir holds a sweep where one run is asked for, or the other way round.
+
+    Of a folder with both, all that read it would take the best run of the sweep.
+    """
+    for kind in features.CHOICES if flags.layers == EVERY else ("",):
+        folder = flags.workdir / kind
+        if _is_single(flags) and (folder / run_folder.SWEEP).is_file():
+            raise UserError(
+                f"{folder}: holds a sweep, whose best run is all that is read of it; give a single "
+                "run another --workdir"
+            )
+        if not _is_single(flags) and run_folder.is_run(folder):
+            raise UserError(
+                f"{folder}: holds a single run, which a sweep would hide; give this one another "
+                "--workdir"
+            )
+
+
+def _is_single(flags: argparse.Namespace) -> bool:
+    return not flags.sweep and flags.seeds in (None, 1)
 
 
 def _given(flags: argparse.Namespace, usual: argparse.Namespace) -> list[str]:

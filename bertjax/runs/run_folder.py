@@ -59,9 +59,12 @@ def is_run(folder: Path) -> bool:
 
 
 def best_of_sweep(run: Path) -> Path:
-    """The folder itself, or of a sweep that of its best run."""
-    path = run / SWEEP
-    return run / read_json(path)["best"] if path.is_file() else run
+    """The folder itself, or of a sweep that of its best run, which is told."""
+    if not (run / SWEEP).is_file():
+        return run
+    best = run / read_json(run / SWEEP)["best"]
+    print(f"{run}: a sweep; its best run is taken, {best}")
+    return best
 
 
 def newest_run(folder: Path, kind: str) -> Path:
