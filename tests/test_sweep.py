@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from bertjax import finetune, own_command, reproduce
-from bertjax.finetuning import sweep, tuning
+from bertjax.finetuning import from_flags, sweep, tuning
 from bertjax.finetuning.method import Point
+from bertjax.tasks.table import TASKS
 from bertjax.training.skipped_updates import Diverged
 
 Command = Callable[..., int]
@@ -34,6 +35,23 @@ def test_the_grid_is_the_paper_s() -> None:
 def test_what_is_given_is_not_searched() -> None:
     points = sweep.grid(FIRST, seeds=1, fixed=["epochs", "learning_rate"])
     assert points == [Point(batch, 3e-5, 3, 7) for batch in (16, 32)]
+
+
+def test_a_head_on_a_frozen_encoder_has_rates_of_its_own() -> None:
+    """Whatever the task, but for what is given; the rest is as with a tuned encoder."""
+
+    def points(*given: str) -> list[Point]:
+        flags = finetune.parse_arguments(["--task=conll", "--encoder=frozen", *given])
+        return from_flags.all_points(flags, TASKS["conll"])
+
+    (point,) = points()
+    assert point == Point(batch_size=32, learning_rate=1e-3, epochs=4, seed=0)
+    (point,) = points("--learning_rate=2e-5")
+    assert point.learning_rate == 2e-5
+    swept = points("--sweep", "--seeds=1")
+    assert len(set(swept)) == len(swept) == 2 * 3 * 3
+    assert {point.learning_rate for point in swept} == {1e-3, 3e-3, 3e-4}
+    assert {p.learning_rate for p in points("--sweep", "--learning_rate=2e-5")} == {2e-5}
 
 
 class Bench:

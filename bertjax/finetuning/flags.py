@@ -75,9 +75,10 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     whole, real = {"type": int}, {"type": float}
     group(
         "training, by default as the task has it",
-        "--batch_size N, --learning_rate X, --epochs N, --max_seq_length N, --seed N (0)\n"
-        "--warmup_share X (0.1), --layer_decay X (1), --bias_correction (no, as in 2018)\n"
-        "--dropout P (of --init), --dtype float32|bfloat16 (float32), --train_examples N (all)",
+        "--batch_size N, --learning_rate X (1e-3 on a frozen encoder), --epochs N, --seed N (0)\n"
+        "--max_seq_length N, --warmup_share X (0.1), --layer_decay X (1), --dropout P (of --init)\n"
+        "--bias_correction (no, as in 2018), --dtype float32|bfloat16 (float32), "
+        "--train_examples N (all)",
         batch_size=whole,
         learning_rate=real,
         epochs=whole,

@@ -14,7 +14,7 @@ from bertjax.finetuning.tuning import Tuner
 from bertjax.models import encoders, features
 from bertjax.models.heads import TASK_HEADS, TaskModel
 from bertjax.tasks import sources
-from bertjax.tasks.base import Recipe, Task
+from bertjax.tasks.base import HEAD_RATES, Recipe, Task
 from bertjax.weights import pretrained
 
 # For --layers: all of them, one after the other (paper, table 7).
@@ -133,7 +133,10 @@ def run_all(flags: argparse.Namespace, tuner: Tuner, folder: Path, data: Data) -
 
 
 def first_point(flags: argparse.Namespace, task: Task) -> Point:
-    recipe = dataclasses.asdict(task.recipe) | given(flags, Recipe)
+    usual = dataclasses.asdict(task.recipe)
+    if flags.encoder == "frozen":
+        usual["learning_rate"] = HEAD_RATES[0]
+    recipe = usual | given(flags, Recipe)
     return Point(recipe["batch_size"], recipe["learning_rate"], recipe["epochs"], flags.seed)
 
 
@@ -148,5 +151,6 @@ def all_points(flags: argparse.Namespace, task: Task) -> list[Point]:
         raise UserError(f"--seeds={seeds}: give at least 1")
     point = first_point(flags, task)
     if flags.sweep:
-        return sweep.grid(point, seeds, fixed=given(flags, Recipe))
+        tried = {"learning_rate": HEAD_RATES} if flags.encoder == "frozen" else {}
+        return sweep.grid(point, seeds, given(flags, Recipe), sweep.GRID | tried)
     return sweep.repeated(point, seeds)

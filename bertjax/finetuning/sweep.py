@@ -32,13 +32,19 @@ TABLE = "sweep.md"
 _HEADER = "| batch | rate | epochs | seeds | median | mean | deviation | best | collapsed |"
 
 
-def grid(first: Point, seeds: int, fixed: Collection[str] = ()) -> list[Point]:
+def grid(
+    first: Point,
+    seeds: int,
+    fixed: Collection[str] = (),
+    tried: Mapping[str, Sequence[Any]] = GRID,
+) -> list[Point]:
     """The paper's 18 settings, each with that many seeds from first.seed on.
 
     Args:
       fixed: keys of GRID in which all settings are as `first`.
+      tried: as GRID, with other values.
     """
-    values = [[getattr(first, key)] if key in fixed else GRID[key] for key in GRID]
+    values = [[getattr(first, key)] if key in fixed else tried[key] for key in GRID]
     return [
         point
         for setting in itertools.product(*values)

@@ -23,6 +23,11 @@ class Recipe:
     max_seq_length: int = 128
 
 
+# Of a head on a frozen encoder, which learns next to nothing at the rate of a recipe: the usual
+# one, then those that a sweep tries beside it.
+HEAD_RATES = (1e-3, 3e-3, 3e-4)
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
     """What a family can be told beside the recipe; all of it is saved with the run.
