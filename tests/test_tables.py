@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,9 @@ from typing import Any
 import pytest
 
 from bertjax.errors import UserError
+from bertjax.files import tables
 from bertjax.files.tables import TableRow, read_table
+from bertjax.reporting import results
 
 Put = Callable[[str, str | bytes], Path]
 # Separators that only str.splitlines takes for line breaks: U+2028, U+0085, form feed.
@@ -180,3 +184,17 @@ def test_broken_rows_are_counted_where_the_caller_asks_for_it(put: Put) -> None:
     skipped: list[str] = []
     assert values(path, skipped=skipped) == [{"x": "1", "y": "2"}, {"x": "7", "y": "8"}]
     assert skipped == [f"{path}:3", f"{path}:4"]
+
+
+# --- Written --------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_read_back_with_all_its_line_breaks(tmp_path: Path) -> None:
+    texts = ["a\rb", "a\nb", "a\r\nb", 'a\t"b"', "", ODD]
+    columns = {"prediction": [f"p{i}" for i in range(len(texts))], "text": texts}
+    written = tables.as_tsv(columns)
+    lines = csv.reader(io.StringIO(written, newline=""), delimiter="\t")
+    assert list(lines) == [["prediction", "text"], *map(list, zip(*columns.values(), strict=True))]
+    assert written.startswith('prediction\ttext\np0\t"a\rb"\np1\t')
+    (tmp_path / "predictions-test.tsv").write_bytes(written.encode())
+    assert results.read_answers(tmp_path, "test") == columns["prediction"]

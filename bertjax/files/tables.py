@@ -179,8 +179,12 @@ def _objects(path: Path) -> Iterator[TableRow]:
 
 def as_tsv(columns: Mapping[str, Iterable[Any]]) -> str:
     """Tabs between columns; what holds a tab, a line break or a quote is quoted as in CSV."""
+    rows = [tuple(columns), *zip(*columns.values(), strict=True)]
+    return "".join(map(_tsv_line, rows))
+
+
+def _tsv_line(cells: Sequence[Any]) -> str:
     content = io.StringIO()
-    writer = csv.writer(content, delimiter="\t", lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
-    return content.getvalue()
+    # Of line breaks, Python 3.11 quotes those alone that are in its own.
+    csv.writer(content, delimiter="\t", lineterminator="\r\n").writerow(cells)
+    return content.getvalue().removesuffix("\r\n") + "\n"
