@@ -79,6 +79,28 @@ def test_choices_are_scored_together_and_missing_ones_never_chosen(
         assert score == pytest.approx(wanted, abs=1e-5)
 
 
+def test_parameters_go_to_the_devices_once_for_all_batches(
+    rows: list[Row],
+    tiny_config: BertConfig,
+    random_params: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mesh, model = partition.make_mesh(), TaskModel(tiny_config, "classification", 3)
+    params, predictor = random_params(model), Predictor(model, mesh)
+    predict, seen = predictor._predict, []
+
+    def spied(given: Any, batch: Any) -> Any:
+        seen.append(jax.tree.leaves(given))
+        return predict(given, batch)
+
+    monkeypatch.setattr(predictor, "_predict", spied)
+    predictor(params, Encoded(rows, {}), Shape("classification", 8, 48, pad_id=0))
+    first, *others = seen
+    assert others and all(list(map(id, leaves)) == list(map(id, first)) for leaves in others)
+    wanted = jax.tree.leaves(partition.tree_shardings(params, mesh))
+    assert [leaf.sharding for leaf in first] == wanted
+
+
 _SOME = "dev: no scores, for 2 of 3 examples have no label or answer; the first is dev.tsv:3\n"
 
 
