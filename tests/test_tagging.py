@@ -15,7 +15,7 @@ from bertjax.data.rows import Row
 from bertjax.errors import UserError
 from bertjax.scores.entity_scores import entity_scores
 from bertjax.tasks.base import Context, Encoded, Options
-from bertjax.tasks.conll import read_columns
+from bertjax.tasks.conll import read_columns, to_bio2
 from bertjax.tasks.tagging import Example, Prediction, Tagging, Window, windows
 from bertjax.text.tokenizer import WordPieceTokenizer
 
@@ -33,13 +33,14 @@ def sentence(
 
 
 def sentences(number: int, seed: int = 0) -> list[Example]:
-    """Of 1 to 30 words and random tags, one to four in a document."""
+    """Of 1 to 30 words and random tags in BIO2, one to four in a document."""
     rng = random.Random(seed)
     made, document = [], 0
     for line in range(number):
         words = rng.choices(WORDS, k=rng.randint(1, 30))
         document += rng.random() < 0.4
-        made.append(sentence(words, rng.choices(LABELS, k=len(words)), document, line))
+        tags = to_bio2(rng.choices(LABELS, k=len(words)))
+        made.append(sentence(words, tags, document, line))
     return made
 
 
@@ -133,7 +134,7 @@ def test_what_is_predicted_at_the_targets_are_the_tags_of_all_words(
 
 def test_a_sentence_of_a_thousand_words_loses_none(tiny_tokenizer: WordPieceTokenizer) -> None:
     rng = random.Random(0)
-    example = sentence(rng.choices(WORDS[:6], k=1000), rng.choices(LABELS, k=1000))
+    example = sentence(rng.choices(WORDS[:6], k=1000), to_bio2(rng.choices(LABELS, k=1000)))
     context = make_context(tiny_tokenizer, max_seq_length=64)
     encoded = FAMILY.encode([example], context)
     assert len(encoded.rows) > 20
@@ -233,6 +234,19 @@ def test_scores_are_the_scorers() -> None:
     wanted = entity_scores([e.gold or [] for e in examples], guesses)
     assert found == {name: wanted[name] for name in found}
     assert list(found) == ["f1", "precision", "recall", "token_accuracy", "strict_f1"]
+
+
+def test_of_iob1_there_is_no_strict_score_and_that_is_told(
+    tiny_tokenizer: WordPieceTokenizer,
+) -> None:
+    """There an I begins most entities, which BIO2 does not take for any."""
+    examples = [sentence("abc", ["I-PER", "I-PER", "O"]), sentence("ab", ["B-PER", "I-PER"])]
+    predictions = [Prediction(example.gold or [], []) for example in examples]
+    found = FAMILY.score(examples, predictions)
+    assert found == {"f1": 1, "precision": 1, "recall": 1, "token_accuracy": 1}
+    assert FAMILY.score(examples[1:], predictions[1:])["strict_f1"] == 1
+    told = FAMILY.encode(examples, make_context(tiny_tokenizer)).counts
+    assert told == {"in IOB1, where an I- may begin an entity, so without strict_f1": 1}
 
 
 def test_parts_of_speech_are_scored_by_their_accuracy() -> None:

@@ -19,6 +19,7 @@ from bertjax.tasks.sentences import check_length
 from bertjax.text.tokenizer import Tokenizer
 
 _SCORES = ("f1", "precision", "recall", "token_accuracy", "strict_f1")
+_NOT_STRICT = "in IOB1, where an I- may begin an entity, so without strict_f1"
 
 
 class Example(NamedTuple):
@@ -168,6 +169,14 @@ def _of_entities(tags: Collection[str]) -> set[str]:
     return {tag for tag in others if tag[:2] in ("B-", "I-", "E-", "S-")}
 
 
+def _is_iob1(tags: Sequence[str], entities: Collection[str]) -> bool:
+    """Whether an I begins an entity, as it does in IOB1; read strictly it would be of none."""
+    return any(
+        tag in entities and tag[0] == "I" and before not in (tag, f"B{tag[1:]}")
+        for before, tag in zip(["O", *tags], tags, strict=False)
+    )
+
+
 def _columns(texts: Sequence[Sequence[str]]) -> list[list[str]]:
     """Without white space, which sets columns apart."""
     return [[re.sub(r"\s", "_", text) or "_" for text in of_sentence] for of_sentence in texts]
@@ -231,6 +240,8 @@ class Tagging:
         room = length - 2
         counts: Counter[str] = Counter()
         pieces = _pieces(examples, tokenizer, room // 2, counts)
+        entities = _of_entities(labels)
+        counts[_NOT_STRICT] = sum(_is_iob1(e.gold or (), entities) for e in examples)
         ids = {label: number for number, label in enumerate(labels)}
         rows: list[Row] = []
         for text in _texts(examples, in_documents):
@@ -269,7 +280,8 @@ class Tagging:
     def score(
         self, examples: Sequence[Example], predictions: Sequence[Prediction]
     ) -> dict[str, float]:
-        """f1, precision and recall of entities as conlleval counts; token_accuracy; strict_f1.
+        """f1, precision and recall of entities as conlleval counts; token_accuracy; strict_f1, but
+        where gold is in IOB1, of which it tells nothing.
 
         Tags that are of no entities, such as parts of speech, count as one each: f1, precision,
         recall and strict_f1 are then the token_accuracy.
@@ -277,9 +289,12 @@ class Tagging:
         gold = [example.gold or [] for example in examples]
         scores = entity_scores(gold, [prediction.tags for prediction in predictions])
         tags = set(chain.from_iterable(gold)) - {"O"}
-        if tags and not _of_entities(tags):
+        entities = _of_entities(tags)
+        if tags and not entities:
             return dict.fromkeys(_SCORES, scores["token_accuracy"])
-        return {name: scores[name] for name in _SCORES}
+        if any(_is_iob1(of_sentence, entities) for of_sentence in gold):
+            del scores["strict_f1"]
+        return {name: scores[name] for name in _SCORES if name in scores}
 
     def files(
         self,
