@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,61 @@ def test_a_sweep_stands_for_its_best_run_and_its_other_runs_tell_what_they_lack(
     (other / "metrics.json").write_text("{}")
     with pytest.raises(UserError, match=r"other: its weights were given up by the sweep"):
         pretrained.load(other)
+
+
+@pytest.mark.parametrize("kind", ["run", "huggingface", "google"])
+def test_from_scratch_a_folder_needs_no_weights(
+    kind: str,
+    params: Callable[..., Any],
+    put: Callable[..., Path],
+    tiny_config: BertConfig,
+    tiny_tokenizer: WordPieceTokenizer,
+) -> None:
+    folder = put(kind, params())
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for path in (*folder.glob("*.safetensors"), *folder.glob("bert_model.ckpt*")):
+        path.unlink()
+    with pytest.raises(UserError):
+        pretrained.load(folder)
+    start = pretrained.find(f"scratch:{folder}")
+    assert (start.name, start.config, start.params) == ("scratch", tiny_config, None)
+    assert start.tokenizer.fingerprint == tiny_tokenizer.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("init", "said"),
+    [
+        (None, "--init is missing, and"),
+        ("scratch", "--init=scratch names no folder, and"),
+        ("scratch:", "--init=scratch: names no folder, and"),
+    ],
+)
+def test_what_was_given_is_named_where_there_is_no_run_to_take(
+    init: str | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"^{said} runs/ holds no pretraining run to take instead;"):
+        pretrained.find(init)
+
+
+def test_the_newest_run_is_that_of_the_newest_checkpoint(tmp_path: Path) -> None:
+    """Not one that has just begun, nor one of another kind."""
+    made: dict[str, tuple[str, list[str]]] = {
+        "first": ("pretrain", ["5", "10"]),
+        "second": ("pretrain", ["15"]),
+        "begun": ("pretrain", ["3.orbax-checkpoint-tmp"]),
+        "task": ("finetune", ["20"]),
+    }
+    for age, (name, (kind, steps)) in enumerate(made.items()):
+        for step in steps:
+            (tmp_path / name / "checkpoints" / step).mkdir(parents=True)
+            os.utime(tmp_path / name / "checkpoints" / step, (age, age))
+        (tmp_path / name / "config.json").write_text(json.dumps({"kind": kind}))
+    assert run_folder.newest_run(tmp_path, "pretrain") == tmp_path / "second"
+    # It goes on.
+    os.utime(tmp_path / "first" / "checkpoints" / "10", (9, 9))
+    assert run_folder.newest_run(tmp_path, "pretrain") == tmp_path / "first"
+    assert run_folder.newest_run(tmp_path / "begun", "pretrain") is None
 
 
 def test_who_reads_no_pooler_needs_none(

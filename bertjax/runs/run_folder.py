@@ -55,7 +55,12 @@ def load_config(run: Path) -> dict[str, Any]:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is one of our runs; other codes, too, write a config of that name."""
-    return (folder / CONFIG).is_file() and "kind" in read_json(folder / CONFIG)
+    return _kind(folder) is not None
+
+
+def _kind(folder: Path) -> str | None:
+    path = folder / CONFIG
+    return read_json(path).get("kind") if path.is_file() else None
 
 
 def best_of_sweep(run: Path) -> Path:
@@ -67,20 +72,15 @@ def best_of_sweep(run: Path) -> Path:
     return best
 
 
-def newest_run(folder: Path, kind: str) -> Path:
-    """The run with the newest config of that kind among the folders in `folder`.
-
-    Raises:
-      UserError: there is none.
-    """
-    configs = [path for path in folder.glob(f"**/{CONFIG}") if (path.parent / CHECKPOINTS).is_dir()]
-    runs = [path for path in configs if read_json(path).get("kind") == kind]
-    if not runs:
-        raise UserError(
-            f"--init is missing, and {folder}/ holds no {kind}ing run to take instead; give a run, "
-            "a Hugging Face or TF1 folder, or scratch:FOLDER with the size and vocabulary of one"
-        )
-    return max(runs, key=lambda path: path.stat().st_mtime).parent
+def newest_run(folder: Path, kind: str) -> Path | None:
+    """The run of that kind with the newest checkpoint among the folders in `folder`, if any."""
+    steps = [
+        step
+        for step in folder.glob(f"**/{CHECKPOINTS}/*")
+        if step.name.isdecimal() and _kind(step.parents[1]) == kind
+    ]
+    newest = max(steps, key=lambda step: step.stat().st_mtime, default=None)
+    return newest.parents[1] if newest else None
 
 
 def _refuse_difference(

@@ -35,6 +35,18 @@ _NORM_EPSILON = 1e-12
 # --- Reading --------------------------------------------------------------------------------
 
 
+def read_config(folder: Path) -> BertConfig:
+    """Reads bert_config.json alone.
+
+    Raises:
+      UserError: no such file, or a model whose arithmetic differs from ours.
+    """
+    path = folder / CONFIG
+    # What an absent key means in modeling.py.
+    settings = {"type_vocab_size": 16} | read_json(path)
+    return model_folder.read_config(path, settings, {"hidden_act": "gelu"})
+
+
 def read_google(folder: Path) -> tuple[BertConfig, Any, FolderInfo]:
     """Reads a released or fine-tuned checkpoint; its vocabulary is for tokenizer.load.
 
@@ -44,12 +56,9 @@ def read_google(folder: Path) -> tuple[BertConfig, Any, FolderInfo]:
       UserError: not such a folder, or a model whose arithmetic differs from ours.
     """
     path = folder / CONFIG
-    # What an absent key means in modeling.py.
-    settings = {"type_vocab_size": 16} | read_json(path)
-    config = model_folder.read_config(path, settings, {"hidden_act": "gelu"})
-    prefix = _find_checkpoint(folder)
+    config, prefix = read_config(folder), _find_checkpoint(folder)
     tensors, skipped = _read_variables(prefix)
-    head = settings.get("head") or head_of(tensors, "google")
+    head = read_json(path).get("head") or head_of(tensors, "google")
     if head and head not in TASK_HEADS:
         raise UserError(f"{path}: head is {head!r}, not one of {', '.join(TASK_HEADS)}")
     try:

@@ -48,6 +48,22 @@ _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 # --- Reading --------------------------------------------------------------------------------
 
 
+def read_config(folder: Path) -> BertConfig:
+    """Reads config.json alone.
+
+    Raises:
+      UserError: no such file, or a model whose arithmetic differs from ours.
+    """
+    path = folder / "config.json"
+    settings = read_json(path)
+    causal = settings.get("architectures") == _DECODER["architectures"]
+    # Absent keys have these values in transformers, too, but a config without a type is none.
+    usual = {"model_type": None, "is_decoder": False}
+    only = _ONLY | {"is_decoder": causal}
+    config = model_folder.read_config(path, usual | settings, only)
+    return dataclasses.replace(config, attention="causal") if causal else config
+
+
 def read_huggingface(folder: Path) -> tuple[BertConfig, Any, FolderInfo]:
     """Reads config.json and the safetensors files of a BERT; its tokenizer is for tokenizer.load.
 
@@ -58,20 +74,14 @@ def read_huggingface(folder: Path) -> tuple[BertConfig, Any, FolderInfo]:
       UserError: not such a folder, or a model whose arithmetic differs from ours.
     """
     path = folder / "config.json"
-    settings = read_json(path)
-    causal = settings.get("architectures") == _DECODER["architectures"]
-    # Absent keys have these values in transformers, too, but a config without a type is none.
-    usual = {"model_type": None, "is_decoder": False}
-    only = _ONLY | {"is_decoder": causal}
-    config = model_folder.read_config(path, usual | settings, only)
+    config, settings = read_config(folder), read_json(path)
     head = _read_head(settings)
     try:
         tensors = _read_tensors(folder, settings.get("architectures") or ["AutoModel"])
         params = from_foreign(tensors, config, "huggingface", head)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
-    if causal:
-        config = dataclasses.replace(config, attention="causal")
+    if config.attention == "causal":
         params = _renamed(params, "masked_lm", "next_token")
     problem = settings.get("problem_type") or _PROBLEMS["classification"]
     if head == "classification" and problem != _PROBLEMS[head]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,9 @@ FOLDERS = (
 )
 # Files in such folders; word vectors, too, may end in .bin.
 _PARTS = ("*.json", "*.safetensors", "pytorch_model*.bin", f"{google.CHECKPOINT}.*")
+# Of a folder: its config; that, its parameters, and what it says beside them.
+_ReadConfig = Callable[[Path], EncoderConfig]
+_Read = Callable[[Path], tuple[EncoderConfig, Any, FolderInfo]]
 
 
 class Pretrained(NamedTuple):
@@ -65,14 +68,23 @@ def find(init: str | None) -> Pretrained:
 
     Args:
       init: a folder; "scratch" or "scratch:FOLDER" for random weights (params None) with the size
-        and the vocabulary of a folder; where no folder is named, the newest pretraining in ./runs.
+        and the vocabulary of a folder, whose own weights need not be there; where no folder is
+        named, the newest pretraining in ./runs.
+
+    Raises:
+      UserError: no folder is named and ./runs holds none, or as load does.
     """
     kind, _, like = (init or "").partition(":")
     scratch = kind == "scratch"
-    folder = like if scratch else init
-    start = load(
-        storage.path(folder) if folder else run_folder.newest_run(Path("runs"), "pretrain")
-    )
+    named = like if scratch else init
+    folder = storage.path(named) if named else run_folder.newest_run(Path("runs"), "pretrain")
+    if folder is None:
+        asked = f"--init={init} names no folder" if init else "--init is missing"
+        raise UserError(
+            f"{asked}, and runs/ holds no pretraining run to take instead; give a run, a Hugging "
+            "Face or TF1 folder, or scratch:FOLDER with the size and vocabulary of one"
+        )
+    start = load(folder, weights=not scratch)
     if scratch:
         print(f"weights: random ones, of the size and with the vocabulary of {start.name}")
         return start._replace(name="scratch", params=None)
@@ -81,8 +93,11 @@ def find(init: str | None) -> Pretrained:
     return start
 
 
-def load(folder: Path) -> Pretrained:
+def load(folder: Path, *, weights: bool = True) -> Pretrained:
     """Loads the newest (or, of a fine-tuned run or a sweep, the best) parameters of a folder.
+
+    Args:
+      weights: False: only config and vocabulary are read of a folder, and params is None.
 
     Raises:
       UserError: none of FOLDERS, a file of one, or one whose vocabulary or config does not fit its
@@ -95,19 +110,30 @@ def load(folder: Path) -> Pretrained:
     folder = run_folder.best_of_sweep(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give {FOLDERS}")
-    config: EncoderConfig
-    if (folder / run_folder.CHECKPOINTS).is_dir() or run_folder.is_run(folder):
-        config, params, info = _read_run(folder)
-    elif (folder / run_folder.CONFIG).is_file():
-        config, params, info = huggingface.read_huggingface(folder)
-    elif (folder / google.CONFIG).is_file():
-        config, params, info = google.read_google(folder)
+    read_config, read = _readers(folder)
+    if weights:
+        config, params, info = read(folder)
     else:
-        raise UserError(
-            f"{folder}: neither {run_folder.CONFIG} nor {google.CONFIG} in it; give {FOLDERS}"
-        )
+        config, params, info = read_config(folder), None, FolderInfo("", [])
     words = load_words(folder, config)
     return Pretrained(str(folder), config, params, words, info.head, info.labels, info.skipped)
+
+
+def _readers(folder: Path) -> tuple[_ReadConfig, _Read]:
+    """What reads a folder of its layout: its config alone, and all.
+
+    Raises:
+      UserError: it is of none of FOLDERS.
+    """
+    if (folder / run_folder.CHECKPOINTS).is_dir() or run_folder.is_run(folder):
+        return _read_run_config, _read_run
+    if (folder / run_folder.CONFIG).is_file():
+        return huggingface.read_config, huggingface.read_huggingface
+    if (folder / google.CONFIG).is_file():
+        return google.read_config, google.read_google
+    raise UserError(
+        f"{folder}: neither {run_folder.CONFIG} nor {google.CONFIG} in it; give {FOLDERS}"
+    )
 
 
 def load_words(folder: Path, config: EncoderConfig) -> tokenizer.Tokenizer:
@@ -139,6 +165,10 @@ def _read_vectors(path: Path) -> Pretrained:
     params = {"encoder": {"embeddings": {"token": {"embedding": table}}}}
     config = Word2VecConfig(len(tokens), table.shape[1])
     return Pretrained(str(path), config, params, words, "", [], 0)
+
+
+def _read_run_config(folder: Path) -> EncoderConfig:
+    return encoders.from_run(run_folder.load_config(folder))
 
 
 def _read_run(folder: Path) -> tuple[EncoderConfig, Any, FolderInfo]:
