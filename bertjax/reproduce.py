@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from bertjax.files import storage
 from bertjax.files.json_file import read_json
 from bertjax.files.whole_file import write_whole
 from bertjax.finetuning.sweep import RESULT
+from bertjax.own_command import Stopped
 from bertjax.tasks.base import Task
 from bertjax.tasks.glue import GLUE
 from bertjax.tasks.table import TASKS
@@ -46,11 +47,12 @@ _EXACT = ("exact_match", "exact")
 
 
 class Row(NamedTuple):
-    """A task with its command, and what its runs gave."""
+    """A task with its command, and what its runs gave, or why they gave nothing."""
 
     task: Task
     command: Sequence[str]
     result: dict[str, Any]
+    failure: str = ""
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -75,10 +77,16 @@ def find_data(task: Task, data_dir: Path | None) -> list[str] | None:
     """What tells bertjax.finetune where a task's data are; None if they are nowhere.
 
     The first folder that holds a train and a dev file, else the cache of tensorflow-datasets, which
-    is taken where nothing is told.
+    is taken where nothing is told. A folder with several files that could be one is passed over
+    aloud.
     """
     for folder in (*FOLDERS[task.name], *_BESIDE.get(task.name, ())) if data_dir else ():
-        found = task.reader.find(data_dir / folder)
+        try:
+            found = task.reader.find(data_dir / folder)
+        except UserError:  # It names flags that tell which; here there are none.
+            place = f"{task.name}: {data_dir / folder} is passed over"
+            print(f"{place}: several of its files could be train, dev or test; keep one of each")
+            continue
         official = folder in FOLDERS[task.name] or "-v2.0" in found.get("train", Path()).name
         if {"train", "dev"} <= found.keys() and official:
             return [f"--data_dir={data_dir / folder}"]
@@ -93,36 +101,51 @@ def command(flags: argparse.Namespace, task: Task, data: Sequence[str]) -> list[
     return [*made, f"--seeds={flags.seeds}", *["--sweep"] * flags.sweep]
 
 
-def run_tasks(flags: argparse.Namespace, found: list[tuple[Task, list[str]]]) -> Iterator[Row]:
-    """Runs the tasks one after the other; finished runs are only read.
+def run_task(flags: argparse.Namespace, task: Task, data: Sequence[str]) -> Row:
+    """Runs a task; finished runs of it are only read.
 
     Raises:
-      UserError: a task was stopped, or what own_command.call raises.
+      Stopped: it was asked to stop.
     """
-    for task, data in found:
-        made = command(flags, task, data)
+    made = command(flags, task, data)
+    result = flags.workdir / task.name / RESULT
+    try:
         own_command.call("finetune", made)
-        result = flags.workdir / task.name / RESULT
         if not result.is_file():  # Asked to stop, it did so in order.
-            raise UserError(f"{result.parent}: was stopped; run the same command again to go on")
-        yield Row(task, made, read_json(result))
+            raise Stopped(f"{result.parent}: was stopped; run the same command again to go on")
+        return Row(task, made, read_json(result))
+    except Stopped:
+        raise
+    except UserError as error:
+        return Row(task, made, {}, str(error))
+    except SystemExit:  # It has said why.
+        return Row(task, made, {}, "run its command to see why")
 
 
 def line(row: Row) -> str:
-    """One row of the table: the setting with the best median."""
+    """One row of the table."""
+    task = row.task
+    scores = [f"failed: {row.failure}", *"----"] if row.failure else _scores(row)
+    shown = f"`{own_command.shown('finetune', row.command)}`"
+    cells = [task.name, task.primary, *scores, task.paper.get("BERT-base", "-"), shown]
+    return f"| {' | '.join(cells)} |"
+
+
+def _scores(row: Row) -> list[str]:
+    """Of the setting with the best median: that, deviation, best, seeds and other scores."""
     result, task = row.result, row.task
     best = result["rows"][0]
     run = result["runs"][result["best"]]
     exact = [f"dev {name} {value:.2f}" for name, value in run["dev"].items() if name in _EXACT]
     others = [_other(task, split, found) for split, found in run["other_splits"].items()]
-    scores = "; ".join([*exact, *others])
     deviation = "-" if best["deviation"] is None else f"{100 * best['deviation']:.2f}"
-    paper = task.paper.get("BERT-base", "-")
-    return (
-        f"| {task.name} | {task.primary} | {100 * best['median']:.2f} | {deviation} "
-        f"| {100 * best['best']:.2f} | {best['seeds']} | {scores or '-'} | {paper} "
-        f"| `{own_command.shown('finetune', row.command)}` |"
-    )
+    return [
+        f"{100 * best['median']:.2f}",
+        deviation,
+        f"{100 * best['best']:.2f}",
+        str(best["seeds"]),
+        "; ".join([*exact, *others]) or "-",
+    ]
 
 
 def _other(task: Task, split: str, found: Mapping[str, float]) -> str:
@@ -132,10 +155,12 @@ def _other(task: Task, split: str, found: Mapping[str, float]) -> str:
     return f"{split} {100 * task.share(found):.2f}"
 
 
-def main() -> None:
-    flags = parse_arguments()
-    if flags.seeds < 2:
-        raise UserError(f"--seeds={flags.seeds}: a score alone says little; give at least 2")
+def at_hand(flags: argparse.Namespace) -> list[tuple[Task, list[str]]]:
+    """The tasks whose data are there, with what find_data gives; names the others.
+
+    Raises:
+      UserError: there is none.
+    """
     tasks = [TASKS[name] for name in flags.tasks or FOLDERS]
     places = {task.name: find_data(task, flags.data_dir) for task in tasks}
     for task in tasks:
@@ -148,12 +173,28 @@ def main() -> None:
             f"{where}: the files of no task are there, nor in the cache of tensorflow-datasets; "
             "give a folder that holds some of those named above"
         )
+    return found
+
+
+def main() -> None:
+    flags = parse_arguments()
+    if flags.seeds < 2:
+        raise UserError(f"--seeds={flags.seeds}: a score alone says little; give at least 2")
+    found = at_hand(flags)
     signal.signal(signal.SIGTERM, own_command.interrupt)
     lines = [_HEADER, "|---" * 9 + "|"]
-    for row in run_tasks(flags, found):
+    failed: list[str] = []
+    for task, place in found:
+        row = run_task(flags, task, place)
         lines.append(line(row))
+        failed += [task.name] * bool(row.failure)
         write_whole(flags.workdir / TABLE, "\n".join([*lines, ""]).encode())
     print("\n" + "\n".join(lines) + f"\nwrote {flags.workdir / TABLE}")
+    if failed:
+        raise UserError(
+            f"{', '.join(failed)} failed, as the table tells; the same command again goes on with "
+            "what is not finished"
+        )
 
 
 if __name__ == "__main__":

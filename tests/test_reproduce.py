@@ -1,4 +1,4 @@
-"""Where the paper's tasks find their data: folders, files side by side, a cache."""
+"""Where the paper's tasks find their data: folders, files side by side, a cache; what ends them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from bertjax import data_sets, own_command, reproduce
+from bertjax.files.json_file import write_json
 from bertjax.reproduce import find_data
 from bertjax.tasks.table import TASKS
 
@@ -45,6 +46,18 @@ def test_the_versions_of_squad_may_lie_side_by_side(tmp_path: Path) -> None:
 def test_files_of_any_name_in_squads_folder_are_of_the_first_version(tmp_path: Path) -> None:
     put(tmp_path / "squad", "train-mine.json", "dev-mine.json")
     assert find_data(SQUAD2, tmp_path) is None
+
+
+def test_of_several_files_that_could_be_one_none_is_taken(
+    tmp_path: Path, cached: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path / "squad2", "train-a.json", "train-b.json", "dev-a.json")
+    assert find_data(SQUAD2, tmp_path) is None
+    said = capsys.readouterr().out
+    assert said.startswith(f"squad2: {tmp_path / 'squad2'} is passed over: several of its files")
+    assert said.count("\n") == 1
+    put(tmp_path / "squad2", "train-v2.0.json", "dev-v2.0.json")
+    assert find_data(SQUAD2, tmp_path) == [f"--data_dir={tmp_path / 'squad2'}"]
 
 
 def test_a_cache_serves_where_no_folder_does(tmp_path: Path, cached: set[str]) -> None:
@@ -83,6 +96,44 @@ def test_squad_has_both_scores_as_the_paper_has() -> None:
     found = line("squad2", dev={"exact": 70.5, "f1": 73.25, "HasAns_exact": 1.0, "total": 9})
     assert "| dev exact 70.50 |" in found
     assert "| - |" in line("rte", dev={"accuracy": 0.5, "examples": 277})
+
+
+# --- A task that fails ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [(2, "run its command to see why"), (1, "bertjax.finetune failed; what it says is above")],
+)
+def test_a_task_that_fails_is_told_in_the_table_and_the_others_run(
+    status: int,
+    why: str,
+    flags: list[str],
+    command: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    put(tmp_path / "glue" / "CoLA", "train.tsv", "dev.tsv")
+
+    def run(made: list[str]) -> int:
+        if "--task=cola" in made:
+            return status
+        row = {"median": 0.6, "deviation": 0.01, "best": 0.7, "seeds": 3}
+        runs = {"a": {"dev": {}, "other_splits": {}}}
+        found = {"rows": [row], "best": "a", "runs": runs}
+        write_json(tmp_path / "runs" / "rte" / "sweep.json", found)
+        return 0
+
+    monkeypatch.setattr(own_command, "run_program", run)
+    assert command(reproduce, *flags) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: cola failed, as the table tells; the same command again")
+    table = (tmp_path / "runs" / "paper.md").read_text()
+    assert table in said.out
+    _, _, cola, rte = table.splitlines()
+    assert cola.startswith(f"| cola | matthews | failed: {why} | - | - | - | - | 52.1 (test) | `")
+    assert rte.startswith("| rte | accuracy | 60.00 | 1.00 | 70.00 | 3 | - | 66.4 (test) | `")
 
 
 # --- Being stopped --------------------------------------------------------------------------
