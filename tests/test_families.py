@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import json
 import random
@@ -19,7 +20,8 @@ from bertjax.finetuning import from_flags
 from bertjax.finetuning.tuning import Tuner
 from bertjax.models import encoders, heads
 from bertjax.models.elmo import ElmoConfig
-from bertjax.runs import checkpoint
+from bertjax.runs import checkpoint, run_folder
+from bertjax.text import tokenizer
 from bertjax.text.tokenizer import SPECIALS, WordTokenizer
 from bertjax.weights import word_vectors
 from bertjax.weights.word_vectors import WordVectors
@@ -149,6 +151,34 @@ def test_an_ensemble_of_equals_answers_like_one(
     assert command(finetune, "--mode=predict", *given) == 0
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (run / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize("trained", ["regress"], indirect=True)
+def test_an_ensemble_of_others_answers_with_their_mean(
+    trained: tuple[str, Path, Path],
+    save_run: Callable[..., None],
+    command: Command,
+    tmp_path: Path,
+) -> None:
+    """The other one says half of what the first says, and one more."""
+    _, run, dev = trained
+    config, params = run_folder.load_config(run), checkpoint.load_params(run, best=True)
+    head = params["head"]
+    params["head"] = {"kernel": head["kernel"] / 2, "bias": head["bias"] / 2 + 1}
+    other = tmp_path / "other"
+    save_run(other, encoders.from_run(config), tokenizer.load(run), params, **config)
+
+    def predicted(*members: Path) -> np.ndarray:
+        output = tmp_path / str(len(members))
+        given = [f"--input={dev}", f"--output={output}", "--ensemble", *map(str, members)]
+        assert command(finetune, "--mode=predict", *given) == 0
+        with open(output / "predictions-dev.tsv", encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+        return np.array([float(row["prediction"]) for row in rows])
+
+    first = predicted(run)
+    assert np.ptp(first) > 1
+    np.testing.assert_allclose(predicted(run, other), (first + first / 2 + 1) / 2, atol=1e-5)
 
 
 @pytest.mark.parametrize("trained", ["span"], indirect=True)

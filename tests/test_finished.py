@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.special import softmax
 
+from bertjax.data.rows import Row
 from bertjax.errors import UserError
 from bertjax.finetuning import finished
 from bertjax.finetuning.finished import Finished
-from bertjax.tasks.base import Context, Options
+from bertjax.tasks.base import Context, Encoded, Options
+from bertjax.tasks.sentences import Example
 from bertjax.tasks.table import TASKS
 from bertjax.text.tokenizer import WordPieceTokenizer
 
@@ -54,3 +58,19 @@ def test_members_of_an_ensemble_must_agree(tiny_tokenizer: WordPieceTokenizer) -
     for what, other in others.items():
         with pytest.raises(UserError, match=rf"^two: its {what} differ\(s\) from one's;"):
             finished.check_alike([first, first, other._replace(run=Path("two"))])
+
+
+def test_an_ensemble_answers_by_the_mean_of_its_members_scores(
+    tiny_tokenizer: WordPieceTokenizer,
+) -> None:
+    """Of scores, not of probabilities: the mean of those would be for the other label."""
+    context = Context(tiny_tokenizer, ["no", "yes"], Options())
+    scores = [[9.0, 0.0], [0.0, 2.0], [0.0, 2.0]]
+    members = [
+        Finished(Path(), TASKS["rte"], context, lambda params, *_: [params], None, np.array(own))
+        for own in scores
+    ]
+    examples, encoded = [Example("a", "b", None, "x:1")], [Encoded([Row([1, 2], 2)], {})] * 3
+    (found,) = finished.predict(members, examples, encoded)
+    np.testing.assert_allclose(found.probabilities, softmax([3, 4 / 3]))
+    assert found.label == "no"
