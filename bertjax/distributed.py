@@ -60,9 +60,10 @@ def run(main: Callable[[], None]) -> int:
         if not several():
             raise
         status = 1
-        if not lost_another(error):
+        if lost_another(error):
+            print(_LOST, file=sys.stderr)
+        else:
             traceback.print_exc()
-        print(_LOST, file=sys.stderr)
     if several():
         _leave(status)
     return status

@@ -74,6 +74,18 @@ def describe_no_devices(error: Exception) -> str | None:
     )
 
 
+def describe_no_memory(error: Exception) -> str | None:
+    """One line where a device has no room for what is computed."""
+    if type(error).__name__ not in ("JaxRuntimeError", "XlaRuntimeError"):
+        return None
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        return None
+    return (
+        "the memory of the devices is full; take a smaller batch or, in pretraining, more parts of "
+        f"one (train.microbatches): {textwrap.shorten(str(error), 300)}"
+    )
+
+
 def _may_pass(error: Exception) -> bool:
     """Whether it may work later: devices that are there but cannot be had, as after a kill."""
     return (
@@ -89,7 +101,7 @@ def _describe(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError):
         return describe_os_error(error)
-    return describe_no_devices(error) or describe_refusal(error)
+    return describe_no_devices(error) or describe_no_memory(error) or describe_refusal(error)
 
 
 def run(main: Callable[[], None]) -> int:

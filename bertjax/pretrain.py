@@ -31,8 +31,9 @@ from bertjax.training.pulse import Pulse
 from bertjax.training.run_log import RunLog, read_metrics, shown, with_perplexities
 from bertjax.training.train_step import make_eval_step
 
-# Settings that may be others when a run goes on: nothing that it learns hangs on them. Of records
-# the contents are compared, not where they lie.
+# Settings that may be others when a run goes on: nothing that it learns hangs on them (on
+# microbatches only which numbers dropout draws). Of records the contents are compared, not where
+# they lie.
 MAY_CHANGE = tuple(
     f"settings.{name}"
     for name in (
@@ -179,6 +180,7 @@ def train(
     with checkpoint.Checkpoints(workdir, keep_last=config.keep_last) as checkpoints:
         state = start_state(made, mesh, seed, checkpoints, inputs)
         start = int(state.step)
+        watching.profiler.check(start)
         # What reads ahead is closed before the interpreter ends, which would wait for it.
         batches = closing(phases.batches(inputs.phases, start, seed, *shares.local_parts(mesh)))
         with (

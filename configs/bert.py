@@ -39,7 +39,9 @@ def get_config(size: str = "base") -> ConfigDict:
                 "positions": "learned",  # or rope
                 "feed_forward": "gelu",  # or geglu, swiglu
                 "dtype": "float32",
-                "attention_kernel": "auto",  # einsum, dot_product, flash: by platform
+                # einsum, dot_product, flash: by platform. cuDNN's, of dot_product, drops no
+                # weights: it needs attention_dropout=0.
+                "attention_kernel": "auto",
             },
             "data": {
                 "records": "records",

@@ -97,6 +97,11 @@ def test_the_last_ones_and_the_best_are_kept(run: Path) -> None:
     assert steps_in(run) == [2, 4, 5]
 
 
+def test_a_run_that_would_keep_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="keep_last=0: give at least 1"):
+        checkpoint.Checkpoints(tmp_path, keep_last=0)
+
+
 def test_newest_best_and_any_step_are_loaded(run: Path) -> None:
     assert saved_step(checkpoint.load_params(run)) == 5
     assert saved_step(checkpoint.load_params(run, best=True)) == 2

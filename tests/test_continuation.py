@@ -91,11 +91,11 @@ def test_new_whole_words_begin_as_unknown_ones(
     """Also where words are read by their letters, which takes in every word that is met."""
     model = encoders.pretraining(config).model
     words = OpenWords(OLD_WORDS) if config.reads_letters else OLD_WORDS
-    given = random_params(model(config, words))
+    given = random_params(model(config, words, None))
     start = pretrained.Pretrained("given", config, given, words, "", [], 0)
     more = WordTokenizer([*OLD_WORDS.tokens, "mouse", "owl", "[unused1]"], lowercase=True)
     wider = dataclasses.replace(config, vocab_size=more.vocab_size)
-    wanted = random_params(model(wider, more), 1)
+    wanted = random_params(model(wider, more, None), 1)
     merged, lines = continuation.merge(start, wanted, more)
     assert lines == ["+ 3 new entries, 2 of them as the mean of their pieces"]
     found, old, fresh = map(parameters.flat, (merged, given, wanted))

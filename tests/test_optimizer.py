@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -194,6 +195,24 @@ def test_muon_moves_matrices_by_orthogonal_ones_and_the_rest_as_adamw(params: Fl
     assert orthogonal == 12
 
 
+def test_muon_takes_each_direction_and_gate_of_an_lstm_for_a_matrix_of_its_own() -> None:
+    shapes = {"input_kernel": (2, 6, 4, 5), "projection_kernel": (2, 5, 6)}
+    rng = np.random.default_rng(4)
+    layer = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    found = make_optimizer("muon", linear(0.01, 0, 10**9), weight_decay=0.0, clip_norm=math.inf)
+    tree = {"encoder": {"layer_0": layer}}
+    updates, _ = found.update(tree, found.init(tree), tree)
+    moved = updates["encoder"]["layer_0"]
+    size = 0.01 * 0.2 * np.sqrt(6)
+    for direction in range(2):
+        for gate in range(4):
+            place = np.s_[direction, :, gate]
+            expected = -size * _orthogonal(layer["input_kernel"][place])
+            np.testing.assert_allclose(moved["input_kernel"][place], expected, atol=1e-5)
+        expected = -size * _orthogonal(layer["projection_kernel"][direction])
+        np.testing.assert_allclose(moved["projection_kernel"][direction], expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_descends_and_keeps_its_moments_as_told(name: str) -> None:
     """A quadratic bowl, from 1 to near its bottom, also with moments in bfloat16."""
@@ -221,11 +240,11 @@ def test_every_optimizer_descends_and_keeps_its_moments_as_told(name: str) -> No
         ({"name": "sgd"}, "train.optimizer=sgd: choose one of adam2018, adamw, lamb, muon"),
         ({"moment_dtype": "int8"}, "train.moment_dtype=int8: choose one of float32, bfloat16"),
         ({"schedule": Schedule("flat", ())}, "train.schedule=flat: choose one of linear, cosine"),
+        ({"clip_norm": 0.0}, "train.clip_norm=0: give a number above 0; inf clips nothing"),
+        ({"weight_decay": math.nan}, "train.weight_decay=nan: give 0 or more"),
     ],
 )
-def test_an_unknown_name_is_answered_with_those_there_are(
-    wrong: dict[str, Any], message: str
-) -> None:
+def test_what_makes_no_optimizer_is_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_optimizer(**({"name": "adamw", "schedule": linear(0.1, 0, 1)} | wrong))
 

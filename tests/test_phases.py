@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -119,6 +120,9 @@ def test_each_phase_has_the_shapes_that_are_its_own(shorter: Records, longer: Re
     [
         ({"data__shapes": (12, 24)}, "data.shapes=.*: give lengths from 8 to the records', 16"),
         ({"train__long_batch_size": 8}, "train.long_batch_size: data.long_records is not set"),
+        ({"train__learning_rate": math.nan}, "train.learning_rate=nan: give 0 or more"),
+        ({"train__warmup_steps": -1}, "train.warmup_steps=-1: give 0 or more"),
+        ({"train__batch_growth": (("a", 512),)}, "give pairs of a step and its rows"),
         ({"train__long_warmup_steps": 1}, "long_warmup_steps: train.long_learning_rate is not"),
     ],
 )

@@ -14,6 +14,7 @@ from bertjax import plan, settings
 from bertjax.data import input as data_input
 from bertjax.data.records import Records
 from bertjax.errors import UserError
+from bertjax.models import flops
 from bertjax.planner import estimate, plan_report, planned_work, planning, topology
 from bertjax.planner.estimate import Estimate
 from bertjax.training.chips import GIB
@@ -225,6 +226,26 @@ def test_batches_that_grow_are_planned_each(no_hardware: None, tiny_settings: Pa
     site = planning.site(topology.parse("v5e-8"), work, chosen_mesh=True)
     found = planning.rows(site, work, 1, None)
     assert [(row["rows"], row["steps"]) for row in found] == [(16, 6), (32, 6)]
+
+
+@pytest.mark.parametrize(
+    ("spec", "overrides", "scored"),
+    [
+        ("bert.py:tiny", [], 5),
+        ("bert.py:tiny", ["data.masked_lm_prob=0.3"], 10),
+        ("left_to_right.py:tiny", [], 32),
+    ],
+)
+def test_the_share_of_peak_counts_the_positions_that_are_named(
+    no_hardware: None, spec: str, overrides: list[str], scored: int
+) -> None:
+    """15 % of a row, what the config masks, or all where the next token is named."""
+    work = planned_work.imagined(settings.load(f"configs/{spec}", overrides), [32], 100)
+    site = planning.site(topology.parse("v5e-8"), work, chosen_mesh=True)
+    (row,) = planning.rows(site, work, 1, None)
+    operations = flops.pretraining_step(work.encoder, row["rows"], 32, scored, 1)
+    time = site.topology.chip.peak * site.topology.chips * row["seconds"]
+    assert row["share_of_peak"] == pytest.approx(operations / time)
 
 
 def test_state_and_temporaries_must_fit_together(

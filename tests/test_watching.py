@@ -12,10 +12,12 @@ import jax
 import pytest
 
 from bertjax import finetune, pretrain
+from bertjax.errors import UserError
 from bertjax.models import flops
 from bertjax.models.config import BertConfig
 from bertjax.runs import run_folder
 from bertjax.training import chips, run_log
+from bertjax.training.profiler import Profiler
 
 Command = Callable[..., int]
 
@@ -81,6 +83,10 @@ def test_what_is_missing_or_wrong_is_told_before_the_run_begins(
     assert "--profile=3:2: give the first and the last step" in capsys.readouterr().err
     assert command(pretrain, *flags, "--profile=13:14") == 2
     assert "--profile=13:14: the run has 12 steps" in capsys.readouterr().err
+    profiler = Profiler(steps=(3, 5))
+    profiler.check(4)
+    with pytest.raises(UserError, match="--profile=3:5: the run goes on behind step 5; give later"):
+        profiler.check(5)
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert command(pretrain, *flags, "--wandb=encoders") == 2
     assert "pip install 'bertjax[wandb]'" in capsys.readouterr().err

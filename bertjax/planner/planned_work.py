@@ -18,7 +18,7 @@ from bertjax.errors import UserError
 from bertjax.models import encoders
 from bertjax.models.config import EncoderConfig
 from bertjax.planner.estimate import Shapes
-from bertjax.training import inputs, phases, program
+from bertjax.training import arithmetic, inputs, phases, program
 from bertjax.training.phases import Phase
 from bertjax.training.program import Program
 
@@ -29,6 +29,7 @@ class Work(NamedTuple):
     Attributes:
       build: mesh -> the functions of the run.
       shapes: (phase, rows) -> what its batches are, as they are read.
+      scored: phase -> the positions of a row that are to be named.
     """
 
     config: ConfigDict
@@ -36,6 +37,7 @@ class Work(NamedTuple):
     phases: list[Phase]
     build: Callable[[Mesh | None], Program]
     shapes: Callable[[Phase, int], Shapes]
+    scored: Callable[[Phase], int]
 
 
 def prepared(config: ConfigDict) -> Work:
@@ -53,11 +55,15 @@ def prepared(config: ConfigDict) -> Work:
     def build(mesh: Mesh | None) -> Program:
         return inputs.build_program(config, given, mesh)
 
-    return Work(config, given.encoder, given.phases, build, shapes)
+    def scored(phase: Phase) -> int:
+        return arithmetic.scored(config, given, phase)
+
+    return Work(config, given.encoder, given.phases, build, shapes, scored)
 
 
 def imagined(config: ConfigDict, lengths: list[int], vocab_size: int) -> Work:
-    """The work as if records were there: padded rows of 2018, 15 % of their tokens predicted.
+    """The work as if records were there: padded rows of 2018, of whose tokens 15 % are predicted,
+    or what data.masked_lm_prob says.
 
     Args:
       lengths: of rows; two for two phases, split as train.long_share says.
@@ -69,33 +75,39 @@ def imagined(config: ConfigDict, lengths: list[int], vocab_size: int) -> Work:
         raise UserError("--seq_length: give one length, or two for two phases, of 8 or more")
     name = config.get("encoder", "bert")
     encoder = encoders.from_settings(name, vocab_size, config.model.to_dict())
+    pretraining, share = encoders.pretraining(encoder), config.data.masked_lm_prob or 0.15
     opened: list[Any] = [
-        SimpleNamespace(folder="records", manifest=_manifest(length, vocab_size))
+        SimpleNamespace(folder="records", manifest=_manifest(length, vocab_size, share))
         for length in lengths
     ]
     for records in opened:
         phases.check_length(records, encoder.max_positions)
     plan = phases.plan(config, opened[0], opened[1] if opened[1:] else None)
     schedule = phases.schedule(config, plan)
+    labels = config.train.get("next_sentence", True)
+
+    def scored(phase: Phase) -> int:
+        manifest = phase.records.manifest
+        return manifest.max_predictions_per_seq if pretraining.masks else manifest.max_seq_length
 
     def build(mesh: Mesh | None) -> Program:
         return program.build(
             config,
             encoder,
             schedule,
-            text=encoders.Text(True, lambda: np.ones(encoder.vocab_size)),
+            text=encoders.Text(labels, lambda: np.ones(encoder.vocab_size)),
             words=None,
             expand=lambda batch: batch,
             mesh=mesh,
         )
 
-    return Work(config, encoder, plan, build, _padded_rows)
+    return Work(config, encoder, plan, build, _padded_rows, scored)
 
 
-def _manifest(length: int, vocab_size: int) -> Manifest:
+def _manifest(length: int, vocab_size: int, share: float) -> Manifest:
     return Manifest(
         max_seq_length=length,
-        max_predictions_per_seq=math.ceil(0.15 * length),
+        max_predictions_per_seq=math.ceil(share * length),
         vocab_size=vocab_size,
         tokenizer={},
         settings={},

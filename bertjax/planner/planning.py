@@ -122,7 +122,7 @@ def _speed(site: Site, work: Work, phase: Phase, step: Estimate) -> dict[str, An
             work.encoder,
             phase.batch_size,
             manifest.max_seq_length,
-            manifest.max_predictions_per_seq,
+            work.scored(phase),
             manifest.max_sequences,
         )
         facts["share_of_peak"] = operations / (chip.peak * chips * seconds)

@@ -53,7 +53,13 @@ class Checkpoints:
     """Saves and restores the states of one run; a context that ends when all is on disk."""
 
     def __init__(self, run: Path, *, keep_last: int = 2):
-        """Keeps the last n and, of those saved with a score, the best one too."""
+        """Keeps the last n and, of those saved with a score, the best one too.
+
+        Raises:
+          UserError: n is below 1.
+        """
+        if keep_last < 1:
+            raise UserError(f"keep_last={keep_last}: give at least 1")
         self._run = run
         keep = preservation_policy.AnyPreservationPolicy(
             [

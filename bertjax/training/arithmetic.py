@@ -23,10 +23,8 @@ def of_pretraining(config: ConfigDict, inputs: Inputs) -> Operations | None:
     # Scored positions of a token, and sequences of a row, by the length of records.
     known: dict[int, tuple[float, int]] = {}
     for phase in inputs.phases:
-        manifest = phase.records.manifest
-        masks = phases.masks(config, phase.records, inputs.pretraining.masks)
-        share = masks.max_predictions / manifest.max_seq_length if masks else 1.0
-        known[manifest.max_seq_length] = share, manifest.max_sequences
+        manifest, length = phase.records.manifest, phase.records.manifest.max_seq_length
+        known[length] = scored(config, inputs, phase) / length, manifest.max_sequences
 
     def operations(batch: dict[str, np.ndarray]) -> float:
         rows, length = batch["input_ids"].shape
@@ -34,6 +32,12 @@ def of_pretraining(config: ConfigDict, inputs: Inputs) -> Operations | None:
         return flops.pretraining_step(encoder, rows, length, round(share * length), sequences)
 
     return operations
+
+
+def scored(config: ConfigDict, inputs: Inputs, phase: phases.Phase) -> int:
+    """The positions of a row that are to be named: those that are masked, or all."""
+    masks = phases.masks(config, phase.records, inputs.pretraining.masks)
+    return masks.max_predictions if masks else phase.records.manifest.max_seq_length
 
 
 def of_tuning(encoder: EncoderConfig, *, frozen: bool) -> Operations | None:

@@ -11,6 +11,7 @@ import jax
 import optax
 from jax import Array
 
+from bertjax.errors import UserError
 from bertjax.partition import path_name
 from bertjax.settings import choose
 from bertjax.training.moments import DTYPES, scale_by_adam
@@ -68,14 +69,26 @@ def _muon(dtype: Any) -> optax.GradientTransformation:
         )
 
     def shapes(params: Any) -> Any:
-        return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(), params)
+        return jax.tree.map(lambda leaf: _matrix(leaf.ndim), params)
+
+    def scaled(update: Array, _: Any) -> Array:
+        side = max(update.shape[axis] for axis in _matrix(update.ndim))
+        return 0.2 * math.sqrt(side) * update
 
     muon = optax.chain(
         optax.contrib.scale_by_muon(mu_dtype=dtype, weight_dimension_numbers=shapes),
-        optax.stateless_with_tree_map(lambda u, _: 0.2 * math.sqrt(max(u.shape)) * u),
+        optax.stateless_with_tree_map(scaled),
     )
     adam = scale_by_adam(correct=True, dtype=dtype)
     return optax.partition({"muon": muon, "adam": adam}, kinds)
+
+
+def _matrix(ndim: int) -> optax.contrib.MuonDimensionNumbers:
+    """Which axes of a kernel are a matrix, in and out; of the others each place has one of its own.
+
+    BERT's have two axes; LSTMs' are [2, in, out], or [2, in, gate, out]: see models.lstm.
+    """
+    return optax.contrib.MuonDimensionNumbers(min(1, ndim - 2), ndim - 1)
 
 
 class Optimizer(NamedTuple):
@@ -127,11 +140,16 @@ def make_optimizer(
       frozen: the part of the tree that stays as it is ("encoder"); it must have no gradients.
 
     Raises:
-      UserError: an unknown name, of the optimizer, the schedule or the type.
+      UserError: an unknown name, of the optimizer, the schedule or the type; a norm or decay that
+        is none.
     """
     chosen = choose(OPTIMIZERS, name, "train.optimizer")
     choose(SCHEDULES, schedule.name, "train.schedule")
     dtype = choose(DTYPES, moment_dtype, "train.moment_dtype")
+    if not clip_norm > 0:
+        raise UserError(f"train.clip_norm={clip_norm:g}: give a number above 0; inf clips nothing")
+    if not 0 <= weight_decay < math.inf:
+        raise UserError(f"train.weight_decay={weight_decay:g}: give 0 or more")
     parts = [
         optax.clip_by_global_norm(clip_norm),
         chosen.direction(dtype),

@@ -129,7 +129,10 @@ def _growing(phase: Phase, config: ConfigDict) -> list[Phase]:
     """Cuts a phase at the steps of train.batch_growth; its records go on where they were."""
     growth = tuple(config.train.batch_growth)
     name = f"train.batch_growth={growth}"
-    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in growth):
+    if not all(
+        isinstance(pair, list | tuple) and len(pair) == 2 and all(type(n) is int for n in pair)
+        for pair in growth
+    ):
         raise UserError(f"{name}: give pairs of a step and its rows: ((1000, 512), (2000, 1024))")
     if growth and phase.shapes:
         raise UserError(f"{name}: not together with data.shapes; leave one of them out")
@@ -168,6 +171,9 @@ def schedule(config: ConfigDict, plan: list[Phase]) -> Schedule:
       UserError: numbers that make no schedule.
     """
     train, last = config.train, plan[-1]
+    for name in ("learning_rate", "warmup_steps", "long_learning_rate", "long_warmup_steps"):
+        if not 0 <= train[name] < math.inf:
+            raise UserError(f"train.{name}={train[name]:g}: give 0 or more")
     if not 0 < train.decay_share <= 1:
         raise UserError(f"train.decay_share={train.decay_share}: give a share above 0, at most 1")
     if not train.long_learning_rate:

@@ -28,6 +28,14 @@ class Profiler:
     def __exit__(self, *_: object) -> None:
         self._end()
 
+    def check(self, start: int) -> None:
+        """Raises UserError: all the steps to trace are behind the one that a run goes on from."""
+        if self._steps and self._steps[1] <= start:
+            first, last = self._steps
+            raise UserError(
+                f"--profile={first}:{last}: the run goes on behind step {start:,}; give later steps"
+            )
+
     def before(self, step: int) -> None:
         """A step is about to begin; a run that goes on in the middle traces what is left."""
         if self._steps and not self._outbox and self._steps[0] <= step <= self._steps[1]:
