@@ -24,6 +24,7 @@ from bertjax.files import storage
 from bertjax.finetuning import flags as finetune_flags
 from bertjax.finetuning import from_flags, sweep
 from bertjax.finetuning.earlier import DIVERGED
+from bertjax.models import encoders
 from bertjax.own_command import Failed, call
 from bertjax.tasks import own
 from bertjax.tasks.table import TASKS
@@ -32,6 +33,8 @@ from bertjax.training import run_log
 
 # Held-out rows of each evaluation: as many as tell losses apart by a hundredth.
 _EVALUATED = 2048
+# A vocabulary of any size, to see whether a model can be made.
+_PIECES = 2**15
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -60,14 +63,20 @@ def check(wanted: Comparison) -> None:
     """Reads all that the commands to come will read, but for the text.
 
     Raises:
-      UserError: a setting that a config does not have, or a file of a task that cannot be read.
+      UserError: a setting that a config does not have or a model cannot be made of, a task with
+        longer rows than a model has positions, or a file of one that cannot be read.
       SystemExit: an option that bertjax.finetune does not have.
     """
-    for system in wanted.systems:
-        settings.load(system.config, list(system.settings), settings.TRAINING)
+    positions = {system.name: _positions(system) for system in wanted.systems}
     parser, read = finetune_flags.new_parser(""), set()
     for trial in wanted.trials:
         flags = parser.parse_args(trial.options)
+        most = positions[trial.system.name]
+        if (flags.max_seq_length or 0) > most:
+            raise UserError(
+                f"{trial.name}: --max_seq_length={flags.max_seq_length}, but model.max_positions="
+                f"{most} of {trial.system.name}; lower the one or raise the other"
+            )
         if trial.task in read:
             continue
         read.add(trial.task)
@@ -77,6 +86,13 @@ def check(wanted: Comparison) -> None:
                 WORD_TASKS[flags.task].read(path)
         else:
             from_flags.read_data(own.with_columns(TASKS[flags.task], flags.columns), flags)
+
+
+def _positions(system: System) -> int:
+    """How long a row its model takes."""
+    config = settings.load(system.config, list(system.settings), settings.TRAINING)
+    encoder = config.get("encoder", "bert")
+    return encoders.from_settings(encoder, _PIECES, config.model.to_dict()).max_positions
 
 
 def prepare_text(flags: argparse.Namespace, wanted: Comparison) -> None:

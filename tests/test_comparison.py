@@ -258,6 +258,11 @@ def test_the_neighbours_of_a_word_hang_on_its_sentence(tiny_run: Path) -> None:
         (('_tasks": ("near",)', '_tasks": ("sst",)'), "'sst' is none of near, far"),
         (('"dev.tsv"),', '"none.tsv"),'), "holds the files of no task"),
         (("train.seed", "train.sead"), "'train.sead=1': no such setting"),
+        (("model.hidden_dropout=0.0", "model.hidden_dropout=1.5"), "hidden_dropout 1.5 must be"),
+        (
+            ('16", "--max_seq_length=32', '16", "--max_seq_length=999'),
+            "=999, but model.max_positions=",
+        ),
         # The files of this test are empty.
         (("near", "near"), "train.tsv"),
         (('"frozen"', '"frosted"'), "it has no frozen"),

@@ -14,6 +14,7 @@ import pytest
 from bertjax import prepare, pretrain
 from bertjax.errors import UserError
 from bertjax.models import encoders
+from bertjax.models.config import BertConfig
 from bertjax.models.elmo import ElmoConfig
 from bertjax.models.word2vec import Word2VecConfig
 from bertjax.runs import parameters, run_folder
@@ -128,9 +129,30 @@ def test_of_the_same_words_all_is_taken(config: Any, random_params: Callable[...
 def test_how_it_is_trained_is_the_new_configs() -> None:
     own = Word2VecConfig(ROWS, 4, buckets=6, window=2)
     start = pretrained.Pretrained("given", own, {}, OLD_WORDS, "", [], 0)
-    wanted = Word2VecConfig(ROWS + 8, 100, window=10, method="cbow", negatives=15)
+    wanted = Word2VecConfig(ROWS + 8, 100, buckets=6, window=10, method="cbow", negatives=15)
     found = continuation.resized(start, wanted)
-    assert found == dataclasses.replace(wanted, hidden_size=4, buckets=6)
+    assert found == dataclasses.replace(wanted, hidden_size=4)
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "name"),
+    [
+        (BertConfig(64, 16, 1, 2, 32), {"attention": "causal"}, "attention=full"),
+        (
+            BertConfig(64, 16, 1, 2, 32, positions="rope"),
+            {"positions": "learned"},
+            "positions=rope",
+        ),
+        (Word2VecConfig(ROWS, 4), {"buckets": 6}, "buckets=0"),
+    ],
+)
+def test_a_model_of_other_parts_is_refused_and_not_taken_as_it_is(
+    own: Any, other: dict[str, Any], name: str
+) -> None:
+    """A masked LM would go on where the config says that it is to be left-to-right."""
+    start = pretrained.Pretrained("given", own, {}, OLD_WORDS, "", [], 0)
+    with pytest.raises(UserError, match=f"init=given: is made with model.{name}, .*; set model"):
+        continuation.resized(start, dataclasses.replace(own, **other))
 
 
 def test_heads_that_the_model_lacks_start_fresh(start: pretrained.Pretrained) -> None:

@@ -89,6 +89,16 @@ def test_an_analogy_is_the_nearest_word_but_for_those_of_the_question(layer: Wor
     assert found["unknown_words"] == ["a", "b", "c", "d", "empress"]
 
 
+def test_a_word_is_found_as_it_stands_in_the_file(tmp_path: Path) -> None:
+    """Text is cut at signs and loses its accents; the words of a file of vectors have both."""
+    words = ["café", "cafe", "wi-fi", "wi", "fi"]
+    path = tmp_path / "signs.txt"
+    word_vectors.write_text(path, WordVectors(words, np.eye(5, dtype=np.float32)))
+    layer = WordLayer(load(path))
+    found = layer.vectors([layer.encode(word) or [] for word in ("café", "Wi-Fi", "Cafe")])
+    np.testing.assert_array_equal(found.argmax(axis=1), [0, 2, 1])
+
+
 def test_answers_are_those_of_a_plain_search() -> None:
     """3CosAdd on random vectors, one question at a time."""
     rng = np.random.default_rng(0)

@@ -8,6 +8,7 @@ from itertools import chain, compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from bertjax import programs
@@ -127,13 +128,14 @@ def _last_layer(start: Pretrained, texts: Sequence[Sequence[int]]) -> list[np.nd
     words = start.tokenizer
     model = encoders.build(start.config, words)
     params: Any = start.params
+    placed = jax.device_put(params["encoder"])
     encode = programs.jit(None, model.apply)
     rows = [Row([words.cls_id, *ids, words.sep_id], len(ids) + 2) for ids in texts]
     longest = max(len(row.ids) for row in rows)
     found: list[np.ndarray] = [np.empty(0)] * len(rows)
     for numbers, batch in eval_batches(rows, Shape("tagging", _BATCH, longest, words.pad_id)):
         inputs = (batch["input_ids"], batch["input_mask"], batch["segment_ids"])
-        output: Any = encode({"params": params["encoder"]}, *inputs)
+        output: Any = encode({"params": placed}, *inputs)
         sequence = np.asarray(output.sequence, np.float32)
         for number, vectors in zip(numbers.tolist(), sequence, strict=False):
             found[number] = vectors[1 : len(texts[number]) + 1]

@@ -17,7 +17,8 @@ from bertjax.tasks.word_lists import WORD_TASKS, Analogy, Pair
 from bertjax.weights.pretrained import Pretrained
 from bertjax.weights.word_layer import KnownWords, WordLayer
 
-_QUESTIONS = 1024
+# Scores that are held at once.
+_SCORES = 2**27
 Scores = dict[str, Any]
 
 
@@ -46,8 +47,7 @@ def analogies(questions: Sequence[Analogy], layer: WordLayer) -> Scores:
     Of all words known but for a, b and c. Questions with an unknown word are left out.
     """
     known = layer.known()
-    lower = getattr(layer.tokenizer, "lowercase", False)
-    rows = [[_row(word, known, lower) for word in question.words] for question in questions]
+    rows = [[_row(word, known, layer) for word in question.words] for question in questions]
     asked = [i for i, found in enumerate(rows) if None not in found]
     if not asked:
         raise UserError(f"{layer.start.name}: knows all four words of none of the questions")
@@ -75,15 +75,22 @@ def analogies(questions: Sequence[Analogy], layer: WordLayer) -> Scores:
     }
 
 
-def _row(word: str, known: KnownWords, lower: bool) -> int | None:
-    return known.ids.get(word.lower() if lower else word)
+def _row(word: str, known: KnownWords, layer: WordLayer) -> int | None:
+    """Of the word as it is, or as the tokenizer would have it, if that is one piece."""
+    if word in known.ids:
+        return known.ids[word]
+    pieces = layer.encode(word)
+    if not pieces or len(pieces) > 1:
+        return None
+    return known.ids.get(layer.tokenizer.pieces(pieces)[0].removeprefix("▁"))
 
 
 def _answers(rows: np.ndarray, known: KnownWords) -> list[bool]:
     """For [N, 4] rows of known words: whether the fourth is what the first three give."""
     vectors, right = unit(known.vectors), []
-    for first in range(0, len(rows), _QUESTIONS):
-        some = rows[first : first + _QUESTIONS]
+    at_once = max(1, _SCORES // len(vectors))
+    for first in range(0, len(rows), at_once):
+        some = rows[first : first + at_once]
         a, b, c = (vectors[some[:, place]] for place in range(3))
         # [Q, D] x [N, D] -> [Q, N]
         scores = (b - a + c) @ vectors.T

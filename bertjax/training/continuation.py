@@ -24,7 +24,12 @@ _TABLES = (
     "softmax/bias",
     "output/embedding",
 )
-# Of an encoder's config, what fixes how it is trained and not what it is.
+# Of an encoder's config, what a model is made of besides its sizes, and learns its weights for.
+_PARTS = (
+    *("attention", "residual", "positions", "feed_forward"),
+    *("words", "buckets"),
+)
+# What fixes how it is trained and not what it is.
 _OF_TRAINING = (
     "dtype",
     "attention_kernel",
@@ -75,8 +80,10 @@ def merge(start: Pretrained, fresh: Any, words: Tokenizer) -> tuple[Any, list[st
 def resized(start: Pretrained, wanted: EncoderConfig) -> EncoderConfig:
     """The model's config for the vocabulary that is wanted, to be trained as is wanted.
 
+    Its sizes are its own, whatever the config says.
+
     Raises:
-      UserError: the model is another kind of encoder.
+      UserError: the model is another kind of encoder, or made of other parts.
     """
     if start.config.encoder != wanted.encoder:
         raise UserError(
@@ -84,6 +91,13 @@ def resized(start: Pretrained, wanted: EncoderConfig) -> EncoderConfig:
             f"{wanted.encoder}; use a config of that encoder"
         )
     own: Any = start.config
+    for name in _PARTS:
+        old, new = (getattr(config, name, None) for config in (own, wanted))
+        if old != new:
+            raise UserError(
+                f"init={start.name}: is made with model.{name}={old}, the config has {new}; set "
+                f"model.{name}={old}, or use the config that it was made with"
+            )
     changes = ("vocab_size", *_OF_TRAINING)
     names = [field.name for field in dataclasses.fields(own)]
     changed = [name for name in names if name.endswith("dropout") or name in changes]

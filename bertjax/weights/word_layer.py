@@ -51,8 +51,14 @@ class WordLayer:
         return jax.jit(read)
 
     def encode(self, word: str) -> list[int] | None:
-        """The pieces of a word; None if it is unknown."""
-        ids = self.tokenizer.encode(word)
+        """The pieces of a word; None if it is unknown.
+
+        An entry that is this very word comes first: text is cut at signs, and loses its accents.
+        """
+        entries = getattr(self.tokenizer, "ids", {})
+        forms = (word, word.lower()) if getattr(self.tokenizer, "lowercase", False) else (word,)
+        whole = next((entries[form] for form in forms if form in entries), None)
+        ids = self.tokenizer.encode(word) if whole is None else [whole]
         return None if not ids or self.tokenizer.unk_id in ids else ids
 
     def vectors(self, pieces: Sequence[Sequence[int]]) -> np.ndarray:
@@ -61,6 +67,7 @@ class WordLayer:
         found, read, params = [], self._reader(), self.start.params
         if isinstance(self.start.config, BertConfig):
             params = filled_up(params, self.start.config)
+        placed = jax.device_put(params["encoder"])
         for first in range(0, len(pieces), _ROWS):
             some = pieces[first : first + _ROWS]
             ids = np.full((_ROWS, length), self.tokenizer.pad_id, np.int32)
@@ -70,7 +77,7 @@ class WordLayer:
                 ids[row, : len(own) + 2] = [self.tokenizer.cls_id, *own, self.tokenizer.sep_id]
                 lengths[row] = len(own) + 2
             mask = (np.arange(length) < lengths[:, None]).astype(np.int32)
-            made = read(params["encoder"], ids, mask)
+            made = read(placed, ids, mask)
             found.append(np.asarray(made)[: len(some)])
         return np.concatenate(found)
 

@@ -145,13 +145,13 @@ def _is_number(text: str) -> bool:
 def _binary_rows(
     path: Path, file: IO[bytes], number: int, width: int
 ) -> Iterator[tuple[str, np.ndarray]]:
-    size, held, last = 4 * width, b"", "none"
+    size, held, begin, last = 4 * width, b"", 0, "none"
     for count in range(number):
         while True:
-            end = held.find(b" ")
+            end = held.find(b" ", begin)
             if end >= 0 and len(held) >= end + 1 + size:
                 break
-            if end > _LONGEST_WORD or (end < 0 and len(held) > _LONGEST_WORD):
+            if (end if end >= 0 else len(held)) - begin > _LONGEST_WORD:
                 raise UserError(
                     f"{path}: no word behind word {count} ({last}); line 1 says {width} numbers a "
                     "word, which may be wrong"
@@ -162,8 +162,8 @@ def _binary_rows(
                     f"{path}: cut short in word {count + 1} of {number}, behind {last}; copy it "
                     "again"
                 )
-            held += more
-        raw = held[:end].lstrip(b"\n")
+            held, begin = held[begin:] + more, 0
+        raw = held[begin:end].lstrip(b"\n")
         try:
             last = raw.decode("utf-8")
         except UnicodeDecodeError:
@@ -172,8 +172,8 @@ def _binary_rows(
                 "width"
             ) from None
         yield last, np.frombuffer(held[end + 1 : end + 1 + size], "<f4")
-        held = held[end + 1 + size :]
-    if (held + file.read(64)).strip():
+        begin = end + 1 + size
+    if (held[begin:] + file.read(64)).strip():
         raise UserError(f"{path}:1: says {number} words, but more follow; mend its first line")
 
 
