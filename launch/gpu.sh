@@ -39,7 +39,7 @@ recover() { return 1; }
 set_up() {
   nvidia-smi --list-gpus ||
     fail "nvidia-smi finds no GPU; install NVIDIA's driver (a CPU needs no launcher: run the command)"
-  if [[ -z $no_setup ]]; then ./launch/worker.sh setup gpu || return; fi
+  if [[ -z $no_setup ]]; then ./launch/worker.sh setup "$(extras gpu)" || return; fi
   ./launch/worker.sh check cuda "${command[@]}"
 }
 

@@ -92,7 +92,7 @@ set_up_host() {
   local at
   at=$(quoted "$folder")
   tell 900 "$1" "mkdir -p $at && tar -xzf - -C $at" < "$archive" || return
-  tell 1800 "$1" "$at/launch/worker.sh setup" < /dev/null
+  tell 1800 "$1" "$at/launch/worker.sh setup $(extras '')" < /dev/null
 }
 
 set_up() {

@@ -53,6 +53,11 @@ whole_number() {
 # wants_command SCRIPT
 wants_command() { ((${#command[@]})) || fail "a command is missing behind --; see $1 --help"; }
 
+# extras [KIND]: what is to be installed for KIND, and for what the command asks for.
+extras() {
+  if [[ " ${command[*]} " == *" --wandb"[\ =]* ]]; then echo "${1:+$1,}wandb"; else echo "${1:-}"; fi
+}
+
 check_name() {
   # shellcheck disable=SC2154 # the script's own option
   [[ $name =~ ^[A-Za-z0-9_][A-Za-z0-9._-]*$ ]] ||

@@ -104,12 +104,12 @@ check_given() {
 # check_folders: a machine's disk goes with it, no other worker sees it, and what it holds at
 # first is this checkout.
 check_folders() {
-  local i option value kept='' training=''
+  local i option value kept='' training='' told=' '
   for i in "${!command[@]}"; do
     option=${command[i]%%=*} value=${command[i]#*=}
     if [[ ${command[i]} != *=* ]]; then value=${command[i + 1]:-}; fi
     case $option in
-      bertjax.pretrain | bertjax.finetune) training=1 ;;
+      bertjax.pretrain | bertjax.finetune) training=${option#bertjax.} ;;
       --workdir | --output | --submission)
         [[ $value == gs://* ]] ||
           fail "$option=$value lies on the machines' own disks and goes with them; give gs://..."
@@ -118,7 +118,12 @@ check_folders() {
     if [[ -n $training && " $SOURCES " == *" $option "* ]]; then
       check_source "$option" "$value"
     fi
+    told+="$option "
   done
+  [[ $training != pretrain || $told == *" data.records "* ]] ||
+    fail "data.records=gs://... is missing; no worker has the records that lie here"
+  [[ $training != finetune || $told == *" --init "* || $told == *" --mode "* ]] ||
+    fail "--init=gs://... is missing; no worker has the runs that lie here"
   [[ -z $training || -n $kept ]] ||
     fail "--workdir=gs://... is missing; without it the results go with the machines"
 }
@@ -153,7 +158,7 @@ pack() {
 setup() {
   pack
   on_each copy_to "${scratch:-.}/bertjax.tar.gz" || return
-  on_each tell 1800 "mkdir -p bertjax && tar -xzf bertjax.tar.gz -C bertjax && $WORKER setup tpu" ||
+  on_each tell 1800 "mkdir -p bertjax && tar -xzf bertjax.tar.gz -C bertjax && $WORKER setup $(extras tpu)" ||
     return
   on_all 3600 "$WORKER" check tpu "${command[@]}"
 }

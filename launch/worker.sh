@@ -5,7 +5,7 @@ set -euo pipefail
 
 usage() {
   cat << END
-usage: ./launch/worker.sh setup [EXTRA]           the environment, with the extra tpu or gpu
+usage: ./launch/worker.sh setup [EXTRA]           the environment, with an extra: tpu, gpu, tpu,wandb ...
        ./launch/worker.sh check [KIND] [COMMAND...]   packages, devices, records, disk; fails without tpu or cuda
        ./launch/worker.sh run COMMAND...          a command in the environment, in the foreground
        ./launch/worker.sh keep NAME COMMAND...    the same; its log and exit status are kept
@@ -37,10 +37,10 @@ bring_python() {
   PATH=$(dirname "$("$tools/bin/uv" python find 3.12)"):$PATH
 }
 
-# setup [EXTRA]: without one it is gpu where a GPU is.
+# setup [EXTRA]: gpu where a GPU is, without being told.
 setup() {
   local extra=${1:-}
-  if [[ -z $extra ]] && nvidia-smi &> /dev/null; then extra=gpu; fi
+  if [[ $extra != @(tpu|gpu)* ]] && nvidia-smi &> /dev/null; then extra=gpu${extra:+,$extra}; fi
   bring_python
   make_environment "${BERTJAX_VENV:-.venv}" "$extra"
 }

@@ -118,6 +118,8 @@ def test_another_image_serves_an_unknown_accelerator(room: Room) -> None:
         (f"up bert {TYPE} -- {TUNE} --workdir=gs://b/x --train=x", "--train=x is on no worker"),
         (f"up bert {TYPE} -- {PRETRAIN} data.records=r", "data.records=r is on no worker"),
         (f"up bert {TYPE} -- {PRETRAIN} init=/x", "init=/x is on no worker"),
+        (f"up bert {TYPE} -- {PRETRAIN} --workdir=gs://b/x", "data.records=gs://... is missing"),
+        (f"up bert {TYPE} -- {TUNE} --workdir=gs://b/x", "--init=gs://... is missing"),
     ],
 )
 def test_bad_line_is_refused_before_any_call(room: Room, arguments: str, part: str) -> None:
@@ -194,6 +196,12 @@ def test_setup_installs_the_tpu_extra_and_checks_every_worker(two_workers: Room)
     assert not (workers[0] / "runs" / "large").exists()
     assert two_workers.run("tpu.sh", "setup", "bert")[0] == 0
     assert len(two_workers.lines("pip")) == 2, "an environment that fits is reused"
+
+
+@pytest.mark.parametrize("words", [["--wandb=p"], ["--wandb", "p"]])
+def test_setup_installs_what_the_command_writes_to(room: Room, words: list[str]) -> None:
+    status, output = room.run("tpu.sh", "up", "bert", TYPE, "--dry_run", "--", "true", *words)
+    assert status == 0 and "worker.sh setup tpu,wandb" in output
 
 
 def test_waits_in_the_queue(room: Room) -> None:

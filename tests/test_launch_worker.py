@@ -180,7 +180,14 @@ cp {uv} "${{*: -2:1}}/bin/uv"
 
 
 @pytest.mark.parametrize(
-    ("words", "extra"), [(["tpu"], ".[tpu]"), (["gpu"], ".[gpu]"), ([], ".[gpu]")]
+    ("words", "extra"),
+    [
+        (["tpu"], ".[tpu]"),
+        (["gpu"], ".[gpu]"),
+        ([], ".[gpu]"),
+        (["wandb"], ".[gpu,wandb]"),
+        (["tpu,wandb"], ".[tpu,wandb]"),
+    ],
 )
 def test_setup_installs_the_extra(room: Room, words: list[str], extra: str) -> None:
     assert room.run("worker.sh", "setup", *words)[0] == 0
