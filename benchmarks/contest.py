@@ -90,6 +90,13 @@ def timed(step: Callable[[], object], warmup: int, steps: int) -> Result:
     return {"seconds": seconds, "others": max(0.0, others), "peak_mib": peak}
 
 
+def time_passes(run: Callable[[], object], passes: int, examples: float) -> None:
+    """Prints the result of a worker that goes through its examples several times."""
+    found = timed(run, warmup=0, steps=passes)
+    total = {"seconds": sum(found["seconds"]), "examples": passes * examples}
+    print(json.dumps(found | total))
+
+
 @contextlib.contextmanager
 def others_cpu() -> Iterator[Result]:
     """Fills in "others": cores' worth of CPU that neither this process nor its children used."""

@@ -11,6 +11,7 @@ import elmo_shapes as shapes
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from bertjax import memory, partition, shares
 from bertjax.models import encoders
@@ -46,7 +47,8 @@ def main() -> None:
     words = WordTokenizer([*SPECIALS, *names], lowercase=True)
     settings = {"size": "mini", "words": options.words, "num_sampled": options.sampled}
     settings["sampler"] = "log_uniform" if options.sampled else ""
-    config = encoders.from_settings("elmo", words.vocab_size, settings)
+    wanted = ConfigDict({"encoder": "elmo", "model": settings})
+    config = encoders.from_settings(wanted, words.vocab_size)
     pretraining = encoders.pretraining(config)
     text = encoders.Text(labels=False, counts=lambda: np.ones(words.vocab_size))
     model = pretraining.model(config, words, text)

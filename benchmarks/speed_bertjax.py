@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from bertjax import memory, partition, shares
 from bertjax.finetuning.predictor import Predictor, row_shape
 from bertjax.models import objectives
 from bertjax.models.heads import TaskModel
-from bertjax.runs.state import TrainState, init_state, with_params
+from bertjax.runs.state import TrainState, init_state
 from bertjax.training import optimizer, schedules
 from bertjax.training.train_step import make_train_step
 from bertjax.weights import pretrained
@@ -41,7 +40,8 @@ def begin(options: argparse.Namespace, mesh: Mesh) -> tuple[TaskModel, TrainStat
         return model.init(key, ids, ids + 1, ids)["params"]
 
     state = init_state(init, OPTIMIZER, mesh, seed=0)
-    return model, with_params(state, pretrained.transplant(start, state.params)[0])
+    params = partition.placed(pretrained.transplant(start, state.params)[0], mesh)
+    return model, state.replace(params=params)
 
 
 def training(options: argparse.Namespace, model: TaskModel, state: TrainState, mesh: Mesh) -> Work:
@@ -87,9 +87,7 @@ def main() -> None:
     mesh = partition.make_mesh()
     work = training if options.what == "training" else evaluation
     run, examples = work(options, *begin(options, mesh), mesh)
-    found = contest.timed(run, warmup=0, steps=options.passes)
-    total = {"seconds": sum(found["seconds"]), "examples": options.passes * examples}
-    print(json.dumps(found | total))
+    contest.time_passes(run, options.passes, examples)
 
 
 if __name__ == "__main__":

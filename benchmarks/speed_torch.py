@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from functools import partial
 from pathlib import Path
 
@@ -43,10 +42,8 @@ def main() -> None:
 
     run = train if options.what == "training" else evaluate
     run(batches[:3] if options.what == "training" else batches)
-    found = contest.timed(lambda: run(batches), warmup=0, steps=options.passes)
     examples = sum(float(batch["example_weights"].sum()) for batch in batches)
-    total = {"seconds": sum(found["seconds"]), "examples": options.passes * examples}
-    print(json.dumps(found | total))
+    contest.time_passes(lambda: run(batches), options.passes, examples)
 
 
 if __name__ == "__main__":

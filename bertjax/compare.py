@@ -91,8 +91,7 @@ def check(wanted: Comparison) -> None:
 def _positions(system: System) -> int:
     """How long a row its model takes."""
     config = settings.load(system.config, list(system.settings), settings.TRAINING)
-    encoder = config.get("encoder", "bert")
-    return encoders.from_settings(encoder, _PIECES, config.model.to_dict()).max_positions
+    return encoders.from_settings(config, _PIECES).max_positions
 
 
 def prepare_text(flags: argparse.Namespace, wanted: Comparison) -> None:

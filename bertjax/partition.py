@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -152,6 +153,21 @@ def tree_shardings(tree: Any, mesh: Any) -> Any:
         return NamedSharding(mesh, _fit(specs[0], leaf.shape, mesh))
 
     return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def placed(tree: Any, mesh: Mesh) -> Any:
+    """A tree of arrays of the host, the same in every process, laid out on the mesh.
+
+    What lies there as it should stays where it is.
+    """
+
+    def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
+            return leaf
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, sharding, whole.__getitem__)
+
+    return jax.tree.map(place, tree, tree_shardings(tree, mesh))
 
 
 def by_rows(tree: T, mesh: Mesh | None) -> T:

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from bertjax import compile_cache, distributed, memory, shares
+from bertjax import compile_cache, distributed, memory, partition, shares
 from bertjax.command_line import new_parser
 from bertjax.data import input as data_input
 from bertjax.errors import UserError
 from bertjax.files import storage
 from bertjax.runs import checkpoint, run_folder
-from bertjax.runs.state import TrainState, abstract_state, init_state, with_params
+from bertjax.runs.state import TrainState, abstract_state, init_state
 from bertjax.text import tokenizer
 from bertjax.training import arithmetic, continuation, loop, phases, profiler, program, wandb_log
 from bertjax.training.inputs import Inputs, open_run
@@ -102,7 +102,7 @@ def start_state(
     words = tokenizer.load(inputs.records.folder)
     merged, lines = continuation.merge(inputs.start, distributed.on_host(state.params), words)
     print("\n".join([f"weights from {inputs.start.name}", *lines]))
-    return with_params(state, merged)
+    return state.replace(params=partition.placed(merged, mesh))
 
 
 def warn_if_stuck(found: dict[str, float], inputs: Inputs, log: RunLog) -> None:

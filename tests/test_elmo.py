@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from bertjax.errors import UserError
 from bertjax.models import characters, encoders, language_models
@@ -42,13 +43,18 @@ def count(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
+def sized(size: str) -> Any:
+    wanted = ConfigDict({"encoder": "elmo", "model": {"size": size}})
+    return encoders.from_settings(wanted, WORDS.vocab_size)
+
+
 def test_the_original_has_the_published_93_6_million_parameters() -> None:
     """Peters et al.'s released weights; the softmax of the training is not among them.
 
     262 symbols of 16, 2,048 filters with bias, two highway layers, a projection to 512; in four
     LSTMs kernels of (512 + 512) x 16,384 with bias, and projections of 4,096 x 512.
     """
-    config = encoders.from_settings("elmo", WORDS.vocab_size, {"size": "original"})
+    config = sized("original")
     model: Any = encoders.build(config, WORDS)
     shapes = jax.eval_shape(model.init, jax.random.key(0), IDS, MASK, MASK)["params"]
     filters = sum(wide * 16 * number + number for wide, number in ElmoConfig(1).filters)
@@ -60,7 +66,7 @@ def test_the_original_has_the_published_93_6_million_parameters() -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_every_size_can_be_built(size: str) -> None:
-    config = encoders.from_settings("elmo", WORDS.vocab_size, {"size": size})
+    config = sized(size)
     model: Any = encoders.build(config, WORDS)
     found = jax.eval_shape(
         lambda key: model.init_with_output(key, IDS, MASK, MASK)[0], jax.random.key(0)

@@ -303,8 +303,9 @@ def _step(
     """Metrics and gradients of one train step: plain descent at rate 1 moves by the gradient."""
     objective = _objective(model)
     descent = optax.sgd(1.0)
-    begin = state.with_params(state.abstract_state(_init(model), descent, mesh), params)
+    begin = state.abstract_state(_init(model), descent, mesh)
     begin = begin.replace(step=jnp.int32(0), seed=jnp.int32(0), skipped=jnp.int32(0))
+    begin = begin.replace(params=partition.placed(params, mesh))
     step = train_step.make_train_step(objective, descent, microbatches=microbatches, norms_every=1)
     after, metrics = step(begin, shares.global_batch(batch, mesh))
     assert int(after.step) == 1

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bertjax.errors import UserError
-from bertjax.finetuning.from_flags import EVERY
+from bertjax.finetuning.from_flags import EVERY, is_single
 from bertjax.models import features
 from bertjax.runs import run_folder
 from bertjax.tasks import submission
@@ -44,7 +44,7 @@ def check_mode(flags: argparse.Namespace, usual: argparse.Namespace) -> None:
     if flags.mode == "train":
         if idle := _named(given, PREDICTING):
             raise UserError(f"{idle}: for --mode=predict; add that, or leave it out")
-        if flags.keep_all and _is_single(flags):
+        if flags.keep_all and is_single(flags):
             raise UserError("--keep_all: of one run all is kept; add --seeds=N or --sweep")
         return
     if idle := _named(given, TRAINING):
@@ -71,20 +71,16 @@ def check_folder(flags: argparse.Namespace) -> None:
     """
     for kind in features.CHOICES if flags.layers == EVERY else ("",):
         folder = flags.workdir / kind
-        if _is_single(flags) and (folder / run_folder.SWEEP).is_file():
+        if is_single(flags) and (folder / run_folder.SWEEP).is_file():
             raise UserError(
                 f"{folder}: holds a sweep, whose best run is all that is read of it; give a single "
                 "run another --workdir"
             )
-        if not _is_single(flags) and run_folder.is_run(folder):
+        if not is_single(flags) and run_folder.is_run(folder):
             raise UserError(
                 f"{folder}: holds a single run, which a sweep would hide; give this one another "
                 "--workdir"
             )
-
-
-def _is_single(flags: argparse.Namespace) -> bool:
-    return not flags.sweep and flags.seeds in (None, 1)
 
 
 def _given(flags: argparse.Namespace, usual: argparse.Namespace) -> list[str]:

@@ -126,10 +126,15 @@ def run_all(flags: argparse.Namespace, tuner: Tuner, folder: Path, data: Data) -
     if flags.extra_train:
         tuner.train_first(folder / "extra", flags.extra_train, point, data)
     points = all_points(flags, tuner.task)
-    if len(points) == 1 and not flags.sweep:
+    if is_single(flags):
         tuner.run(folder, point, data)
         return folder
     return sweep.run(folder, points, lambda run, point: tuner.run(run, point, data), flags.keep_all)
+
+
+def is_single(flags: argparse.Namespace) -> bool:
+    """Whether one run is asked for, which needs no folder of many."""
+    return not flags.sweep and flags.seeds in (None, 1)
 
 
 def first_point(flags: argparse.Namespace, task: Task) -> Point:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from bertjax import distributed, partition, programs, shares
 from bertjax.data import lengths
@@ -103,24 +103,16 @@ class Predictor:
         """
         if self._words() != self._words_met:
             self._predict, self._words_met = self._compiled(), self._words()
+        # As in a training, and once for all batches.
+        params = partition.placed(params, self._mesh)
         shape = shape._replace(choices=encoded.choices)
         found: list[np.ndarray] = [np.empty(0)] * (len(encoded.rows) // encoded.choices)
         batches = through(data_rows.eval_batches(encoded.rows, shape))
-        for numbers, outputs in _one_ahead(self._started(self._placed(params), batches)):
+        for numbers, outputs in _one_ahead(self._started(params, batches)):
             for number, output in zip(numbers, distributed.on_host(outputs), strict=False):
                 length = len(encoded.rows[number].ids) if self._per_token else None
                 found[number] = output[:length]
         return found
-
-    def _placed(self, params: Any) -> Any:
-        """On the mesh as in a training, once for all batches; what lies there stays as it is."""
-
-        def place(leaf: Any, sharding: NamedSharding) -> Array:
-            if isinstance(leaf, Array):
-                return leaf
-            return jax.make_array_from_callback(leaf.shape, sharding, leaf.__getitem__)
-
-        return jax.tree.map(place, params, partition.tree_shardings(params, self._mesh))
 
     def _started(self, params: Any, batches: Iterable[Any]) -> Iterator[tuple[np.ndarray, Array]]:
         for numbers, batch in batches:

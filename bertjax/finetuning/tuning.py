@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from bertjax import distributed, shares
+from bertjax import distributed, partition, shares
 from bertjax.data import rows as data_rows
 from bertjax.files.json_file import write_json
 from bertjax.finetuning import earlier, mixing
@@ -25,7 +25,7 @@ from bertjax.finetuning.predictor import Predictor, Through, conclude, row_shape
 from bertjax.models import objectives
 from bertjax.models.heads import TaskModel
 from bertjax.runs import checkpoint, parameters, run_folder
-from bertjax.runs.state import TrainState, abstract_state, init_state, with_params
+from bertjax.runs.state import TrainState, abstract_state, init_state
 from bertjax.scores import metrics
 from bertjax.tasks import sources
 from bertjax.tasks.base import Context, Encoded, Task
@@ -254,7 +254,7 @@ class Tuner:
             self.start, state.params, self._paper_head, self.context.labels
         )
         print("\n".join([f"weights from {self.start.name}", *changes]))
-        return with_params(state, merged)
+        return state.replace(params=partition.placed(merged, self.mesh))
 
     def _evaluation(
         self, log: RunLog, batch_size: int, per_epoch: int, data: Data, best: _Best

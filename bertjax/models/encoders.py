@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from flax import linen as nn
+from ml_collections import ConfigDict
 
 from bertjax.errors import UserError
 from bertjax.models import elmo, language_models, masked_lm, softmax, word2vec
@@ -83,9 +84,7 @@ MASKED_LM = Pretraining(
 
 
 def _bidirectional_model(config: elmo.ElmoConfig, words: Any, text: Text | None) -> nn.Module:
-    start = None
-    if config.sampler and text:
-        start = partial(_log_probs, config, text)
+    start = partial(_log_probs, config, text) if config.sampler and text else None
     return language_models.BidirectionalModel(config, words, start)
 
 
@@ -174,14 +173,14 @@ def pretraining(config: EncoderConfig) -> Pretraining:
     return entry(config.encoder).pretraining(config)
 
 
-def from_settings(encoder: str, vocab_size: int, settings: Mapping[str, Any]) -> EncoderConfig:
-    """The config of a new encoder: a named size, and what else the settings say.
+def from_settings(config: ConfigDict, vocab_size: int) -> EncoderConfig:
+    """The config of a new encoder, as a training's says: a named size, and the rest of `model`.
 
     Raises:
       UserError: an unknown encoder or size.
     """
-    kind = entry(encoder)
-    wanted = dict(settings)
+    kind = entry(config.get("encoder", "bert"))
+    wanted = config.model.to_dict()
     named = size(wanted.pop("size"), kind.sizes)
     return kind.config(vocab_size=vocab_size, **named | wanted)
 

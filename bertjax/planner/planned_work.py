@@ -73,8 +73,7 @@ def imagined(config: ConfigDict, lengths: list[int], vocab_size: int) -> Work:
     """
     if not 1 <= len(lengths) <= 2 or min(lengths) < 8:
         raise UserError("--seq_length: give one length, or two for two phases, of 8 or more")
-    name = config.get("encoder", "bert")
-    encoder = encoders.from_settings(name, vocab_size, config.model.to_dict())
+    encoder = encoders.from_settings(config, vocab_size)
     pretraining, share = encoders.pretraining(encoder), config.data.masked_lm_prob or 0.15
     opened: list[Any] = [
         SimpleNamespace(folder="records", manifest=_manifest(length, vocab_size, share))

@@ -79,13 +79,3 @@ def init_state(
         jax.device_put(np.int32(value), shardings.step) for value in (0, seed, 0)
     )
     return TrainState(step, made, skipped, params, opt_state)
-
-
-def with_params(state: TrainState, params: Any) -> TrainState:
-    """The state with given parameters in place of its own; the same in every process."""
-
-    def place(given: Any, own: Array) -> Array:
-        whole = np.asarray(given)
-        return jax.make_array_from_callback(own.shape, own.sharding, whole.__getitem__)
-
-    return state.replace(params=jax.tree.map(place, params, state.params))

@@ -23,7 +23,8 @@ def of_pretraining(config: ConfigDict, inputs: Inputs) -> Operations | None:
     # Scored positions of a token, and sequences of a row, by the length of records.
     known: dict[int, tuple[float, int]] = {}
     for phase in inputs.phases:
-        manifest, length = phase.records.manifest, phase.records.manifest.max_seq_length
+        manifest = phase.records.manifest
+        length = manifest.max_seq_length
         known[length] = scored(config, inputs, phase) / length, manifest.max_sequences
 
     def operations(batch: dict[str, np.ndarray]) -> float:

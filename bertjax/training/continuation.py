@@ -25,10 +25,7 @@ _TABLES = (
     "output/embedding",
 )
 # Of an encoder's config, what a model is made of besides its sizes, and learns its weights for.
-_PARTS = (
-    *("attention", "residual", "positions", "feed_forward"),
-    *("words", "buckets"),
-)
+_PARTS = ("attention", "residual", "positions", "feed_forward", "words", "buckets")
 # What fixes how it is trained and not what it is.
 _OF_TRAINING = (
     "dtype",

@@ -55,8 +55,7 @@ def build_config(
 
     A model to go on from tells its own sizes.
     """
-    encoder = config.get("encoder", "bert")
-    wanted = encoders.from_settings(encoder, records.manifest.vocab_size, config.model.to_dict())
+    wanted = encoders.from_settings(config, records.manifest.vocab_size)
     return wanted if start is None else continuation.resized(start, wanted)
 
 

@@ -42,9 +42,13 @@ def read_config(folder: Path) -> BertConfig:
       UserError: no such file, or a model whose arithmetic differs from ours.
     """
     path = folder / CONFIG
+    return _config(path, read_json(path))
+
+
+def _config(path: Path, settings: dict[str, Any]) -> BertConfig:
     # What an absent key means in modeling.py.
-    settings = {"type_vocab_size": 16} | read_json(path)
-    return model_folder.read_config(path, settings, {"hidden_act": "gelu"})
+    usual = {"type_vocab_size": 16}
+    return model_folder.read_config(path, usual | settings, {"hidden_act": "gelu"})
 
 
 def read_google(folder: Path) -> tuple[BertConfig, Any, FolderInfo]:
@@ -56,9 +60,10 @@ def read_google(folder: Path) -> tuple[BertConfig, Any, FolderInfo]:
       UserError: not such a folder, or a model whose arithmetic differs from ours.
     """
     path = folder / CONFIG
-    config, prefix = read_config(folder), _find_checkpoint(folder)
+    settings = read_json(path)
+    config, prefix = _config(path, settings), _find_checkpoint(folder)
     tensors, skipped = _read_variables(prefix)
-    head = read_json(path).get("head") or head_of(tensors, "google")
+    head = settings.get("head") or head_of(tensors, "google")
     if head and head not in TASK_HEADS:
         raise UserError(f"{path}: head is {head!r}, not one of {', '.join(TASK_HEADS)}")
     try:

@@ -55,7 +55,10 @@ def read_config(folder: Path) -> BertConfig:
       UserError: no such file, or a model whose arithmetic differs from ours.
     """
     path = folder / "config.json"
-    settings = read_json(path)
+    return _config(path, read_json(path))
+
+
+def _config(path: Path, settings: dict[str, Any]) -> BertConfig:
     causal = settings.get("architectures") == _DECODER["architectures"]
     # Absent keys have these values in transformers, too, but a config without a type is none.
     usual = {"model_type": None, "is_decoder": False}
@@ -74,7 +77,8 @@ def read_huggingface(folder: Path) -> tuple[BertConfig, Any, FolderInfo]:
       UserError: not such a folder, or a model whose arithmetic differs from ours.
     """
     path = folder / "config.json"
-    config, settings = read_config(folder), read_json(path)
+    settings = read_json(path)
+    config = _config(path, settings)
     head = _read_head(settings)
     try:
         tensors = _read_tensors(folder, settings.get("architectures") or ["AutoModel"])
