@@ -18,14 +18,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from bertjax import errors
 from bertjax.command_line import new_parser
 from bertjax.errors import UserError
 from bertjax.files import storage
 from bertjax.files.json_file import read_json, write_json
 from bertjax.files.whole_file import whole_folder
+from bertjax.progress_bar import progress_bar
 from bertjax.starter import documentation, library_task
 from bertjax.starter.documentation import Document
 from bertjax.text import corpus
@@ -63,7 +62,7 @@ def is_held_out(document: Document, share: float) -> bool:
 def own_text(inputs: list[str], field: str, language: str) -> Iterable[Document]:
     """The documents of your own files, one sentence a line, long ones cut in pieces."""
     parts = corpus.parts(inputs, field)
-    for number, part in enumerate(tqdm(parts, desc="splitting sentences", unit=" parts")):
+    for number, part in enumerate(progress_bar(parts, desc="splitting sentences", unit=" parts")):
         lines = [s for line in corpus.lines(part) for s in corpus.sentences(line, language)]
         for start in range(0, len(lines), _PIECE_LINES):
             piece = lines[start : start + _PIECE_LINES]
@@ -96,7 +95,7 @@ def write_text(
 
 
 def read_documentation(workers: int) -> list[Document]:
-    with tqdm(desc="reading documentation", unit=" modules") as progress:
+    with progress_bar(desc="reading documentation", unit=" modules") as progress:
 
         def show(done: int, total: int) -> None:
             progress.total = total

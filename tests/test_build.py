@@ -131,6 +131,7 @@ def test_memory_for_a_few_documents_at_a_time_gives_the_same_bytes(
 # done, or when two shards are.
 KILLED = """
 import os, signal, sys
+from tqdm import tqdm
 from bertjax.data import build_need
 from bertjax import prepare
 from bertjax.data import build, tfrecord
@@ -139,7 +140,7 @@ from bertjax.data.store import Runs
 def die(*_):
     os.killpg(0, signal.SIGKILL)
 
-class Progress(build.tqdm):
+class Progress(tqdm):
     def update(self, n=1):
         super().update(n)
         if self.unit == "shard" and self.n == 2:
@@ -158,7 +159,7 @@ build_need.run_bytes = lambda memory: 400
 Runs.write = written
 if where == "stage 1":
     build._write_shards = die
-build.tqdm = Progress
+build.progress_bar = Progress
 prepare.main()
 """
 

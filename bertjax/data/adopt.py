@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.example import example_pb2
-from tqdm import tqdm
 
 import bertjax
 from bertjax.data import records, tfrecord
@@ -23,6 +22,7 @@ from bertjax.data.manifest import Manifest, Shard
 from bertjax.data.shards import entry_of
 from bertjax.errors import UserError
 from bertjax.files.whole_file import whole
+from bertjax.progress_bar import progress_bar
 from bertjax.text.tokenizer import Tokenizer
 
 _AT_ONCE = 1024
@@ -80,7 +80,7 @@ def adopt(
 def _messages(path: Path) -> Iterator[bytes]:
     try:
         lengths = tfrecord.scan(path)
-        yield from tqdm(tfrecord.Reader(path, lengths), desc=path.name, unit=" records")
+        yield from progress_bar(tfrecord.Reader(path, lengths), desc=path.name, unit=" records")
     except tfrecord.Damaged as error:
         raise UserError(f"{path}: {error}; copy it again or leave the file out") from None
 

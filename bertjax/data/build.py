@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 import bertjax
 from bertjax.data import store, tokenized
@@ -30,6 +29,7 @@ from bertjax.data.tokenized import TextSettings, Tokenized, tokenize
 from bertjax.errors import UserError
 from bertjax.files.json_file import read_json
 from bertjax.files.whole_file import write_whole
+from bertjax.progress_bar import progress_bar
 from bertjax.text import corpus
 from bertjax.text import tokenizer as tokenizers
 from bertjax.workers import Workers
@@ -90,7 +90,7 @@ def write_runs(
     progress = _Progress(runs.facts())
     jobs = corpus.jobs(islice(parts, progress.parts, None), _JOB_BYTES)
     held: list[store.TokenParts] = []
-    bar = tqdm(
+    bar = progress_bar(
         desc="tokenizing",
         total=total,
         initial=progress.bytes,
@@ -143,7 +143,9 @@ def _write_shards(jobs: list[ShardJob], workers: Workers) -> list[dict[str, Any]
         if (path := job.work / f"shard-{job.number:05d}.json").exists()
     }
     left = [job for job in jobs if job.number not in done]
-    with tqdm(desc="writing shards", total=len(jobs), initial=len(done), unit="shard") as bar:
+    with progress_bar(
+        desc="writing shards", total=len(jobs), initial=len(done), unit="shard"
+    ) as bar:
         for job, entry in zip(left, workers.map(_build_shard, left), strict=True):
             done[job.number] = entry
             bar.update()

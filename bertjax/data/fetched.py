@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
 from bertjax.data import tfrecord
 from bertjax.data.manifest import Manifest, Shard
 from bertjax.errors import UserError
 from bertjax.files import storage
 from bertjax.files.whole_file import whole
+from bertjax.progress_bar import progress_bar
 
 
 def place(folder: Path, manifest: Manifest) -> Path:
@@ -65,7 +64,7 @@ def _fetch(folder: Path, copied: Path, missing: Sequence[Shard]) -> None:
         return shard.bytes
 
     total = sum(shard.bytes for shard in missing)
-    bar = tqdm(total=total, unit="B", unit_scale=True, disable=not missing)
+    bar = progress_bar(total=total, unit="B", unit_scale=True, disable=not missing)
     bar.set_description("fetching records")
     with bar, ThreadPoolExecutor(storage.AT_ONCE) as pool:
         for size in pool.map(fetch, missing):

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
+from bertjax.progress_bar import progress_bar
 from bertjax.text import corpus, duplicate_lines, vocab, word_counts
 from bertjax.text.tokenizer import Tokenizer
 from bertjax.workers import Workers
@@ -99,7 +98,7 @@ class Survey:
 
     def _jobs(self, doing: str) -> Iterator[list[corpus.Part]]:
         """Groups of parts, with a progress bar."""
-        with tqdm(desc=doing, total=self.total, unit="B", unit_scale=True) as bar:
+        with progress_bar(desc=doing, total=self.total, unit="B", unit_scale=True) as bar:
             for job in corpus.jobs(corpus.parts(self.inputs, self.text_field), _JOB_BYTES):
                 bar.update(sum(len(part.raw) for part in job))
                 yield job
