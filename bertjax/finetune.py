@@ -56,7 +56,7 @@ def train(flags: argparse.Namespace, task: Task) -> None:
     # What is not drawn may hold the only examples of a label.
     source += from_flags.draw(flags, examples)
     context = Context(start.tokenizer, labels, options)
-    kinds = from_flags.layer_kinds(flags, start)
+    kinds = from_flags.layer_kinds(flags, task, start)
     models = [from_flags.build_model(flags, task, start, len(labels), layers) for layers in kinds]
     data = method.encode(task, examples, context, source, flags.columns)
     runs = []

@@ -21,9 +21,10 @@ from bertjax.finetuning.tuning import Tuner
 from bertjax.models import encoders, heads
 from bertjax.models.elmo import ElmoConfig
 from bertjax.runs import checkpoint, run_folder
+from bertjax.tasks.table import TASKS
 from bertjax.text import tokenizer
 from bertjax.text.tokenizer import SPECIALS, WordTokenizer
-from bertjax.weights import word_vectors
+from bertjax.weights import pretrained, word_vectors
 from bertjax.weights.word_vectors import WordVectors
 
 Command = Callable[..., int]
@@ -293,6 +294,25 @@ def test_a_frozen_encoder_stays_as_it_was_under_a_mix_and_a_bilstm(
     chart = (tmp_path / "layer_mix.svg").read_text()
     assert chart.startswith("<?xml")
     assert "gamma" in chart
+
+
+@pytest.mark.parametrize(("bias", "layers"), [(0.0, "mix"), (0.1, "")])
+def test_a_pooler_that_nothing_has_trained_is_not_read_frozen(
+    bias: float, layers: str, tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a model of masked or next words alone, which is known by the pooler's bias."""
+    start = pretrained.load(tiny_run)
+    start.params["encoder"]["pooler"]["bias"] = np.full(32, bias, np.float32)
+    for task in ("classify", "tag"):
+        for encoder in ("frozen", "tuned"):
+            flags = finetune.parse_arguments(
+                [f"--task={task}", f"--encoder={encoder}", "--train=x"]
+            )
+            found = from_flags.layer_kinds(flags, TASKS[task], start)
+            assert found == (layers if (task, encoder) == ("classify", "frozen") else "",)
+    flags = finetune.parse_arguments(["--task=classify", "--encoder=frozen", "--layers=last"])
+    assert from_flags.layer_kinds(flags, TASKS["classify"], start) == ("last",)
+    assert ("layers: mix, for nothing has trained" in capsys.readouterr().out) == (bias == 0.0)
 
 
 def test_all_layers_are_those_that_the_encoder_has(

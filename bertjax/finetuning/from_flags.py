@@ -68,8 +68,18 @@ def read_data(
     return examples, source
 
 
-def layer_kinds(flags: argparse.Namespace, start: pretrained.Pretrained) -> tuple[str, ...]:
-    """What heads are to read: --layers, or all for which the encoder has layers; tells the rest."""
+def layer_kinds(
+    flags: argparse.Namespace, task: Task, start: pretrained.Pretrained
+) -> tuple[str, ...]:
+    """What heads are to read: --layers, or all for which the encoder has layers; tells the rest.
+
+    Not the pooled vector where nothing has trained what makes it, nor is going to.
+    """
+    pools = not (flags.layers or TASK_HEADS[task.family.head].per_token)
+    if pools and flags.encoder == "frozen" and not pretrained.pools(start):
+        why = f"nothing has trained the pooled vector of {start.name}"
+        print(f"layers: {features.MIX}, for {why} (others: --layers)")
+        return (features.MIX,)
     if flags.layers != EVERY:
         return (flags.layers,)
     number = start.config.num_layers

@@ -265,6 +265,15 @@ def transplant(
     return traverse_util.unflatten_dict(merged, sep="/"), lines
 
 
+def pools(start: Pretrained) -> bool:
+    """Whether its pooled vector says anything: masked or next words alone train no pooler.
+
+    One that nothing has trained is known by its bias, which is still at 0, where it started.
+    """
+    pooler = start.params and start.params["encoder"].get("pooler")
+    return not pooler or bool(np.any(pooler["bias"]))
+
+
 def _parts(params: Any) -> dict[str, dict[str, Any]]:
     """{"encoder": {"encoder/embeddings/norm/bias": array, ...}, "encoder/pooler": ..., ...}."""
     parts: dict[str, dict[str, Any]] = {}
