@@ -189,9 +189,10 @@ def test_a_half_written_checkpoint_is_ignored(
     with Checkpoints(tmp_path) as checkpoints:
         restored: Any = checkpoints.restore(abstract_state(init_of(config), OPTIMIZER, mesh))
         assert int(restored.step) == 1
-        checkpoints.save(at(state, 2))
-    assert os.listdir(tmp_path / "checkpoints").count("2") == 1
-    assert saved_step(checkpoint.load_params(tmp_path)) == 2
+        checkpoints.save(at(state, 3))
+    # Of the half no room is taken any more, which another step's save would not have overwritten.
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["1", "3"]
+    assert saved_step(checkpoint.load_params(tmp_path)) == 3
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,10 @@ class Checkpoints:
                 ),
             ]
         )
-        options = ocp.CheckpointManagerOptions(best_fn=_score, preservation_policy=keep)
+        # What a killed run had half saved is of no use to anyone.
+        options = ocp.CheckpointManagerOptions(
+            best_fn=_score, preservation_policy=keep, cleanup_tmp_directories=True
+        )
         self._manager = open_manager(run, options)
 
     def __enter__(self) -> Checkpoints:
