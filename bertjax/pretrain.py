@@ -29,6 +29,7 @@ from bertjax.training import arithmetic, continuation, loop, phases, profiler, p
 from bertjax.training.inputs import Inputs, open_run
 from bertjax.training.pulse import Pulse
 from bertjax.training.run_log import RunLog, read_metrics, shown, with_perplexities
+from bertjax.training.timetable import Timetable
 from bertjax.training.train_step import make_eval_step
 
 # Settings that may be others when a run goes on: nothing that it learns hangs on them (on
@@ -172,7 +173,7 @@ def train(
     inputs: Inputs,
     made: program.Program,
     mesh: Mesh,
-    timetable: loop.Timetable,
+    times: Timetable,
     watching: Watching,
 ) -> None:
     """Trains from the newest checkpoint, or from the start, to the last step."""
@@ -193,7 +194,7 @@ def train(
                 made.train_step,
                 stream,
                 mesh=mesh,
-                timetable=timetable,
+                timetable=times,
                 log=log,
                 checkpoints=checkpoints,
                 evaluate=make_evaluate(config, inputs, made, mesh, log),
@@ -210,17 +211,9 @@ def main() -> None:
     memory.keep_freed_memory()
     compile_cache.turn_on()
     traced = profiler.parse_steps(flags.profile) if flags.profile else None
-    config, inputs, mesh, made = open_run(flags.config, flags.overrides)
+    config, inputs, mesh, made, times = open_run(flags.config, flags.overrides)
     if traced and traced[0] > config.train.steps:
         raise UserError(f"--profile={flags.profile}: the run has {config.train.steps:,} steps")
-    timetable = loop.Timetable(
-        config.train.steps,
-        config.log_every,
-        config.eval_every,
-        config.save_every,
-        config.get("max_skipped", 1),
-        config.stuck_after,
-    )
     facts = resolved(config, inputs)
     watching = Watching(
         wandb_log.opener(flags.wandb, flags.workdir, facts) if flags.wandb else None,
@@ -229,7 +222,7 @@ def main() -> None:
     run_folder.save_config(flags.workdir, facts, MAY_CHANGE)
     if distributed.is_first():
         tokenizer.load(inputs.records.folder).save(flags.workdir)
-    train(config, flags.workdir, inputs, made, mesh, timetable, watching)
+    train(config, flags.workdir, inputs, made, mesh, times, watching)
 
 
 if __name__ == "__main__":

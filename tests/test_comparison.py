@@ -35,7 +35,7 @@ def get_config():
         "records": {"pairs": ("--vocab_size=150", "--max_seq_length=32", "--masking=dynamic",
                               "--workers=1")},
         # Not in the order of the alphabet.
-        "systems": ({"name": "other", **bert},
+        "systems": ({"name": "other", **bert, "tuning": ("--learning_rate=0.002",)},
                     {"name": "bert", **bert, "settings": ("train.seed=1",)}),
         "ablations": ({"name": "wide", **bert, "paper": {"near": "98"}},),
         "tasks": (
@@ -101,6 +101,9 @@ def test_every_system_has_records_training_tasks_and_a_place_in_the_report(
     frozen = [line for line in ran if "--encoder=frozen" in line]
     assert len(frozen) == 4 and all("--learning_rate=0.004" in line for line in frozen)
     assert sum("--learning_rate=0.004" in line for line in ran) == 4
+    # What one system is tuned with is another's neither, nor that of its own frozen readings.
+    (own,) = (line for line in ran if "--learning_rate=0.002" in line)
+    assert "pretrained/other " in own and "--encoder=frozen" not in own
     # The ablation beside what the paper says of it, and its losses beside those of the first.
     assert re.search(r"^\| wide \| [\d.]+ ± [\d.]+( \(\d collapsed\))? \| 98 \|$", page, re.M)
     drawn = (runs / "charts" / "ablations-eval_masked_lm_loss.svg").read_text(encoding="utf-8")

@@ -50,6 +50,14 @@ def test_a_healthy_machine_gets_a_line_for_every_check(
 def test_devices_of_another_kind_are_refused(
     command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    real = importlib.metadata.version
+
+    def without_libtpu(name: str) -> str:
+        if name == "libtpu":
+            raise importlib.metadata.PackageNotFoundError
+        return real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", without_libtpu)
     assert command(doctor, "--platform=tpu") == 2
     assert "libtpu is not installed: pip install 'libtpu" in capsys.readouterr().err
     monkeypatch.setattr(doctor, "packages", lambda wanted: "all fit")
@@ -108,6 +116,14 @@ def test_a_package_of_another_version_is_named(
     assert command(doctor, f"--platform={platform}") == 2
     told = capsys.readouterr().err
     assert f"{package} 0.0.1 does not fit: pip install '{package}" in told and ";" not in told
+
+
+def test_a_run_that_never_saves_is_refused_as_pretraining_refuses_it(
+    command: Command, tiny_settings: Path, tiny_records: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [f"--config={tiny_settings}", f"data.records={tiny_records}", "save_every=0"]
+    assert command(doctor, *given) == 2
+    assert capsys.readouterr().err == "error: save_every is 0; it must be at least 1\n"
 
 
 def test_records_that_are_not_whole_are_named(

@@ -31,6 +31,7 @@ class System(NamedTuple):
       records: the kind it learns from, a name in the config's records.
       settings: of its config file, as name=value.
       paper: {task: what the papers say of it}, as an ablation.
+      tuning: options of its tasks where it is tuned, besides those of all systems.
     """
 
     name: str
@@ -39,6 +40,7 @@ class System(NamedTuple):
     records: str
     settings: Sequence[str]
     paper: Mapping[str, str]
+    tuning: Sequence[str] = ()
 
     def run(self, workdir: Path) -> Path:
         """The folder of its pretraining."""
@@ -134,6 +136,7 @@ def _system(group: str, entry: Mapping[str, Any], folder: Path) -> System:
         entry["records"],
         tuple(entry["settings"]),
         dict(entry.get("paper", {})),
+        tuple(entry.get("tuning", ())),
     )
 
 
@@ -150,7 +153,7 @@ def _trials(
             yield Trial(system, name, VECTORS, (kind, *given))
             continue
         for reading, options in READINGS.items():
-            more = () if reading == TUNED else config.frozen
+            more = system.tuning if reading == TUNED else config.frozen
             if every or reading == TUNED:
                 # Of an option given twice the last one counts.
                 yield Trial(system, name, reading, (kind, *config.tuning, *more, *given, *options))

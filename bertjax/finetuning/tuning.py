@@ -33,6 +33,7 @@ from bertjax.training import arithmetic, loop, optimizer, schedules
 from bertjax.training.pulse import Pulse, Stopped
 from bertjax.training.run_log import RunLog
 from bertjax.training.skipped_updates import Diverged
+from bertjax.training.timetable import Timetable
 from bertjax.training.train_step import make_train_step
 from bertjax.weights import pretrained
 
@@ -222,7 +223,7 @@ class Tuner:
                         )
                     ),
                     mesh=self.mesh,
-                    timetable=loop.Timetable(
+                    timetable=Timetable(
                         total,
                         log_every=max(1, min(50, per_epoch)),
                         eval_every=per_epoch,

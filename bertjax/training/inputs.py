@@ -18,7 +18,7 @@ from bertjax.models.config import EncoderConfig
 from bertjax.runs.state import check_seed
 from bertjax.text import tokenizer
 from bertjax.text.tokenizer import Tokenizer
-from bertjax.training import continuation, phases, program
+from bertjax.training import continuation, phases, program, timetable
 from bertjax.weights import pretrained
 
 
@@ -93,6 +93,7 @@ class Opened(NamedTuple):
     inputs: Inputs
     mesh: Mesh
     program: program.Program
+    timetable: timetable.Timetable
 
 
 def open_run(spec: str, overrides: list[str]) -> Opened:
@@ -110,7 +111,8 @@ def open_run(spec: str, overrides: list[str]) -> Opened:
     mesh = partition.make_mesh(**config.mesh.to_dict())
     for phase in inputs.phases:
         shares.check_batch_size(phase.batch_size, mesh, config.train.get("microbatches", 1))
-    return Opened(config, inputs, mesh, build_program(config, inputs, mesh))
+    made = build_program(config, inputs, mesh)
+    return Opened(config, inputs, mesh, made, timetable.read(config))
 
 
 def build_program(config: ConfigDict, inputs: Inputs, mesh: Mesh | None) -> program.Program:

@@ -1,8 +1,7 @@
-"""The training loop: it owns time. When to log, evaluate, save and stop is decided here alone."""
+"""The training loop: it logs, evaluates, saves and stops when the timetable says so."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,46 +11,18 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bertjax import programs, shares
-from bertjax.errors import UserError
 from bertjax.runs.checkpoint import Checkpoints
 from bertjax.runs.state import TrainState
 from bertjax.training.profiler import Profiler
-from bertjax.training.pulse import STUCK_AFTER, Pulse, Stopped
+from bertjax.training.pulse import Pulse, Stopped
 from bertjax.training.rates import HostBatch, Meter
 from bertjax.training.run_log import RunLog
 from bertjax.training.skipped_updates import SkippedUpdates
+from bertjax.training.timetable import Timetable
 from bertjax.training.train_step import EvalStep, TrainStep
 
 # (state, pulse) -> (metrics to keep, score of the checkpoint or None)
 Evaluate = Callable[[TrainState, Pulse], tuple[dict[str, float], float | None]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Timetable:
-    """How many steps there are, and after how many something happens; all end with one.
-
-    Attributes:
-      max_skipped: updates in a row that may be left out because they are not finite.
-      stuck_after: seconds after which a step that does not end shows where it is.
-
-    Raises:
-      UserError: a number below 1.
-    """
-
-    total_steps: int
-    log_every: int
-    eval_every: int
-    save_every: int
-    max_skipped: int = 10
-    stuck_after: float = STUCK_AFTER
-
-    def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if value < 1:
-                raise UserError(f"{name} is {value}; it must be at least 1")
-
-    def due(self, step: int, every: int) -> bool:
-        return step == self.total_steps or step % every == 0
 
 
 def train(
