@@ -156,10 +156,9 @@ def make_evaluate(
         )  # fmt: skip
         read = pulse.through(batches)
         found = with_perplexities(loop.evaluate_batches(eval_step, state.params, read, mesh))
-        losses = [
-            f"{name} loss {found[f'{part}_loss']:.3f}"
-            for part, name in inputs.pretraining.losses.items()
-        ]
+        told = [name.removesuffix("_loss") for name in found if name.endswith("_loss")]
+        names = {part: part.replace("_", " ") for part in told} | dict(inputs.pretraining.losses)
+        losses = [f"{name} loss {found[f'{part}_loss']:.3f}" for part, name in names.items()]
         log.say(f"held out, step {int(state.step):,}: {' | '.join([*losses, shown(found)])}")
         warn_if_stuck(found, inputs, log)
         return {f"eval_{name}": value for name, value in found.items()}, None

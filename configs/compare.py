@@ -110,6 +110,8 @@ def get_config() -> ConfigDict:
                     "config": "word2vec.py:100",
                     "records": "words",
                     "settings": (),
+                    # Its table moves at that rate alone; the others' are best at that of all.
+                    "tuning": ("--learning_rate=3e-3",),
                 },
             ),
             # Run on ablation_tasks alone, with the encoder tuned (paper, section 5 and appendix C).
@@ -165,18 +167,21 @@ def get_config() -> ConfigDict:
             "tuning": _TUNING,
             "frozen": _FROZEN,
             "ablation_tasks": ("sst2", "tag"),
-            # A word that means two things, and a sentence for each.
+            # A word that means two things: two sentences of one meaning, and one of the other.
             "contexts": {
                 "bank": (
                     "They walked along the bank of the river until they reached the sea.",
+                    "The boat was tied to a tree upon the bank of the stream.",
                     "He took all his money to the bank and spoke to the clerk.",
                 ),
                 "spring": (
                     "The flowers came late that spring, after a long winter.",
+                    "In the spring of the next year they went back to the town.",
                     "They drank the clear water of the spring under the rock.",
                 ),
                 "cell": (
                     "The prisoner was locked in a dark cell of the tower.",
+                    "They put him alone into a cell with a small window and a heavy door.",
                     "Every living cell of the plant is made of the same matter.",
                 ),
             },

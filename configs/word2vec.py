@@ -32,6 +32,7 @@ def get_config(size: str = "100") -> ConfigDict:
                 "buckets": 0,
                 "min_gram": 3,
                 "max_gram": 6,
+                "max_characters": 20,  # of a word, whose further ones have no n-grams
                 "update_tokens": 128,
             },
             "data": {

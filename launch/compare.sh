@@ -2,7 +2,7 @@
 # What each step to BERT bought: word2vec, ELMo, left-to-right and BERT learn from one text, each as
 # long as any other, then do the same tasks; a report says what holds:
 #
-#   ./launch/compare.sh --input books/*.txt.xz --data_dir data     about 2 hours on 2 cores
+#   ./launch/compare.sh --input books/*.txt.xz --data_dir data     some 2.5 hours on 2 cores
 #
 # Killed at any moment and started again, it goes on where it was. All flags are those of
 # python -m bertjax.compare.

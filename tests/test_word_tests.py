@@ -12,7 +12,6 @@ import pytest
 from scipy import stats
 
 from bertjax import export, finetune
-from bertjax.errors import UserError
 from bertjax.finetuning import word_tests
 from bertjax.models.config import BertConfig
 from bertjax.models.masked_lm import PretrainingModel
@@ -67,7 +66,7 @@ def test_similarity_is_scipys_correlation_of_the_cosines(layer: WordLayer) -> No
     assert found["spearman"] == pytest.approx(wanted)
     assert (found["pairs"], found["left_out"]) == (4, 2)
     assert found["unknown_words"] == ["zebra", "yak"]
-    with pytest.raises(UserError, match="knows the words of 0 of the pairs only"):
+    with pytest.raises(word_tests.TooFewKnown, match="of 0 of the 2 pairs"):
         word_tests.similarity(pairs[4:], layer)
 
 
@@ -215,6 +214,26 @@ def test_one_command_prints_and_saves_the_score(
     simlex = result["tests"]["SimLex-999"]["spearman"]
     assert result["score"] == pytest.approx((1 + simlex) / 2)
     assert json.loads((tmp_path / "analogy" / "metrics.json").read_text())["score"] == 1.0
+
+
+def test_a_list_without_known_words_leaves_the_others_their_score(
+    vectors: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "wordsim"
+    folder.mkdir()
+    (folder / "EN-WS-353-ALL.txt").write_text("man\twoman\t8\ncat\tdog\t9\nking\tcat\t1\n")
+    (folder / "SimLex-999.txt").write_text("yak\tzebra\t8\nking\tcat\t1\n")
+    flags = ["--task=similarity", f"--init={vectors}", f"--workdir={tmp_path / 'out'}"]
+    assert command(finetune, *flags, f"--data_dir={folder}") == 0
+    said = capsys.readouterr().out
+    assert "WordSim-353: spearman 1.0000 over 3" in said
+    few = "knows too few of the words"
+    assert f"SimLex-999: left out, {vectors} {few}: of 1 of the 2 pairs\n" in said
+    result = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert result["tests"].keys() == {"WordSim-353"} and result["score"] == pytest.approx(1)
+    simlex = folder / "SimLex-999.txt"
+    assert command(finetune, *flags, f"--test={simlex}") == 2
+    assert capsys.readouterr().err == f"error: {vectors}: {few} of {simlex}\n"
 
 
 def test_what_is_missing_is_told(

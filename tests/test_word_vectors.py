@@ -49,7 +49,9 @@ def test_both_formats_are_read(content: bytes, tmp_path: Path) -> None:
 
 def test_a_vocabulary_is_no_file_of_vectors(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    for content, wanted in ((TEXT, True), (BINARY, True), (b"[PAD]\n[UNK]\n", False), (b"", False)):
+    headless = TEXT.partition(b"\n")[2]  # as GloVe's, which is refused for what it lacks
+    files = ((TEXT, True), (BINARY, True), (headless, True), (b"3\n" + headless, True))
+    for content, wanted in (*files, (b"[PAD]\n[UNK]\n", False), (b"", False)):
         path.write_bytes(content)
         assert word_vectors.is_vectors(path) is wanted
     assert not word_vectors.is_vectors(tmp_path) and not word_vectors.is_vectors(tmp_path / "none")

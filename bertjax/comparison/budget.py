@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import statistics
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,8 @@ BUDGET, STEPS = "budget.json", "steps.json"
 # Several systems are measured at once, and all are told in one file.
 _FILE = threading.Lock()
 _UNITS = {"s": 1, "m": 60, "h": 3600}
-# Steps that are measured, and how often they are logged; the first line holds the compilation.
-_MEASURED, _LOGGED = 60, 15
+# Steps that are measured, or as many as take so many seconds; the first hold the compilation.
+_MEASURED, _SECONDS = 60, 20
 # Steps that a system has at least, however slow they are.
 _LEAST = 100
 
@@ -67,24 +69,36 @@ def steps(
     path = workdir / STEPS
     known = _read(path).get(system.name)
     if known is None:
-        folder = workdir / "measuring" / system.name
-        shutil.rmtree(folder, ignore_errors=True)
-        short = [f"train.steps={_MEASURED}", f"log_every={_LOGGED}", "data.eval_records="]
-        call("pretrain", [f"--workdir={folder}", *arguments, *short], log)
-        rows = run_log.read_metrics(folder)[1:]
-        if not rows:  # It was asked to stop, which it did in order.
-            raise UserError(f"{folder}: was stopped; run the same again")
-        one = statistics.median(row["seconds_per_step"] for row in rows)
-        shutil.rmtree(folder)
+        measure = partial(_measure, workdir / "measuring" / system.name, arguments, log)
+        one = measure(_MEASURED)
+        if one * _MEASURED < _SECONDS:
+            one = measure(math.ceil(_SECONDS / one))
         known = {"seconds_per_step": one, "steps": max(_LEAST, round(share / one))}
         with _FILE:
             write_json(path, _read(path) | {system.name: known})
     return known["steps"]
 
 
+def _measure(folder: Path, arguments: list[str], log: Path | None, number: int) -> float:
+    """Seconds of one of so many steps."""
+    shutil.rmtree(folder, ignore_errors=True)
+    short = [f"train.steps={number}", f"log_every={max(1, number // 4)}", "data.eval_records="]
+    call("pretrain", [f"--workdir={folder}", *arguments, *short], log)
+    rows = run_log.read_metrics(folder)[1:]
+    if not rows:  # It was asked to stop, which it did in order.
+        raise UserError(f"{folder}: was stopped; run the same again")
+    shutil.rmtree(folder)
+    return statistics.median(row["seconds_per_step"] for row in rows)
+
+
 def minutes(run: Path) -> float:
-    """How long a system was trained, without evaluation and saving."""
-    return sum(row.get("train_seconds", 0.0) for row in run_log.read_metrics(run)) / 60
+    """How long a system was trained, without evaluation and saving; as `steps` counts."""
+    total, last = 0.0, 0.0
+    for row in run_log.read_metrics(run):
+        if "seconds_per_step" in row:
+            total += row["seconds_per_step"] * (row["step"] - last)
+            last = row["step"]
+    return total / 60
 
 
 def _read(path: Path) -> dict[str, Any]:

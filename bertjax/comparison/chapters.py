@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 
 from bertjax.comparison import budget
 from bertjax.comparison.contexts import FILE as CONTEXTS
-from bertjax.comparison.findings import Mix, Ordering, Scores
+from bertjax.comparison.findings import (
+    CHANCE,
+    FAILS,
+    HOLDS,
+    NOISE,
+    NOTHING,
+    Mix,
+    Ordering,
+    Scores,
+)
 from bertjax.comparison.systems import (
     ABLATIONS,
     READINGS,
@@ -23,6 +32,7 @@ from bertjax.comparison.systems import (
 from bertjax.files.json_file import read_json
 from bertjax.reporting.charts import Line
 from bertjax.runs import parameters
+from bertjax.runs.run_folder import load_config
 from bertjax.training import run_log
 from bertjax.weights import pretrained
 
@@ -52,11 +62,12 @@ class Section(NamedTuple):
     tables: Sequence[Table] = ()
 
 
-def systems(wanted: Comparison, workdir: Path) -> Section:
+def systems(wanted: Comparison, workdir: Path, about: str) -> Section:
+    """Args: about: how the comparison was run."""
     rows = []
     for system in wanted.systems:
         run = system.run(workdir)
-        start = pretrained.load(run)
+        start, entropy = pretrained.load(run), load_config(run)["unigram_entropy"]
         params = sum(leaf.size for leaf in parameters.flat(start.params).values())
         last = run_log.read_metrics(run)[-1]
         losses = [
@@ -66,15 +77,18 @@ def systems(wanted: Comparison, workdir: Path) -> Section:
         ]
         row = [system.name, " ".join([Path(system.config).name, *system.settings])]
         row += [f"{start.config.hidden_size}", f"{params:,}", f"{last['step']:,}"]
-        rows.append([*row, f"{budget.minutes(run):.1f}", ", ".join(losses)])
+        rows.append([*row, f"{budget.minutes(run):.1f}", ", ".join(losses), f"{entropy:.3f}"])
     header = ["system", "config", "width", "parameters", "steps", "minutes"]
-    header.append("losses on held-out text, nats")
+    header += ["losses on held-out text, nats", "entropy of its words or pieces"]
     text = (
         "Each learnt once from the text, with one seed, by the optimizer and at the rate of its "
-        "own. Width is that of a word's vector in its context. Minutes are those of training "
-        "steps; held-out text is masked in one way for all that foretell masked pieces."
+        "own; where its settings say nothing else, rates rise over a twentieth of the steps. Width "
+        "is that of a word's vector in its context. Minutes are those of training steps. Who "
+        "foretells no better than by the frequency of words or pieces has their entropy as its "
+        "loss; masked pieces are masked in one way for all, but not all have the same rows: those "
+        "without next sentences read text as it stands."
     )
-    texts = [text]
+    texts = [about, text]
     if wanted.left_out:
         named = ", ".join(f"{name} ({path})" for name, path in wanted.left_out.items())
         texts.append(f"Left out for want of files: {named}.")
@@ -108,7 +122,10 @@ def pretraining(wanted: Comparison, workdir: Path) -> Section:
         for (group, name), lines in curves.items()
         if group == SYSTEMS or len(lines) > 1
     ]
-    text = "Losses over the time of training; those of different kinds cannot be compared."
+    text = (
+        "Losses over the time of training; those of different kinds cannot be compared, nor quite "
+        "those of masked pieces with and without next sentences, whose rows are others."
+    )
     return Section("Pretraining", [text], charts=made)
 
 
@@ -148,6 +165,23 @@ def scores(wanted: Comparison, found: Scores) -> Section:
     return Section("Scores", [text], tables=[Table(header, rows)])
 
 
+def tasks(wanted: Comparison) -> Section:
+    """What each task was run with, which is the same for most systems."""
+    systems_of: dict[tuple[str, str, str], list[str]] = {}
+    for trial in wanted.trials:
+        # Of an option given twice the last one counts.
+        last = {option.partition("=")[0]: option for option in trial.options}
+        key = trial.task, trial.reading, " ".join(last.values())
+        systems_of.setdefault(key, []).append(trial.system.name)
+    rows = [[*key, ", ".join(names)] for key, names in systems_of.items()]
+    text = (
+        "Tuned, a head for whole texts reads the pooled vector, as in the paper; frozen, the mean "
+        "of the layer's tokens."
+    )
+    header = ["task", "read as", "options of bertjax.finetune", "systems"]
+    return Section("How the tasks were run", [text], tables=[Table(header, rows)])
+
+
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
 
@@ -176,15 +210,17 @@ def ablations(wanted: Comparison, found: Scores) -> Section:
 
 def orderings(found: Sequence[Ordering]) -> Section:
     counts = Counter(ordering.verdict for ordering in found)
+    verdicts = (HOLDS, NOISE, NOTHING, FAILS)
     text = (
-        f"Of {len(found)} comparisons {counts['holds']} hold, {counts['within noise']} are within "
-        f"noise, {counts['does not hold']} do not hold at this scale. Noise is what the seeds of "
-        "the task (Student's t, 95 %) and the size of its dev set leave open, the latter as though "
-        "each had been scored on examples of its own, which is more than it is. What another seed "
-        "of the pretraining would do is not in it."
+        f"Of {len(found)} comparisons {counts[HOLDS]} hold, {counts[FAILS]} do not at this scale, "
+        f"{counts[NOISE]} are within noise; in {counts[NOTHING]} neither side has learnt anything: "
+        "all seeds of both gave every example the same answer. Noise is what the seeds of the task "
+        f"(Student's t, {1 - CHANCE:.0%}) and the size of its dev set leave open, the latter as "
+        "though each had been scored on examples of its own, which is more than it is; by chance "
+        f"alone up to {CHANCE:.0%} of all would be told apart. What another seed of the "
+        "pretraining would do is not in it."
     )
     claims = list(dict.fromkeys(ordering.claim for ordering in found))
-    verdicts = ("holds", "within noise", "does not hold")
     short = [[claim, *(_tasks(found, claim, verdict) for verdict in verdicts)] for claim in claims]
     full = [
         [o.claim, o.task, f"{100 * o.difference:+.1f}", f"{100 * o.noise:.1f}", o.verdict]
@@ -229,20 +265,25 @@ def contexts(workdir: Path) -> Section:
     for word, by_system in read_json(workdir / CONTEXTS).items():
         if not by_system:
             continue
-        first = next(iter(by_system.values()))
+        one, again, other = next(iter(by_system.values()))["texts"]
         rows = [
             [
                 name,
-                f"{found['similarity']:.2f}",
+                f"{found['same']:.2f}",
+                f"{found['other']:.2f}",
                 *(", ".join(row["word"] for row in rows) for rows in found["neighbours"]),
             ]
             for name, found in by_system.items()
         ]
-        header = [word, "cosine of the two", *(f"nearest in: {text}" for text in first["texts"])]
+        header = [word, f"cosine with: {again}", f"with: {other}"]
+        header += [f"nearest in: {text}" for text in (one, other)]
         tables.append(Table(header, rows))
     text = (
-        "A word that means two things, in a sentence for each, and the other words whose vectors "
-        "in their own sentences are nearest. word2vec has one vector for both; an encoder that "
-        "reads the sentence has two, of which a left-to-right one knows only what stands before."
+        "A word that means two things: how alike its vector in a first sentence is to that in "
+        "another of the same meaning, and to that in one of the other meaning; and the words, of "
+        "no common piece, whose vectors in their own sentences are nearest. word2vec has one "
+        "vector for all three; an encoder that reads the sentence has three, of which a "
+        "left-to-right one knows only what stands before. It tells the meanings apart where the "
+        "first cosine is the larger."
     )
     return Section("One word, two meanings", [text], tables=tables)

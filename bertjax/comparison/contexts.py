@@ -1,4 +1,4 @@
-"""The nearest neighbours of a word in two sentences: the same, or as its meaning is there."""
+"""A word in sentences of two meanings: how alike its vectors are, and what is nearest to them."""
 
 from __future__ import annotations
 
@@ -27,16 +27,26 @@ _NEIGHBOURS = 6
 
 
 class Occurrences(NamedTuple):
-    """Words in their sentences: N of them, vectors [N, D] of length 1 around their mean."""
+    """Words in their sentences: N of them, vectors [N, D] of length 1 around their mean.
+
+    Attributes:
+      pieces: what each word is made of.
+    """
 
     words: list[str]
     texts: list[str]
+    pieces: list[frozenset[int]]
     vectors: np.ndarray
 
 
 def check(contexts: Mapping[str, Sequence[str]]) -> None:
-    """Raises UserError: a sentence that does not hold its word."""
+    """Raises UserError: not three sentences, or one that does not hold its word."""
     for word, texts in contexts.items():
+        if len(texts) != 3:
+            raise UserError(
+                f"contexts.{word}: {len(texts)} sentence(s); give two of one meaning, then one of "
+                "another"
+            )
         for text in texts:
             if word not in _WORD.findall(text.lower()):
                 raise UserError(f"contexts.{word}: '{text}' does not hold the word")
@@ -45,7 +55,7 @@ def check(contexts: Mapping[str, Sequence[str]]) -> None:
 def write(
     runs: Mapping[str, Path], contexts: Mapping[str, Sequence[str]], held_out: Path, path: Path
 ) -> None:
-    """{word: {system: {"similarity": of its two occurrences, "neighbours": a list for each}}}.
+    """{word: {system: what neighbours finds}}.
 
     A system that does not know the word, or has no room for the sentences, is left out.
     """
@@ -72,20 +82,28 @@ def sentences(held_out: Path) -> list[str]:
 def neighbours(
     found: Occurrences, word: str, texts: Sequence[str], own: Collection[str]
 ) -> dict[str, Any] | None:
-    """Of each of the word's occurrences in `texts`: the other words nearest to it, each once.
+    """Of a word in two sentences of one meaning and one of another: how alike, and what is near.
 
-    They are looked for in all texts but `own`. None: the word's are none of the occurrences.
+    Args:
+      texts: the three sentences, in that order.
+      own: those in which no neighbours are looked for.
+
+    Returns:
+      same, other: cosines of the first occurrence with those of the two others; neighbours: of the
+      first and the last, the words nearest to it, each once. Words that share a piece with it are
+      left out: they are alike by that alone. None: the word's are none of the occurrences.
     """
     places = {(t, w): i for i, (t, w) in enumerate(zip(found.texts, found.words, strict=True))}
     if any((text, word) not in places for text in texts):
         return None
-    its = [places[text, word] for text in texts]
+    first, again, other = (places[text, word] for text in texts)
     lists = []
-    for place in its:
+    for place in (first, other):
         nearest = np.argsort(-(found.vectors @ found.vectors[place]), kind="stable")
         rows: dict[str, dict[str, Any]] = {}
         for i in nearest.tolist():
-            if found.texts[i] not in own and found.words[i] not in {word, *rows}:
+            apart = not found.pieces[i] & found.pieces[place]
+            if apart and found.texts[i] not in own and found.words[i] not in {word, *rows}:
                 rows[found.words[i]] = {
                     "word": found.words[i],
                     "text": found.texts[i],
@@ -94,14 +112,16 @@ def neighbours(
             if len(rows) == _NEIGHBOURS:
                 break
         lists.append(list(rows.values()))
-    similarity = float(found.vectors[its[0]] @ found.vectors[its[-1]])
-    return {"texts": list(texts), "similarity": round(similarity, 3), "neighbours": lists}
+    cosines = found.vectors[[again, other]] @ found.vectors[first]
+    same, another = (round(cosine, 3) for cosine in cosines.tolist())
+    return {"texts": list(texts), "same": same, "other": another, "neighbours": lists}
 
 
 def occurrences(start: Pretrained, texts: Sequence[str]) -> Occurrences:
     """The last layer's vectors of all known words; of a word in pieces, their mean."""
     words: list[str] = []
     places: list[str] = []
+    made_of: list[frozenset[int]] = []
     vectors: list[np.ndarray] = []
     pieces = [start.tokenizer.encode_with_offsets(text) for text in texts]
     # The longest sentences are left out where the encoder has no positions for them.
@@ -115,12 +135,13 @@ def occurrences(start: Pretrained, texts: Sequence[str]) -> Occurrences:
             if inside and any(ids[i] != unknown for i in inside):
                 words.append(match.group().lower())
                 places.append(text)
+                made_of.append(frozenset(ids[i] for i in inside))
                 vectors.append(layer[inside].mean(axis=0))
     stacked = np.stack(vectors)
     # What all vectors share says nothing of a word (Ethayarajh 2019).
     centred = stacked - stacked.mean(axis=0)
     lengths = np.linalg.norm(centred, axis=1, keepdims=True)
-    return Occurrences(words, places, centred / np.maximum(lengths, 1e-9))
+    return Occurrences(words, places, made_of, centred / np.maximum(lengths, 1e-9))
 
 
 def _last_layer(start: Pretrained, texts: Sequence[Sequence[int]]) -> list[np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ from bertjax.finetuning.sweep import RESULT
 # Scores that are correlations, from -1 to 1; the others are shares of what could be right.
 _CORRELATIONS = ("matthews", "pearson", "spearman")
 # Of pure noise that much is taken for more.
-_CHANCE = 0.05
+CHANCE = 0.05
+HOLDS, NOISE, NOTHING, FAILS = "holds", "within noise", "nothing learnt", "does not hold"
 
 
 class Score(NamedTuple):
@@ -40,6 +42,11 @@ class Score(NamedTuple):
     collapsed: int = 0
     diverged: int = 0
     blind: float | None = None
+
+    @property
+    def learnt(self) -> bool:
+        """Whether any seed told examples apart."""
+        return self.collapsed < len(self.values)
 
     @property
     def mean(self) -> float:
@@ -138,18 +145,22 @@ class Ordering(NamedTuple):
 
     Attributes:
       difference: of the means; noise: what it must exceed.
+      learnt: whether either has told examples apart with any seed.
     """
 
     claim: str
     task: str
     difference: float
     noise: float
+    learnt: bool = True
 
     @property
     def verdict(self) -> str:
+        if not self.learnt:
+            return NOTHING
         if abs(self.difference) <= self.noise:
-            return "within noise"
-        return "holds" if self.difference > 0 else "does not hold"
+            return NOISE
+        return HOLDS if self.difference > 0 else FAILS
 
 
 def orderings(
@@ -162,7 +173,7 @@ def orderings(
     systems = [s for s in wanted.systems if s.group == SYSTEMS]
     tasks = list(dict.fromkeys(trial.task for trial in wanted.trials))
     made: list[Ordering] = []
-    for better, worse in zip(systems, systems[1:], strict=False):
+    for better, worse in itertools.combinations(systems, 2):
         for reading in (TUNED, MIXED):
             claim = f"{better.name} over {worse.name}, {reading}"
             one, two = (better.name, reading), (worse.name, reading)
@@ -206,6 +217,7 @@ def ordering(claim: str, task: str, one: Score, two: Score) -> Ordering:
     smaller than it is taken for here: what counts as more than noise, is.
     """
     freedom = max(1, len(one.values) + len(two.values) - 2)
-    of_seeds = stats.t.isf(_CHANCE / 2, freedom) * math.hypot(one.seed_error, two.seed_error)
-    of_dev = stats.norm.isf(_CHANCE / 2) * math.hypot(one.dev_error, two.dev_error)
-    return Ordering(claim, task, one.mean - two.mean, math.hypot(of_seeds, of_dev))
+    of_seeds = stats.t.isf(CHANCE / 2, freedom) * math.hypot(one.seed_error, two.seed_error)
+    of_dev = stats.norm.isf(CHANCE / 2) * math.hypot(one.dev_error, two.dev_error)
+    noise = math.hypot(of_seeds, of_dev)
+    return Ordering(claim, task, one.mean - two.mean, noise, one.learnt or two.learnt)

@@ -17,23 +17,28 @@ _TITLE = "What each step to BERT bought"
 _CHARTS = "charts"
 
 
-def write(wanted: Comparison, workdir: Path) -> list[Path]:
-    """Writes report.md with its charts beside it, and report.html; returns their paths."""
+def write(wanted: Comparison, workdir: Path, about: str) -> list[Path]:
+    """Writes report.md with its charts beside it, and report.html; returns their paths.
+
+    Args:
+      about: how the comparison was run.
+    """
     scores, mixes = findings.scores(wanted, workdir), findings.mixes(wanted, workdir)
     sections = [
-        chapters.systems(wanted, workdir),
+        chapters.systems(wanted, workdir, about),
         chapters.pretraining(wanted, workdir),
         chapters.scores(wanted, scores),
         chapters.ablations(wanted, scores),
         chapters.orderings(findings.orderings(wanted, scores, mixes)),
         chapters.mixes(mixes),
         chapters.contexts(workdir),
+        chapters.tasks(wanted),
     ]
     kept = [section for section in sections if section.tables or section.charts]
     paths = workdir / "report.md", workdir / "report.html"
     for path in paths:
         drawn = [_drawn(section, path, workdir / _CHARTS) for section in kept]
-        subtitle = f"{workdir} · each system had the same time to learn from the same text"
+        subtitle = f"{workdir} · each system had about the same time to learn from the same text"
         text = page.render(
             f"compare{path.suffix}.j2", title=_TITLE, subtitle=subtitle, sections=drawn
         )

@@ -17,17 +17,27 @@ from bertjax.tasks.word_lists import WORD_TASKS, Analogy, Pair
 from bertjax.weights.pretrained import Pretrained
 from bertjax.weights.word_layer import KnownWords, WordLayer
 
+# What is said of a model without the words of a test.
+TOO_FEW = "knows too few of the words"
 # Scores that are held at once.
 _SCORES = 2**27
 Scores = dict[str, Any]
 
 
+class TooFewKnown(Exception):
+    """A test has nothing to score; tells of what a model knows the words."""
+
+
 def similarity(pairs: Sequence[Pair], layer: WordLayer) -> Scores:
-    """Spearman's correlation of the ratings with the cosines; pairs with unknown words left out."""
+    """Spearman's correlation of the ratings with the cosines; pairs with unknown words left out.
+
+    Raises:
+      TooFewKnown: fewer than two are left.
+    """
     pieces = {word: layer.encode(word) for pair in pairs for word in pair[:2]}
     known = [pair for pair in pairs if pieces[pair.first] and pieces[pair.second]]
     if len(known) < 2:
-        raise UserError(f"{layer.start.name}: knows the words of {len(known)} of the pairs only")
+        raise TooFewKnown(f"of {len(known)} of the {len(pairs):,} pairs")
     rows = {word: row for row, word in enumerate(w for w, ids in pieces.items() if ids)}
     vectors = unit(layer.vectors([ids for ids in pieces.values() if ids]))
     cosines = [float(vectors[rows[a]] @ vectors[rows[b]]) for a, b, _ in known]
@@ -45,12 +55,15 @@ def analogies(questions: Sequence[Analogy], layer: WordLayer) -> Scores:
     """3CosAdd: d is the word nearest to b - a + c (Mikolov et al. 2013), all of length 1.
 
     Of all words known but for a, b and c. Questions with an unknown word are left out.
+
+    Raises:
+      TooFewKnown: none is left.
     """
     known = layer.known()
     rows = [[_row(word, known, layer) for word in question.words] for question in questions]
     asked = [i for i, found in enumerate(rows) if None not in found]
     if not asked:
-        raise UserError(f"{layer.start.name}: knows all four words of none of the questions")
+        raise TooFewKnown(f"all four of none of the {len(questions):,} questions")
     right = dict(zip(asked, _answers(np.array([rows[i] for i in asked]), known), strict=True))
     sections: dict[str, Scores] = {}
     for number, question in enumerate(questions):
@@ -118,7 +131,8 @@ def run(task: str, start: Pretrained, files: dict[str, Path], workdir: Path) -> 
       files: {name of the test: its file}.
 
     Raises:
-      UserError: the folder holds a run, whose scores these would replace.
+      UserError: the folder holds a run, whose scores these would replace; too few words are known
+        for any of the tests, those of the others are left out and told.
     """
     if is_run(workdir):
         raise UserError(
@@ -127,9 +141,15 @@ def run(task: str, start: Pretrained, files: dict[str, Path], workdir: Path) -> 
     kind, layer = WORD_TASKS[task], WordLayer(start)
     # All files are read before anything is computed.
     items = {test: kind.read(path) for test, path in files.items()}
-    found = {test: _SCORE[task](some, layer) for test, some in items.items()}
-    for test, scores in found.items():
-        tell(test, kind.primary, scores)
+    found: dict[str, Scores] = {}
+    for test, some in items.items():
+        try:
+            found[test] = _SCORE[task](some, layer)
+            tell(test, kind.primary, found[test])
+        except TooFewKnown as error:
+            print(f"{test}: left out, {start.name} {TOO_FEW}: {error}")
+    if not found:
+        raise UserError(f"{start.name}: {TOO_FEW} of {', '.join(map(str, files.values()))}")
     score = float(np.mean([scores[kind.primary] for scores in found.values()]))
     result = {"task": task, "init": start.name, "primary": kind.primary, "score": score}
     result |= {"files": {test: str(path) for test, path in files.items()}, "tests": found}

@@ -21,6 +21,8 @@ from bertjax.files.whole_file import whole
 _BLOCK = 1 << 20
 _LONGEST_WORD = 4096
 _FIRST_LINE = re.compile(rb"\s*(\d{1,12})\s+(\d{1,6})\s*")
+# A word and the first of its numbers, which no vocabulary has.
+_ROW = re.compile(rb"\S+( -?\d+(\.\d+)?(e-?\d+)?){2}")
 
 
 class WordVectors(NamedTuple):
@@ -31,11 +33,14 @@ class WordVectors(NamedTuple):
 
 
 def is_vectors(path: Path) -> bool:
-    """Whether it is a file that begins as word vectors do."""
+    """Whether it is a file that begins as word vectors do, with or, as `read` refuses, without the
+    right first line.
+    """
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        return _FIRST_LINE.fullmatch(file.readline(_LONGEST_WORD)) is not None
+        first, second = file.readline(_LONGEST_WORD), file.readline(_LONGEST_WORD)
+        return bool(_FIRST_LINE.fullmatch(first) or _ROW.match(first) or _ROW.match(second))
 
 
 def read(path: Path) -> WordVectors:
