@@ -51,8 +51,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--budget",
         default="2h",
         metavar="TIME",
-        help="half of it for the steps of pretraining; evaluating and the tasks take about 1.5 h on "
-        "two cores, whatever it is (%(default)s)",
+        help="half of it for the steps of pretraining; evaluation and tasks take some 1.5 h on two "
+        "cores, whatever it is (%(default)s)",
     )
     add("--held_out", type=float, default=0.03, metavar="P", help="share of the text (%(default)s)")
     add("--jobs", type=int, metavar="N",

@@ -55,7 +55,12 @@ def examples(builder: Any, split: str) -> Iterator[dict[str, Any]]:
         except AssertionError:  # It is not in the cache.
             # Those of the community list no addresses.
             _check_reachable(getattr(builder, "url_infos", None) or ())
-            builder.download_and_prepare()
+            try:
+                builder.download_and_prepare()
+            except Exception:
+                # Another process may have put it there meanwhile.
+                if not builder.data_path.exists():
+                    raise
             return builder.as_dataset(split=split).as_numpy_iterator()
     except Exception as error:
         raise _unavailable(error) from error

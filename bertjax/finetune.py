@@ -18,7 +18,7 @@ from typing import Any
 
 from bertjax import compile_cache, distributed, memory, partition
 from bertjax.errors import UserError
-from bertjax.finetuning import finished, flag_checks, from_flags, method, sweep, word_tests
+from bertjax.finetuning import earlier, finished, flag_checks, from_flags, method, sweep, word_tests
 from bertjax.finetuning.flags import new_parser
 from bertjax.finetuning.method import Method
 from bertjax.finetuning.tuning import Tuner
@@ -54,7 +54,7 @@ def train(flags: argparse.Namespace, task: Task) -> None:
     fixed = task.labels
     labels = list(task.family.find_labels(examples["train"]) if fixed is None else fixed)
     # What is not drawn may hold the only examples of a label.
-    source += from_flags.draw(flags, examples)
+    source += from_flags.draw(flags, examples, options.document_context)
     context = Context(start.tokenizer, labels, options)
     kinds = from_flags.layer_kinds(flags, task, start)
     models = [from_flags.build_model(flags, task, start, len(labels), layers) for layers in kinds]
@@ -69,6 +69,7 @@ def train(flags: argparse.Namespace, task: Task) -> None:
     if len(models) > 1:
         sweep.write_comparison(flags.workdir, dict(zip(kinds, runs, strict=True)))
     elif flags.submission:
+        earlier.check_predicted(runs[0], data, wanted)
         submit(flags.submission, wanted, runs[0])
 
 

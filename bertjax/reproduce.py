@@ -21,6 +21,7 @@ from bertjax.errors import UserError
 from bertjax.files import storage
 from bertjax.files.json_file import read_json
 from bertjax.files.whole_file import write_whole
+from bertjax.finetuning import sweep
 from bertjax.finetuning.sweep import RESULT
 from bertjax.own_command import Stopped
 from bertjax.tasks.base import Task
@@ -127,7 +128,9 @@ def line(row: Row) -> str:
     task = row.task
     scores = [f"failed: {row.failure}", *"----"] if row.failure else _scores(row)
     shown = f"`{own_command.shown('finetune', row.command)}`"
-    cells = [task.name, task.primary, *scores, task.paper.get("BERT-base", "-"), shown]
+    large = task.paper.get("BERT-large")
+    paper = task.paper.get("BERT-base", f"{large} (large)" if large else "-")
+    cells = [task.name, task.primary, *scores, paper, shown]
     return f"| {' | '.join(cells)} |"
 
 
@@ -135,7 +138,9 @@ def _scores(row: Row) -> list[str]:
     """Of the setting with the best median: that, deviation, best, seeds and other scores."""
     result, task = row.result, row.task
     best = result["rows"][0]
-    run = result["runs"][result["best"]]
+    # The best run of all may be of another setting.
+    of_it = [run for name, run in result["runs"].items() if sweep.is_of(name, best)]
+    run = max(of_it, key=lambda run: run["score"])
     exact = [f"dev {name} {value:.2f}" for name, value in run["dev"].items() if name in _EXACT]
     others = [_other(task, split, found) for split, found in run["other_splits"].items()]
     deviation = "-" if best["deviation"] is None else f"{100 * best['deviation']:.2f}"

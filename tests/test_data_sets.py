@@ -5,6 +5,9 @@ from __future__ import annotations
 import http.server
 import threading
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import tensorflow_datasets as tfds
@@ -39,6 +42,23 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
         Server.silent.set()
         server.shutdown()
+
+
+def test_what_another_process_has_prepared_meanwhile_is_taken(tmp_path: Path) -> None:
+    """Both download; the second one's folder cannot take its name any more."""
+
+    class Builder:
+        data_path, url_infos = tmp_path / "set", None
+
+        def as_dataset(self, split: str) -> Any:
+            assert self.data_path.exists()
+            return SimpleNamespace(as_numpy_iterator=lambda: iter([{"split": split}]))
+
+        def download_and_prepare(self) -> None:
+            self.data_path.mkdir()
+            raise OSError("Directory not empty")
+
+    assert list(data_sets.examples(Builder(), "train")) == [{"split": "train"}]
 
 
 def test_the_host_of_most_files_is_asked(address: str) -> None:

@@ -112,7 +112,9 @@ def test_random_tags_score_as_conlleval_scores_them() -> None:
         ("S-A I-A E-A", "B-A B-A I-A"),
         ("B-A-1 I-A-1 I-A-2", "B-A-1 I-A-1 B-A-2"),  # the type is what follows the first hyphen
         ("B I B O I", "B I B O B"),  # entities of no type
-        ("X-A A B-A", "O O B-A"),
+        ("X-A X-A Y-A Y-B .", "B-A I-A I-A B-B O"),  # other prefixes part types alone
+        ("A X-A A B-A", "O B-A B B-A"),
+        ("U-A B-A L-A B-A I-A L-A U-A", "B-A B-A I-A B-A I-A I-A B-A"),  # BILOU
     ],
 )
 def test_conlleval_reads(tags: str, entities: str) -> None:

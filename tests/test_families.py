@@ -296,13 +296,17 @@ def test_a_frozen_encoder_stays_as_it_was_under_a_mix_and_a_bilstm(
     assert "gamma" in chart
 
 
-@pytest.mark.parametrize(("bias", "layers"), [(0.0, "mix"), (0.1, "")])
+@pytest.mark.parametrize(("bias", "layers"), [(None, "mix"), (0.0, "mix"), (0.1, "")])
 def test_a_pooler_that_nothing_has_trained_is_not_read_frozen(
-    bias: float, layers: str, tiny_run: Path, capsys: pytest.CaptureFixture[str]
+    bias: float | None, layers: str, tiny_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As of a model of masked or next words alone, which is known by the pooler's bias."""
+    """As of a model of masked or next words alone, which is known by the pooler's bias, or of a
+    folder without a pooler."""
     start = pretrained.load(tiny_run)
-    start.params["encoder"]["pooler"]["bias"] = np.full(32, bias, np.float32)
+    if bias is None:
+        del start.params["encoder"]["pooler"]
+    else:
+        start.params["encoder"]["pooler"]["bias"] = np.full(32, bias, np.float32)
     for task in ("classify", "tag"):
         for encoder in ("frozen", "tuned"):
             flags = finetune.parse_arguments(
@@ -312,7 +316,7 @@ def test_a_pooler_that_nothing_has_trained_is_not_read_frozen(
             assert found == (layers if (task, encoder) == ("classify", "frozen") else "",)
     flags = finetune.parse_arguments(["--task=classify", "--encoder=frozen", "--layers=last"])
     assert from_flags.layer_kinds(flags, TASKS["classify"], start) == ("last",)
-    assert ("layers: mix, for nothing has trained" in capsys.readouterr().out) == (bias == 0.0)
+    assert ("layers: mix, for nothing has trained" in capsys.readouterr().out) == bool(layers)
 
 
 def test_all_layers_are_those_that_the_encoder_has(

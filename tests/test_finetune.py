@@ -11,6 +11,7 @@ import signal
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ import pytest
 
 from bertjax import export, finetune
 from bertjax.errors import UserError
-from bertjax.finetuning import from_flags, tuning
+from bertjax.finetuning import earlier, from_flags, tuning
 from bertjax.finetuning.method import Data
 from bertjax.runs import checkpoint, run_folder
 from bertjax.tasks.sentences import Example
@@ -343,14 +344,17 @@ def test_what_came_after_the_training_is_told_with_the_way_to_its_answers(
 ) -> None:
     old = tmp_path / "old"
     shutil.copytree(run, old)
-    (old / "metrics.json").write_text(json.dumps(result(run) | {"predicted": ["dev"]}))
-    (old / "predictions-test.tsv").unlink()
+    # What lies there is of other examples than the file's now.
+    known = result(run)["digests"]
+    (old / "metrics.json").write_text(json.dumps(result(run) | {"digests": known | {"test": "x"}}))
     assert command(finetune, *arguments, f"--workdir={old}") == 0
     way = f"predict it: --mode=predict --workdir={old} --output=DIR, with the same "
     assert f"on dev; test came after the training, {way}data\n" in capsys.readouterr().out
+    data: Any = SimpleNamespace(digests=known)
     with pytest.raises(UserError) as refused:
-        finetune.submit(tmp_path / "glue.zip", {"test": "SST-2.tsv"}, old)
+        earlier.check_predicted(old, data, {"test": "SST-2.tsv"})
     assert str(refused.value).endswith(f"came after the training, {way}--data_dir and --submission")
+    earlier.check_predicted(old, data, {"dev": "SST-2.tsv"})
 
 
 def test_without_init_the_newest_pretraining_is_taken_and_told(

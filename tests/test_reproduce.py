@@ -78,10 +78,19 @@ def test_without_any_data_one_line_tells_it(
     assert "no data of squad: https://" in said.out
 
 
+SETTING = {"batch_size": 32, "learning_rate": 3e-5, "epochs": 3}
+ROW = SETTING | {"median": 0.6, "deviation": 0.01, "best": 0.7, "seeds": 3}
+
+
 def line(task: str, **run: Any) -> str:
     """The row of a task whose best run has these scores."""
-    row = {"median": 0.6, "deviation": 0.01, "best": 0.7, "seeds": 2}
-    result = {"rows": [row], "best": "a", "runs": {"a": {"dev": {}, "other_splits": {}} | run}}
+    # Another setting has the best run, and this one the best median.
+    runs = {
+        "batch32-rate3e-05-epochs3-seed0": {"score": 0.5, "dev": {}, "other_splits": {}},
+        "batch32-rate3e-05-epochs3-seed1": {"score": 0.7, "dev": {}, "other_splits": {}} | run,
+        "batch32-rate5e-05-epochs3-seed1": {"score": 0.9, "dev": {}, "other_splits": {}},
+    }
+    result = {"rows": [ROW], "best": "batch32-rate5e-05-epochs3-seed1", "runs": runs}
     return reproduce.line(reproduce.Row(TASKS[task], [f"--task={task}"], result))
 
 
@@ -94,7 +103,7 @@ def test_squad_has_both_scores_as_the_paper_has() -> None:
     found = line("squad", dev={"exact_match": 80.5, "f1": 88.25, "missing": 0})
     assert "| dev exact_match 80.50 | 80.8 EM, 88.5 F1 (dev) |" in found
     found = line("squad2", dev={"exact": 70.5, "f1": 73.25, "HasAns_exact": 1.0, "total": 9})
-    assert "| dev exact 70.50 |" in found
+    assert "| dev exact 70.50 | 78.7 EM, 81.9 F1 (dev) (large) |" in found
     assert "| - |" in line("rte", dev={"accuracy": 0.5, "examples": 277})
 
 
@@ -119,9 +128,8 @@ def test_a_task_that_fails_is_told_in_the_table_and_the_others_run(
     def run(made: list[str]) -> int:
         if "--task=cola" in made:
             return status
-        row = {"median": 0.6, "deviation": 0.01, "best": 0.7, "seeds": 3}
-        runs = {"a": {"dev": {}, "other_splits": {}}}
-        found = {"rows": [row], "best": "a", "runs": runs}
+        runs = {"batch32-rate3e-05-epochs3-seed0": {"score": 0.7, "dev": {}, "other_splits": {}}}
+        found = {"rows": [ROW], "best": next(iter(runs)), "runs": runs}
         write_json(tmp_path / "runs" / "rte" / "sweep.json", found)
         return 0
 

@@ -19,6 +19,7 @@ from bertjax.tasks.own import OWN
 from bertjax.tasks.sources import drawn, load
 from bertjax.tasks.squad import SQUAD
 from bertjax.tasks.table import TASKS
+from bertjax.tasks.tagging import Example
 
 
 def put(path: Path, *rows: tuple[str, ...]) -> Path:
@@ -116,6 +117,15 @@ def test_some_of_the_examples_are_the_same_ones_in_their_order() -> None:
     assert drawn([1, 2], 10) == [1, 2]
     with pytest.raises(UserError, match="--train_examples=0: give at least 1"):
         drawn([1], 0)
+
+
+def test_of_documents_neighbours_are_drawn_together() -> None:
+    texts = [Example(["a"], ["O"], document, f"x:{n}") for n, document in enumerate("aaabbcccccdd")]
+    some = drawn(texts, 4, in_documents=True)
+    assert len(some) == 4 and some != texts[:4]
+    for document in {example.document for example in some}:
+        own = [example for example in some if example.document == document]
+        assert own == [text for text in texts if text.document == document][: len(own)]
 
 
 def test_own_tasks_ask_for_files(tmp_path: Path) -> None:

@@ -101,6 +101,20 @@ def test_only_the_best_run_keeps_its_weights(tmp_path: Path) -> None:
     assert with_weights(tmp_path) == [best.name] == [bench.points[1].name]
 
 
+def test_a_sweep_that_grows_names_a_run_with_weights_at_any_moment(tmp_path: Path) -> None:
+    bench = Bench([0.5, 0.8, 0.6, 0.9, 0.95])
+    sweep.run(tmp_path, bench.points[:2], bench.tune)
+    named = []
+
+    def tune(folder: Path, point: Point) -> dict[str, Any]:
+        named.append(json.loads((tmp_path / "sweep.json").read_text())["best"])
+        assert named[-1] in with_weights(tmp_path)
+        return bench.tune(folder, point)
+
+    sweep.run(tmp_path, bench.points, tune)
+    assert named == [*[bench.points[1].name] * 4, bench.points[3].name]
+
+
 def test_all_runs_keep_their_weights_if_they_are_to(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

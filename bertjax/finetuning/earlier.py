@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bertjax import distributed
+from bertjax.errors import UserError
 from bertjax.files.json_file import read_json
 from bertjax.files.whole_file import write_whole
 from bertjax.finetuning.method import Data
@@ -25,15 +26,29 @@ def reused(workdir: Path, data: Data) -> Result:
     result = read_json(workdir / METRICS)
     primary = result["primary"]
     said = f"reusing {workdir}: {primary} {result['dev'][primary]:.4f} on dev"
-    known = ("train", *result.get("predicted", data.examples))
-    later = [split for split in data.examples if split not in known]
-    if later:
-        said += (
-            f"; {', '.join(later)} came after the training, predict it: --mode=predict "
-            f"--workdir={workdir} --output=DIR, with the same data"
-        )
+    if later := since(result, data):
+        said += f"; {_came_after(workdir, later)} data"
     print(said)
     return result
+
+
+def since(result: Result, data: Data) -> list[str]:
+    """The splits whose examples, as they are now, a finished run has not predicted."""
+    known = result.get("digests", data.digests)
+    return [split for split, digest in data.digests.items() if known.get(split) != digest]
+
+
+def check_predicted(workdir: Path, data: Data, splits: Collection[str]) -> None:
+    """Raises UserError: a finished run has predicted other examples of a split than these."""
+    if later := [s for s in since(read_json(workdir / METRICS), data) if s in splits]:
+        raise UserError(f"{workdir}: {_came_after(workdir, later)} --data_dir and --submission")
+
+
+def _came_after(workdir: Path, splits: Sequence[str]) -> str:
+    return (
+        f"{', '.join(splits)} came after the training, predict it: --mode=predict "
+        f"--workdir={workdir} --output=DIR, with the same"
+    )
 
 
 @contextmanager

@@ -54,6 +54,9 @@ def load(
     config = run_folder.load_config(run)
     if config.get("kind") != "finetune":
         raise UserError(f"{run}: not a fine-tuning; give the --workdir of bertjax.finetune")
+    if not (run / run_folder.SCORES).is_file():
+        print(f"{run}: not finished, its best checkpoint so far is taken; the command of its "
+              "training goes on")  # fmt: skip
     params = checkpoint.load_params(run, best=True)
     pretrained.check_head(run, config, params)
     encoder = encoders.from_run(config)

@@ -90,11 +90,11 @@ def layer_kinds(
     return kinds
 
 
-def draw(flags: argparse.Namespace, examples: dict[str, list[Any]]) -> str:
+def draw(flags: argparse.Namespace, examples: dict[str, list[Any]], in_documents: bool) -> str:
     """Leaves --train_examples to train on; returns what that adds to where they came from."""
     if flags.train_examples is None:
         return ""
-    examples["train"] = sources.drawn(examples["train"], flags.train_examples)
+    examples["train"] = sources.drawn(examples["train"], flags.train_examples, in_documents)
     return f", {len(examples['train']):,} training examples"
 
 

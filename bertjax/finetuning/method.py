@@ -33,8 +33,8 @@ class Data:
 
     @functools.cached_property
     def digests(self) -> dict[str, str]:
-        """Of the examples that a run hangs on, by their name; where they stand is left out."""
-        return {f"{split} examples": _digest(self.examples[split]) for split in ("train", "dev")}
+        """Of the examples of each split; where they stand is left out."""
+        return {split: _digest(found) for split, found in self.examples.items()}
 
 
 def _digest(examples: Sequence[Any]) -> str:

@@ -85,6 +85,7 @@ def run(
             # Of equals the first one is kept, whatever was interrupted.
             if best is None or result["score"] > max(_scores(results)):
                 best, worse = folder, best
+                _tell_smaller(workdir, point, result)
             results[point] = result
         if worse is not None and not keep_all:
             _drop_weights(worse)
@@ -108,6 +109,18 @@ def _tuned(tune: Callable[[Path, Point], Result], folder: Path, point: Point) ->
 
 def _scores(results: Mapping[Point, Result]) -> list[float]:
     return [result["score"] for result in results.values()]
+
+
+def _tell_smaller(workdir: Path, point: Point, result: Result) -> None:
+    """A smaller sweep that was finished here, and may be read before this one is, has a new best
+    run: the weights of its own are about to go.
+    """
+    path = workdir / RESULT
+    if distributed.is_first() and path.is_file():
+        found = read_json(path)
+        if result["score"] > found["runs"][found["best"]]["score"]:
+            runs = found["runs"] | {point.name: result}
+            write_json(path, found | {"best": point.name, "runs": runs})
 
 
 def _drop_weights(run: Path) -> None:
@@ -151,6 +164,12 @@ def summary(results: Mapping[Point, Result]) -> list[dict[str, Any]]:
             }
         )
     return sorted(rows, key=lambda row: -row["median"])
+
+
+def is_of(name: str, row: Mapping[str, Any]) -> bool:
+    """Whether a run has the setting of a row, and is named after that."""
+    setting = {key: row[key] for key in GRID}
+    return name.rpartition("-seed")[0] == Point(**setting, seed=0).name.rpartition("-seed")[0]
 
 
 def _setting(point: Point) -> tuple[int, float, int]:

@@ -120,7 +120,11 @@ class Tuner:
             "init": self.start.name,
             "data": data.source,
             "columns": list(data.columns),
-            run_folder.CONTENTS: data.digests | {"weights of --init": self._start_digest},
+            run_folder.CONTENTS: {
+                "train examples": data.digests["train"],
+                "dev examples": data.digests["dev"],
+                "weights of --init": self._start_digest,
+            },
             "settings": dataclasses.asdict(point) | dataclasses.asdict(self.method),
         }
 
@@ -134,7 +138,8 @@ class Tuner:
           Diverged: the loss is not finite, now or when the run was trained before.
           SystemExit: with 0 after SIGTERM.
         """
-        run_folder.save_config(workdir, self.config(point, data))
+        # Of data and weights the contents are compared, not where they lie.
+        run_folder.save_config(workdir, self.config(point, data), ("data", "init"))
         if distributed.everywhere((workdir / METRICS).exists()):
             return earlier.reused(workdir, data)
         if distributed.is_first():
@@ -151,7 +156,7 @@ class Tuner:
             except Stopped:
                 print("stopped while predicting; the same command goes on from here")
                 raise SystemExit(0) from None
-        result |= {"train_seconds": round(seconds, 1)}
+        result |= {"train_seconds": round(seconds, 1), "digests": data.digests}
         if distributed.is_first():
             if "mix" in params:
                 mixing.write(workdir, params["mix"], f"What {self.task.name} reads of each layer")

@@ -22,18 +22,22 @@ class _Reading(NamedTuple):
     """The prefixes that continue an entity of their type, and those that else begin one.
 
     Attributes:
-      must_end: an entity is one only if its last tag is E or S.
+      must_end: an entity is one only if its last tag is E, L, S or U.
+      others: whether further prefixes continue an entity, or begin one of another type than that
+        of the tag before.
     """
 
     continues: frozenset[str]
     begins: frozenset[str]
     must_end: bool = False
+    others: bool = False
 
 
-_CONLLEVAL = _Reading(continues=frozenset("IE"), begins=frozenset("BIES"))
-_BIO2 = _Reading(continues=frozenset("I"), begins=frozenset("B"))
-_IOBES = _Reading(continues=frozenset("IE"), begins=frozenset("BS"), must_end=True)
-_LAST = frozenset("ES")  # no entity goes on after these
+_CONLLEVAL = _Reading(frozenset("IEL"), frozenset("BIELSU"), others=True)
+_BIO2 = _Reading(frozenset("I"), frozenset("B"))
+_IOBES = _Reading(frozenset("IEL"), frozenset("BSU"), must_end=True)
+_LAST = frozenset("ELSU")  # no entity goes on after these
+PREFIXES = frozenset("BI") | _LAST
 
 
 class _Counts(NamedTuple):
@@ -49,13 +53,15 @@ def entity_scores(gold: Tags, predicted: Tags) -> dict[str, float]:
 
     f1, precision and recall are those of conlleval (Tjong Kim Sang, version of 2004-01-26), which
     makes sense of every order of tags: an entity begins at B, at I or E after O or after another
-    type, and after E. So tags are read as IOB1 and as BIO2 alike. Beyond the script, which takes
-    them for a continuation, S is an entity of one token and B after E begins another one, as IOBES
-    has it. A tag with another prefix, or with none, is outside of all entities.
+    type, and after E; any other tag but O and "." begins one after another type, too. So tags are
+    read as IOB1 and as BIO2 alike. Beyond the script, which takes them for a continuation, S is an
+    entity of one token and B after E begins another one, as IOBES has it; BILOU's U and L are read
+    as S and E.
 
     strict_f1, strict_precision and strict_recall count only what is well-formed, on both sides: in
-    BIO2 B-X and the I-X right behind it, where gold has an E or S (IOBES) S-X, or B-X, any I-X and
-    E-X. Other tags belong to no entity. They tell nothing where the gold tags are IOB1.
+    BIO2 B-X and the I-X right behind it, where gold has one of E, L, S, U (IOBES, BILOU) S-X or
+    U-X, or B-X, any I-X and E-X or L-X. Other tags belong to no entity. They tell nothing where the
+    gold tags are IOB1.
 
     token_accuracy counts every token, those outside too. What would divide by zero is 0.
 
@@ -114,16 +120,19 @@ def _check_lengths(gold: Tags, predicted: Tags) -> None:
 def _entities(tags: Sequence[str], reading: _Reading) -> set[_Entity]:
     found: list[_Entity] = []
     current: _Entity | None = None  # the last one found, while it may go on
+    before = ""  # the type of the last tag
     for i, tag in enumerate(tags):
         prefix, _, type_ = tag.partition("-")
-        if current and current.type == type_ and prefix in reading.continues:
+        other = reading.others and prefix not in PREFIXES | {"O", "."}
+        if current and current.type == type_ and (other or prefix in reading.continues):
             found[-1] = current = current._replace(end=i + 1)
-        elif prefix in reading.begins:
+        elif prefix in reading.begins or (other and type_ != before):
             found.append(current := _Entity(type_, i, i + 1))
         else:
             current = None
         if prefix in _LAST:
             current = None
+        before = type_
     if reading.must_end:
         found = [entity for entity in found if tags[entity.end - 1][0] in _LAST]
     return set(found)

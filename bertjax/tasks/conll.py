@@ -100,7 +100,7 @@ class Tagged(OwnTables):
 
     def find(self, folder: Path, given: Collection[str] = ()) -> dict[str, Path]:
         """Raises UserError: several files could be a split."""
-        held = sorted(folder.glob("*"))
+        held = sorted(path for path in folder.glob("*") if path.is_file())
         candidates = {
             split: [path for path in held if re.fullmatch(pattern, path.name.lower())]
             for split, pattern in self.names.items()

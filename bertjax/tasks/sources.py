@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +53,24 @@ def load(
     return examples
 
 
-def drawn(examples: Sequence[Any], number: int) -> list[Any]:
+def drawn(examples: Sequence[Any], number: int, in_documents: bool = False) -> list[Any]:
     """Some of the examples, always the same ones, in their order.
+
+    Args:
+      in_documents: those of some documents, so that neighbours stay neighbours.
 
     Raises:
       UserError: not even one is asked for.
     """
     if number < 1:
         raise UserError(f"--train_examples={number}: give at least 1")
-    chosen = np.sort(np.random.default_rng(0).permutation(len(examples))[:number])
-    return [examples[i] for i in chosen.tolist()]
+    texts = [[example] for example in examples]
+    if in_documents:
+        texts = [list(same) for _, same in groupby(examples, lambda example: example.document)]
+    order = np.random.default_rng(0).permutation(len(texts))
+    ends = np.cumsum([len(texts[i]) for i in order])
+    chosen = np.sort(order[: np.searchsorted(ends, number) + 1])
+    return list(chain.from_iterable(texts[i] for i in chosen.tolist()))[:number]
 
 
 def _find(

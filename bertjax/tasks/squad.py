@@ -126,7 +126,8 @@ class Squad(OwnTables):
         """Raises UserError: several files could be a split."""
         candidates = {}
         for split in ("train", "dev", "test"):
-            paths = [p for s in self.suffixes for p in sorted(folder.glob(f"{split}*{s}"))]
+            named = [p for s in self.suffixes for p in sorted(folder.glob(f"{split}*{s}"))]
+            paths = [path for path in named if path.is_file()]
             official = [path for path in paths if path.name == self.official.get(split)]
             if self.official:
                 # Those of another version are no files of this task.

@@ -13,7 +13,7 @@ import numpy as np
 
 from bertjax.data.rows import Row
 from bertjax.errors import UserError
-from bertjax.scores.entity_scores import by_type, conlleval_lines, entity_scores
+from bertjax.scores.entity_scores import PREFIXES, by_type, conlleval_lines, entity_scores
 from bertjax.tasks.base import Context, Encoded
 from bertjax.tasks.sentences import check_length
 from bertjax.text.tokenizer import Tokenizer
@@ -162,11 +162,11 @@ def _prediction(example: Example, scores: np.ndarray, labels: Sequence[str]) -> 
 
 
 def _of_entities(tags: Collection[str]) -> set[str]:
-    """Those of entities: B-PER and its like, and bare B, I, E and S where only O is beside them."""
+    """Those of entities: B-PER and its like, and bare B, I, E, ... where only O is beside them."""
     others = set(tags) - {"O"}
-    if others <= set("BIES"):
+    if others <= PREFIXES:
         return others
-    return {tag for tag in others if tag[:2] in ("B-", "I-", "E-", "S-")}
+    return {tag for tag in others if tag[0] in PREFIXES and tag[1:2] == "-"}
 
 
 def _is_iob1(tags: Sequence[str], entities: Collection[str]) -> bool:
@@ -224,9 +224,17 @@ class Tagging:
         """In the order of the alphabet, but "O" first.
 
         Every type of entity has every prefix: of a rare one, dev may hold what train lacks.
+
+        Raises:
+          UserError: there is only one tag.
         """
         tags = set(chain.from_iterable(example.gold or () for example in examples))
+        if len(tags) < 2:
+            file = examples[0].where.rpartition(":")[0]
+            raise UserError(f"{file}: only one tag, {', '.join(tags)}; a task needs at least two")
         entities = _of_entities(tags)
+        if not entities:
+            print("tags: none begins with B- or I-, so f1 is the token accuracy, O included")
         prefixes = {"B", "I"}.union(tag[0] for tag in entities)
         tags |= {f"{prefix}{tag[1:]}" for prefix in prefixes for tag in entities}
         return sorted(tags, key=lambda tag: (tag != "O", tag))

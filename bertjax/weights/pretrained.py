@@ -268,10 +268,13 @@ def transplant(
 def pools(start: Pretrained) -> bool:
     """Whether its pooled vector says anything: masked or next words alone train no pooler.
 
-    One that nothing has trained is known by its bias, which is still at 0, where it started.
+    One that nothing has trained is known by its bias, which is still at 0, where it started; the
+    folders of others may have none. Encoders without layers of attention need none.
     """
-    pooler = start.params and start.params["encoder"].get("pooler")
-    return not pooler or bool(np.any(pooler["bias"]))
+    if start.params is None or not isinstance(start.config, BertConfig):
+        return True
+    pooler = start.params["encoder"].get("pooler")
+    return pooler is not None and bool(np.any(pooler["bias"]))
 
 
 def _parts(params: Any) -> dict[str, dict[str, Any]]:
