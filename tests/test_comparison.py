@@ -247,7 +247,7 @@ def test_all_pairs_are_claims_but_not_a_mix_of_one_layer_or_lists_of_words() -> 
 
 def test_the_neighbours_of_a_word_hang_on_its_sentence(tiny_run: Path) -> None:
     start = pretrained.load(tiny_run)
-    texts = ["the river crossed the garden", "a river in the rain", "again a quiet river"]
+    texts = ["the river crossed the garden", "in the rain a river", "again a quiet river"]
     around = ["every old bridge in the rain", "this green letter", "a heavy engine yesterday"]
 
     def near(texts: list[str]) -> dict[str, Any] | None:
@@ -265,7 +265,7 @@ def test_the_neighbours_of_a_word_hang_on_its_sentence(tiny_run: Path) -> None:
         assert similarities == sorted(similarities, reverse=True)
     assert near([" ".join(texts * 30)]) is None  # Longer than the encoder has positions.
     same = near([texts[0], texts[1], texts[0]])
-    assert same and same["other"] == pytest.approx(1.0) and same["same"] == found["same"]
+    assert same and same["other"] == pytest.approx(1.0)
     assert same["neighbours"][0] == same["neighbours"][1]
 
 

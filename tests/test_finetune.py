@@ -194,11 +194,9 @@ def test_digests_tell_of_texts_and_labels_and_not_of_paths() -> None:
     found = digests("yes", "a.tsv:2")
     assert found == digests("yes", "b.tsv:3")
     # As it was in another process.
-    assert found["train examples"] == (
-        "a93a2ae9f34b4d98227d8a0eb4671d5a6997b33a50d5d8f88d2209bde2adfb6d"
-    )
+    assert found["train"] == ("a93a2ae9f34b4d98227d8a0eb4671d5a6997b33a50d5d8f88d2209bde2adfb6d")
     other = digests("no", "a.tsv:2")
-    assert all(found[name] != other[name] for name in ("train examples", "dev examples"))
+    assert all(found[name] != other[name] for name in ("train", "dev"))
 
 
 def test_a_killed_run_goes_on_to_the_same_result(
