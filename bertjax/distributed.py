@@ -127,11 +127,23 @@ def join() -> None:
         if given:
             raise
         _explain_abort(False)
+        _check_alone()
         return  # No cluster that JAX knows.
     if jax.process_count() == 1:
         _explain_abort(False)
     if not is_first():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _check_alone() -> None:
+    """Raises UserError: Open MPI has started several, in a way that JAX does not know."""
+    number = os.environ.get("OMPI_COMM_WORLD_SIZE", "1")
+    if number != "1":
+        raise UserError(
+            f"Open MPI has started {number} processes, and JAX cannot tell where the first one is; "
+            f"set BERTJAX_COORDINATOR=HOST:PORT of that, BERTJAX_NUM_PROCESSES={number} and, in "
+            "each, BERTJAX_PROCESS_ID=$OMPI_COMM_WORLD_RANK"
+        )
 
 
 # JAX aborts from a thread of its own when another process is silent, with many lines. Ours is the

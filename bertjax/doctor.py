@@ -4,7 +4,7 @@ example:
   python -m bertjax.doctor --platform=tpu --config=configs/bert.py:base --workdir=runs/base \\
       data.records=records/128
 Without --config only packages, devices and their connections. Of several processes all must ask at
-once; each tells of its own devices.
+once; the first tells what it found, the others what is wrong with their own.
 """
 
 from __future__ import annotations
@@ -101,7 +101,10 @@ def devices(wanted: str | None) -> str:
         product = jnp.matmul(a, b, preferred_element_type=jnp.float32)
         wrong = np.abs(np.asarray(product) - one @ two).max() / np.sqrt(_SIDE)
         if not wrong < _ERROR:
-            raise UserError(f"{device}: a product of matrices is wrong by {wrong:.2g}; replace it")
+            host = f" of {platform.node()}" if distributed.several() else ""
+            raise UserError(
+                f"{device}{host}: a product of matrices is wrong by {wrong:.2g}; replace it"
+            )
     memory = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in found]
     room = f", {min(memory) / 2**30:.1f} GiB each" if all(memory) else ""
     known = chips.peak(found[0])
@@ -160,6 +163,7 @@ def workdir(folder: Path, need: int) -> str:
         probe.unlink()
         return f"{folder}: can be written to"
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    _check_shared(folder, there)
     with tempfile.TemporaryFile(dir=there) as file:
         file.write(b"bertjax")
     # A run that goes on has written some of them, and removes them for new ones.
@@ -175,6 +179,23 @@ def workdir(folder: Path, need: int) -> str:
     if need:
         room = f"; {need / 1e9:,.2f} of {free / 1e9:,.1f} GB for checkpoints"
     return f"{folder}: can be written to{room}"
+
+
+def _check_shared(folder: Path, there: Path) -> None:
+    """Raises UserError: what the first process writes is not seen by all."""
+    if not distributed.several():
+        return
+    probe = there / ".bertjax-doctor"
+    if distributed.is_first():
+        probe.touch()
+    distributed.wait("probe written")
+    seen = distributed.everywhere(probe.exists())
+    if distributed.is_first():
+        probe.unlink()
+    if not seen:
+        raise UserError(
+            f"{folder}: is another folder on each host; give one that all of them share"
+        )
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """The device mesh, and where every parameter lives on it: one screen of rows.
 
 Axes: "data" splits the batch; "fsdp" splits the batch and the parameters; "tensor" splits heads,
-inner widths and the vocabulary. Only this file, programs.py and shares.py know their names.
+inner widths and the vocabulary. Only this file, programs.py, shares.py and the planner
+know their names.
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--config", required=True, help="as for bertjax.pretrain: configs/bert.py:large")
     add("--topology", nargs="+", action="extend", required=True, metavar="NAME",
         help="v5e-16, v5e:4x4, v4-8, v5p-128, v6e-16, '2x v5e-16', ...")  # fmt: skip
-    add("--global_batch", type=int, help="rows of a batch (train.batch_size)")
+    add("--global_batch", type=int,
+        help="rows of a batch (train.batch_size); of two phases, of the first")  # fmt: skip
     add("--seq_length", type=int, nargs="+", metavar="T",
         help="as if padded records of that length were there; 128 512 for two phases")  # fmt: skip
     add("--vocab_size", type=int, help="without records: pieces of the vocabulary (30522)")
@@ -56,6 +57,8 @@ def find_work(
 ) -> planned_work.Work:
     """On the records that data.records names, if they are there, or as if some were."""
     records = config.data.records
+    if config.data.shapes:
+        raise UserError("data.shapes: a plan is of rows of one length; leave it out")
     if lengths is None and (storage.path(records) / MANIFEST).exists():
         if vocab_size is not None:
             raise UserError(f"--vocab_size={vocab_size}: {records} has its own; leave it out")

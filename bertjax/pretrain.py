@@ -109,8 +109,9 @@ def start_state(
 def warn_if_stuck(found: dict[str, float], inputs: Inputs, log: RunLog) -> None:
     """Compares every loss over words with what their frequencies alone would give."""
     for part, name in inputs.pretraining.losses.items():
-        loss, entropy = found[f"{part}_loss"], inputs.entropy
-        if loss >= entropy:
+        loss, entropy = found.get(f"{part}_loss"), inputs.entropy
+        # None where no update of the last line was finite.
+        if loss is not None and loss >= entropy:
             log.say(
                 f"warning: the {name} loss {loss:.3f} is not below {entropy:.3f}, what the "
                 "frequencies of the pieces alone would give: nothing is learnt from context yet. "
@@ -180,7 +181,7 @@ def train(
     with checkpoint.Checkpoints(workdir, keep_last=config.keep_last) as checkpoints:
         state = start_state(made, mesh, seed, checkpoints, inputs)
         start = int(state.step)
-        watching.profiler.check(start)
+        watching.profiler.tell(start)
         # What reads ahead is closed before the interpreter ends, which would wait for it.
         batches = closing(phases.batches(inputs.phases, start, seed, *shares.local_parts(mesh)))
         with (

@@ -100,9 +100,9 @@ def _parse(value: str, kind: type) -> Any:
     """A value as its type is written in Python; text needs no quotes, a float no point."""
     if kind is str:
         return value
+    if kind is float:
+        return float(value)
     parsed = ast.literal_eval(value)
-    if kind is float and type(parsed) is int:
-        return float(parsed)
     if type(parsed) is not kind:
         raise TypeError
     return parsed

@@ -16,7 +16,7 @@ line finds it again. ^C asks it to save and end.
 
 example:
   ./launch/gpu.sh -- python -m bertjax.pretrain --config=configs/bert.py:base --workdir=runs/base \\
-      data.records=records/128
+      data.records=records/128 model.dtype=bfloat16
 END
 }
 

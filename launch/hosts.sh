@@ -25,7 +25,7 @@ The hosts share --workdir and the records: a network file system or gs://.
 example:
   ./launch/hosts.sh node1 node2 --folder=/shared/bertjax --no_setup -- \\
       python -m bertjax.pretrain --config=configs/bert.py:base --workdir=/shared/runs/base \\
-      data.records=/shared/records/128
+      data.records=/shared/records/128 model.dtype=bfloat16
 END
 }
 

@@ -21,7 +21,7 @@ Logs: runs/launched/slurm-JOB.log of the job, runs/launched/JOB-TASK/log of each
 example:
   ./launch/slurm.sh --nodes=2 --gpus-per-node=8 --time=12:00:00 -- \\
       python -m bertjax.pretrain --config=configs/bert.py:base --workdir=runs/base \\
-      data.records=records/128
+      data.records=records/128 model.dtype=bfloat16
 END
 }
 

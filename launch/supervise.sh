@@ -151,6 +151,11 @@ supervise() {
   crashes=0
   while true; do
     before=$verdict began=$SECONDS status=0
+    # Starting would wipe out the mark of somebody who has ended it while this waited.
+    if [[ -n $verdict && $(states 2> /dev/null | judge) == ended ]]; then
+      note "the command on all workers: ended"
+      return 3
+    fi
     start_all || status=$?
     if ((status == 2)); then return 2; fi
     if ((status == 0)); then watch; else verdict=unreached; fi

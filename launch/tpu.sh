@@ -38,7 +38,7 @@ too, or in this checkout, which goes to every worker. BERTJAX_POLL_SECONDS (30) 
 example:
   ./launch/tpu.sh up bert --zone=us-west4-a --accelerator=v5e-16 --spot -- \\
       python -m bertjax.pretrain --config=configs/bert.py:base --workdir=gs://BUCKET/runs/base \\
-      data.records=gs://BUCKET/records/128
+      data.records=gs://BUCKET/records/128 model.dtype=bfloat16
 END
 }
 
@@ -118,6 +118,7 @@ check_folders() {
     if [[ -n $training && " $SOURCES " == *" $option "* ]]; then
       check_source "$option" "$value"
     fi
+    if [[ -n $training && $option == --config ]]; then check_source --config "${value%%:*}"; fi
     told+="$option "
   done
   [[ $training != pretrain || $told == *" data.records "* ]] ||

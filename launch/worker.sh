@@ -91,7 +91,7 @@ read_words() {
       --config=* | --workdir=* | [!-]*=*) words+=("$1") ;;
       --config | --workdir) words+=("$1" "${2:-}") && shift ;;
     esac
-    shift
+    shift || true # the last word was a flag without its value, which the command refuses
   done
 }
 
@@ -166,7 +166,7 @@ start() {
 word_for() {
   case $1 in
     0) echo finished ;;
-    2) echo wrong ;;
+    2 | 126 | 127) echo wrong ;; # refused, or no such program
     "$STOPPED") echo stopped ;;
     *) echo crashed ;;
   esac

@@ -19,6 +19,7 @@ import pytest
 
 from bertjax import distributed, finetune, pretrain
 from bertjax.data.records import Records
+from bertjax.errors import UserError
 from bertjax.training import run_log
 
 Command = Callable[..., int]
@@ -321,3 +322,12 @@ def test_finetuning_in_two_processes_finds_and_writes_what_one_does(
 def confidences(run: Path) -> list[float]:
     with open(run / "predictions-dev.tsv", encoding="utf-8", newline="") as file:
         return [float(row["confidence"]) for row in csv.DictReader(file, delimiter="\t")]
+
+
+def test_ranks_that_jax_cannot_join_do_not_train_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open MPI 5 sets no variable by which JAX would find the first process."""
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "8")
+    for name in ("OMPI_MCA_orte_hnp_uri", "BERTJAX_COORDINATOR"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match=r"started 8 processes.*BERTJAX_NUM_PROCESSES=8"):
+        distributed.join()

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from bertjax import doctor
+from bertjax import distributed, doctor
 from bertjax.data.records import Records
 from bertjax.errors import UserError
 from bertjax.files import storage
@@ -45,6 +45,18 @@ def test_a_healthy_machine_gets_a_line_for_every_check(
     assert f"{tiny_records}: " in lines[3]
     assert "for checkpoints" in lines[4]
     assert not run.exists(), "it only looks"
+
+
+def test_a_folder_that_hosts_do_not_share_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a relative path is on hosts with a checkout each; the first of them writes, all look."""
+    monkeypatch.setattr(distributed, "several", lambda: True)
+    assert "can be written to" in doctor.workdir(tmp_path / "run", 0)
+    monkeypatch.setattr(distributed, "is_first", lambda: False)
+    with pytest.raises(UserError, match="run: is another folder on each host; give one that all"):
+        doctor.workdir(tmp_path / "run", 0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_devices_of_another_kind_are_refused(

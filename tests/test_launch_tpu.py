@@ -118,6 +118,7 @@ def test_another_image_serves_an_unknown_accelerator(room: Room) -> None:
         (f"up bert {TYPE} -- {TUNE} --workdir=gs://b/x --train=x", "--train=x is on no worker"),
         (f"up bert {TYPE} -- {PRETRAIN} data.records=r", "data.records=r is on no worker"),
         (f"up bert {TYPE} -- {PRETRAIN} init=/x", "init=/x is on no worker"),
+        (f"up bert {TYPE} -- {PRETRAIN} --config=brt.py:base", "--config=brt.py is on no worker"),
         (f"up bert {TYPE} -- {PRETRAIN} --workdir=gs://b/x", "data.records=gs://... is missing"),
         (f"up bert {TYPE} -- {TUNE} --workdir=gs://b/x", "--init=gs://... is missing"),
     ],

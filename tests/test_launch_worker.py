@@ -57,6 +57,7 @@ def wait_for_text(room: Room, text: str) -> None:
     [
         ("raise SystemExit(0)", "finished"),
         ("raise SystemExit(2)", "wrong"),
+        ("raise SystemExit(127)", "wrong"),  # as of a program that there is not
         ("raise SystemExit(75)", "stopped"),
         ("raise SystemExit(1)", "crashed"),
         ("import os; os.kill(os.getpid(), 9)", "crashed"),
@@ -242,6 +243,7 @@ def test_state_tells_whether_it_is_another_command(room: Room) -> None:
             + ["a.b=c", "--wandb=p", "--workdir=w", "--profile", "1:2", "d=e"],
             " --config c.py:x y a.b=c --workdir=w d=e",
         ),
+        (["cuda", "python", "-m", "bertjax.pretrain", "a=b", "--workdir"], " a=b --workdir "),
     ],
 )
 def test_check_looks_at_the_data_of_a_pretraining(
@@ -349,6 +351,18 @@ def test_gpu_leaves_alone_what_is_ended_by_hand(room: Room) -> None:
     assert room.run("worker.sh", "start", "run", "python3", "-c", STUBBORN)[0] == 0
     assert room.run("worker.sh", "stop", "run", 0)[0] == 0
     assert state(room) == "stopped", "the mark is of the run before"
+
+
+def test_gpu_does_not_start_again_what_is_ended_between_two_tries(room: Room) -> None:
+    words = ["gpu.sh", "--no_setup", "--", "python3", "-c", "raise SystemExit(1)"]
+    process = room.start(*words, BERTJAX_POLL_SECONDS=3)
+    assert process.stdout
+    while "crash 1 of 5" not in process.stdout.readline():
+        assert process.poll() is None
+    assert room.run("worker.sh", "end", "run")[0] == 0
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 3, output
+    assert (state(room), starts(room)) == ("ended", 1)
 
 
 def test_gpu_finds_its_command_again(room: Room) -> None:

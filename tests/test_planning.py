@@ -310,6 +310,11 @@ def test_a_model_that_needs_it_is_shared_out_and_a_small_one_is_not() -> None:
         (["--topology=v5e-8", "train.optimizer=sgd"], "train.optimizer=sgd: choose one of"),
         (["--topology=v5e-8", "--seq_length=1024"], "records of length 1024, the model has 512"),
         (["--topology=v5e-8", "--seq_length=4"], "--seq_length: give one length, or two"),
+        (["--topology=v5e-8", "data.shapes=(32,)"], "data.shapes: a plan is of rows of one length"),
+        (
+            ["--topology=v5e-8", "--seq_length=128", "train.long_learning_rate=1e-4"],
+            "--seq_length=128: the config has a second phase",
+        ),
         (["--topology=v5e-8", "--compiles=0"], "--compiles=0: give 1 or more"),
     ],
 )

@@ -43,6 +43,7 @@ def test_the_argument_behind_the_colon_is_given_to_the_config(spec: str) -> None
         ("train.steps=5", "train", "steps", 5),
         ("train.learning_rate=3e-4", "train", "learning_rate", 3e-4),
         ("train.learning_rate=1", "train", "learning_rate", 1.0),
+        ("train.learning_rate=inf", "train", "learning_rate", float("inf")),
         ("train.schedule=cosine", "train", "schedule", "cosine"),
         ("train.schedule=runs/a=b", "train", "schedule", "runs/a=b"),
         ("train.resume=False", "train", "resume", False),

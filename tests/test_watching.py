@@ -12,7 +12,6 @@ import jax
 import pytest
 
 from bertjax import finetune, pretrain
-from bertjax.errors import UserError
 from bertjax.models import flops
 from bertjax.models.config import BertConfig
 from bertjax.runs import run_folder
@@ -37,7 +36,11 @@ def test_steps_are_traced_and_metrics_mirrored_also_when_a_run_goes_on(
     )
     wandb = types.ModuleType("wandb")
     wandb.__dict__["init"] = lambda **given: seen["init"].append(given) or opened
+    away = type("CommError", (RuntimeError,), {})
     wandb.__dict__["Error"] = RuntimeError
+    wandb.__dict__["errors"] = types.SimpleNamespace(
+        CommError=away, AuthenticationError=type("AuthenticationError", (away,), {})
+    )
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     run = tmp_path / "run"
     flags = [f"--config={tiny_settings}", f"--workdir={run}", f"data.records={tiny_records}"]
@@ -58,15 +61,23 @@ def test_steps_are_traced_and_metrics_mirrored_also_when_a_run_goes_on(
     assert first["id"].startswith("run-")
     assert (again["id"], again["resume"]) == (first["id"], "allow")
 
-    def refuse(**given: Any) -> None:
-        raise RuntimeError("No API key configured.\nAnd more.")
+    def raises(kind: Any, said: str) -> Any:
+        def init(**given: Any) -> None:
+            raise kind(said)
 
-    wandb.__dict__["init"] = refuse
-    assert command(pretrain, *flags) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert told[-1].startswith(
-        "error: --wandb=encoders: No API key configured; log in with `wandb login`"
-    )
+        return init
+
+    # A run does not end with a server that is away.
+    wandb.__dict__["init"] = raises(away, "timed out")
+    assert command(pretrain, *flags) == 0
+    assert "--wandb=encoders: timed out; the run goes on without\n" in capsys.readouterr().out
+    for kind in (RuntimeError, wandb.errors.AuthenticationError):
+        wandb.__dict__["init"] = raises(kind, "No API key configured.\nAnd more.")
+        assert command(pretrain, *flags) == 2
+        told = capsys.readouterr().err.splitlines()
+        assert told[-1].startswith(
+            "error: --wandb=encoders: No API key configured; log in with `wandb login`"
+        )
 
 
 def test_what_is_missing_or_wrong_is_told_before_the_run_begins(
@@ -83,10 +94,13 @@ def test_what_is_missing_or_wrong_is_told_before_the_run_begins(
     assert "--profile=3:2: give the first and the last step" in capsys.readouterr().err
     assert command(pretrain, *flags, "--profile=13:14") == 2
     assert "--profile=13:14: the run has 12 steps" in capsys.readouterr().err
+    # A run that goes on, after a preemption say, does so with the flags that it began with.
     profiler = Profiler(steps=(3, 5))
-    profiler.check(4)
-    with pytest.raises(UserError, match="--profile=3:5: the run goes on behind step 5; give later"):
-        profiler.check(5)
+    profiler.tell(4)
+    assert not capsys.readouterr().out
+    profiler.tell(5)
+    told = "--profile=3:5: nothing to trace, the run is at step 5\n"
+    assert capsys.readouterr().out == told
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert command(pretrain, *flags, "--wandb=encoders") == 2
     assert "pip install 'bertjax[wandb]'" in capsys.readouterr().err

@@ -73,6 +73,11 @@ def imagined(config: ConfigDict, lengths: list[int], vocab_size: int) -> Work:
     """
     if not 1 <= len(lengths) <= 2 or min(lengths) < 8:
         raise UserError("--seq_length: give one length, or two for two phases, of 8 or more")
+    if len(lengths) == 1 and (config.train.long_batch_size or config.train.long_learning_rate):
+        raise UserError(
+            f"--seq_length={lengths[0]}: the config has a second phase, of longer records; give "
+            "two lengths"
+        )
     encoder = encoders.from_settings(config, vocab_size)
     pretraining, share = encoders.pretraining(encoder), config.data.masked_lm_prob or 0.15
     opened: list[Any] = [

@@ -28,13 +28,11 @@ class Profiler:
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    def check(self, start: int) -> None:
-        """Raises UserError: all the steps to trace are behind the one that a run goes on from."""
+    def tell(self, start: int) -> None:
+        """Says so where a run goes on behind all the steps to trace: it may have traced them."""
         if self._steps and self._steps[1] <= start:
             first, last = self._steps
-            raise UserError(
-                f"--profile={first}:{last}: the run goes on behind step {start:,}; give later steps"
-            )
+            print(f"--profile={first}:{last}: nothing to trace, the run is at step {start:,}")
 
     def before(self, step: int) -> None:
         """A step is about to begin; a run that goes on in the middle traces what is left."""

@@ -18,7 +18,8 @@ def opener(project: str, run: Path, config: dict[str, Any]) -> Callable[[float],
 
     Raises:
       UserError: wandb is not installed; told now, before the run has begun. What is returned
-        raises it where wandb does not take the run, as without a login.
+        raises it where wandb does not take the run, as without a login, and returns None, with a
+        warning, where its server cannot be reached.
     """
     try:
         wandb: Any = importlib.import_module("wandb")
@@ -34,6 +35,11 @@ def opener(project: str, run: Path, config: dict[str, Any]) -> Callable[[float],
             return wandb.init(id=identity, resume="allow", **given)
         except wandb.Error as error:
             line = str(error).strip().partition("\n")[0].rstrip(".")
+            away = isinstance(error, wandb.errors.CommError)
+            if away and not isinstance(error, wandb.errors.AuthenticationError):
+                # A long run does not end because a server is away.
+                print(f"warning: --wandb={project}: {line}; the run goes on without")
+                return None
             raise UserError(
                 f"--wandb={project}: {line}; log in with `wandb login`, or set WANDB_MODE=offline"
             ) from None
