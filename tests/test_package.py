@@ -18,7 +18,7 @@ ROOT = Path(bertjax.__file__).parent
 
 # A file imports from its own floor and those below; no two files import each other.
 FLOORS = (
-    "errors own_command command_line settings memory workers data_sets",
+    "errors own_command command_line settings memory workers data_sets progress_bar",
     "files",
     "text",
     "starter",
