@@ -19,7 +19,6 @@ import pytest
 
 from bertjax import distributed, finetune, pretrain
 from bertjax.data.records import Records
-from bertjax.errors import UserError
 from bertjax.training import run_log
 
 Command = Callable[..., int]
@@ -324,10 +323,16 @@ def confidences(run: Path) -> list[float]:
         return [float(row["confidence"]) for row in csv.DictReader(file, delimiter="\t")]
 
 
-def test_ranks_that_jax_cannot_join_do_not_train_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_that_jax_cannot_join_do_not_train_apart() -> None:
     """Open MPI 5 sets no variable by which JAX would find the first process."""
-    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "8")
-    for name in ("OMPI_MCA_orte_hnp_uri", "BERTJAX_COORDINATOR"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UserError, match=r"started 8 processes.*BERTJAX_NUM_PROCESSES=8"):
-        distributed.join()
+    gone = ("OMPI_MCA_orte_hnp_uri", "BERTJAX_COORDINATOR")
+    kept = {name: value for name, value in os.environ.items() if name not in gone}
+    done = subprocess.run(
+        [sys.executable, "-m", "bertjax.doctor"],
+        env=kept | {"OMPI_COMM_WORLD_SIZE": "8"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: Open MPI has started 8 processes, and JAX cannot tell")
+    assert done.stderr.count("\n") == 1
