@@ -173,7 +173,7 @@ def train(
     inputs: Inputs,
     made: program.Program,
     mesh: Mesh,
-    times: Timetable,
+    timetable: Timetable,
     watching: Watching,
 ) -> None:
     """Trains from the newest checkpoint, or from the start, to the last step."""
@@ -194,7 +194,7 @@ def train(
                 made.train_step,
                 stream,
                 mesh=mesh,
-                timetable=times,
+                timetable=timetable,
                 log=log,
                 checkpoints=checkpoints,
                 evaluate=make_evaluate(config, inputs, made, mesh, log),
@@ -211,7 +211,7 @@ def main() -> None:
     memory.keep_freed_memory()
     compile_cache.turn_on()
     traced = profiler.parse_steps(flags.profile) if flags.profile else None
-    config, inputs, mesh, made, times = open_run(flags.config, flags.overrides)
+    config, inputs, mesh, made, timetable = open_run(flags.config, flags.overrides)
     if traced and traced[0] > config.train.steps:
         raise UserError(f"--profile={flags.profile}: the run has {config.train.steps:,} steps")
     facts = resolved(config, inputs)
@@ -222,7 +222,7 @@ def main() -> None:
     run_folder.save_config(flags.workdir, facts, MAY_CHANGE)
     if distributed.is_first():
         tokenizer.load(inputs.records.folder).save(flags.workdir)
-    train(config, flags.workdir, inputs, made, mesh, times, watching)
+    train(config, flags.workdir, inputs, made, mesh, timetable, watching)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from bertjax.files import storage
 from bertjax.files.json_file import read_json
 from bertjax.files.whole_file import write_whole
 from bertjax.finetuning import sweep
-from bertjax.finetuning.sweep import RESULT
 from bertjax.own_command import Stopped
 from bertjax.tasks.base import Task
 from bertjax.tasks.glue import GLUE
@@ -109,7 +108,7 @@ def run_task(flags: argparse.Namespace, task: Task, data: Sequence[str]) -> Row:
       Stopped: it was asked to stop.
     """
     made = command(flags, task, data)
-    result = flags.workdir / task.name / RESULT
+    result = flags.workdir / task.name / sweep.RESULT
     try:
         own_command.call("finetune", made)
         if not result.is_file():  # Asked to stop, it did so in order.

@@ -37,7 +37,8 @@ def test_only_the_end_that_tells_the_kind_is_left_out(file: str, name: str) -> N
 
 def test_the_training_s_own_predictions_are_not_replaced(tmp_path: Path) -> None:
     finished.check_output(tmp_path, ["dev"])
-    (tmp_path / "metrics.json").write_text(json.dumps({"predicted": ["dev", "ax"]}))
+    known = {"digests": {"train": "a", "dev": "b", "ax": "c"}}
+    (tmp_path / "metrics.json").write_text(json.dumps(known))
     finished.check_output(tmp_path, ["new", "test"])
     for split in ("dev", "ax"):
         with pytest.raises(UserError, match=rf"own predictions of {split}; .*--output=DIR"):

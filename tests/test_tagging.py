@@ -224,6 +224,7 @@ def test_labels_are_sorted_after_o_and_types_are_whole() -> None:
     singles = [sentence("abc", ["S-X", "E-Y", "O"])]
     assert FAMILY.find_labels(singles) == ["O", *(f"{p}-{t}" for p in "BEIS" for t in "XY")]
     assert FAMILY.find_labels([sentence("ab", ["NN", "-LRB-"])]) == ["-LRB-", "NN"]
+    assert FAMILY.find_labels([sentence("ab", ["", "O"])]) == ["O", ""]
     bilou = [sentence("ab", ["U-X", "O"])]
     assert FAMILY.find_labels(bilou) == ["O", "B-X", "I-X", "U-X"]
     with pytest.raises(UserError, match="only one tag, O; a task needs at least two"):

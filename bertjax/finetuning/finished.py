@@ -84,9 +84,9 @@ def name_of(path: Path) -> str:
 def check_output(run: Path, splits: Iterable[str]) -> None:
     """Raises UserError: predictions in the run's folder would take the place of its own."""
     path = run / run_folder.SCORES
-    own = read_json(path).get("predicted", ("dev", "test")) if path.is_file() else ()
+    known = read_json(path).get("digests", ("dev", "test")) if path.is_file() else ()
     for split in splits:
-        if split in own:
+        if split in known and split != "train":
             raise UserError(
                 f"{run}: holds the training's own predictions of {split}; give others a folder of "
                 "their own: --output=DIR"

@@ -156,7 +156,7 @@ class Tuner:
             except Stopped:
                 print("stopped while predicting; the same command goes on from here")
                 raise SystemExit(0) from None
-        result |= {"train_seconds": round(seconds, 1), "digests": data.digests}
+        result |= {"train_seconds": round(seconds, 1)}
         if distributed.is_first():
             if "mix" in params:
                 mixing.write(workdir, params["mix"], f"What {self.task.name} reads of each layer")
@@ -313,7 +313,7 @@ class Tuner:
             **self._baseline(data),
             "collapsed": collapsed,
             "other_splits": splits,
-            "predicted": [name for name in data.examples if name != "train"],
+            "digests": data.digests,
             "init": self.start.name,
         }
 

@@ -166,7 +166,7 @@ def _of_entities(tags: Collection[str]) -> set[str]:
     others = set(tags) - {"O"}
     if others <= PREFIXES:
         return others
-    return {tag for tag in others if tag[0] in PREFIXES and tag[1:2] == "-"}
+    return {tag for tag in others if tag[:1] in PREFIXES and tag[1:2] == "-"}
 
 
 def _is_iob1(tags: Sequence[str], entities: Collection[str]) -> bool:
