@@ -182,7 +182,13 @@ status() {
   if [[ $state == ACTIVE || -n $dry_run ]]; then states; fi
 }
 
-stop() { on_all 300 "$WORKER" end "$name"; }
+# stop: up deletes the machines once one of them says that it has ended, perhaps before all do.
+stop() {
+  local status=0
+  find_nodes || return
+  on_all 300 "$WORKER" end "$name" || status=$?
+  ((status == 0)) || [[ $(machines_state) == @(ABSENT|DELETING) ]] || return "$status"
+}
 
 logs() {
   choose_node || return

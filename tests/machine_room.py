@@ -127,8 +127,10 @@ class Room:
 
     def calls(self, *words: str) -> list[list[str]]:
         """The stand-ins' calls in order, all those that have every one of the words."""
-        path = self.folder / "calls"
-        lines = path.read_text().splitlines() if path.exists() else []
+        with (self.folder / "calls").open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)  # a stand-in may be writing its line
+            file.seek(0)
+            lines = file.read().splitlines()
         return [call for call in map(json.loads, lines) if set(words) <= set(call)]
 
     def verbs(self) -> list[str]:

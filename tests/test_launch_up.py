@@ -266,6 +266,15 @@ def test_stop_ends_up_as_well(two_workers: Room) -> None:
     assert two_workers.verbs()[-1] == "delete"
 
 
+def test_what_is_deleted_meanwhile_has_stopped(two_workers: Room) -> None:
+    assert two_workers.run("tpu.sh", "create", "bert", TYPE)[0] == 0
+    two_workers.rule("worker.sh end", exit=255, says="ssh: Connection refused")
+    assert two_workers.run("tpu.sh", "stop", "bert")[0] != 0
+    two_workers.rule("worker.sh end", lose=True, exit=255, says="ssh: Connection refused")
+    assert two_workers.run("tpu.sh", "stop", "bert")[0] == 0
+    assert two_workers.run("tpu.sh", "stop", "bert")[0] != 0, "nothing of that name"
+
+
 def test_flags_for_ssh_reach_every_connection(room: Room) -> None:
     words = ["up", "bert", TYPE, "--ssh_flag=--internal-ip", "--zone=z", "--", "true"]
     assert room.run("tpu.sh", *words)[0] == 0
