@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from bertjax.data.rows import Row
+from bertjax.errors import UserError
 from bertjax.text.tokenizer import Tokenizer
 
 
@@ -82,6 +83,15 @@ class Example(Protocol):
     @property
     def where(self) -> str:
         """File and line, for messages: "dev.tsv:17"."""
+
+
+def check_finite(example: Example, scores: np.ndarray, of: str = "") -> None:
+    """Raises UserError: a score is not finite; the example is named, and what is scored."""
+    if not np.isfinite(scores).all():
+        raise UserError(
+            f"{example.where}: the model's scores{of} are not finite; train it again with a lower "
+            "--learning_rate"
+        )
 
 
 class Family(Protocol):

@@ -12,8 +12,8 @@ from scipy.special import softmax
 from bertjax.data.rows import Row
 from bertjax.files.tables import as_tsv
 from bertjax.scores import metrics
-from bertjax.tasks.base import Context, Encoded
-from bertjax.tasks.sentences import check_finite, check_length, cut_pair, ids
+from bertjax.tasks.base import Context, Encoded, check_finite
+from bertjax.tasks.sentences import check_length, cut_pair, ids
 
 
 class Example(NamedTuple):
@@ -93,9 +93,9 @@ class Choice:
         context: Context,
     ) -> list[Prediction]:
         """Raises UserError: a score that is not finite, the example is named."""
-        check_finite(examples, outputs)
         found = []
         for example, output in zip(examples, outputs, strict=True):
+            check_finite(example, output)
             shares = softmax(output[: len(example.choices)])
             found.append(Prediction(int(shares.argmax()), shares))
         return found

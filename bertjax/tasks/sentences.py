@@ -95,16 +95,6 @@ def _encode(
     return Encoded(rows, {name: count for name, count in counts.items() if count})
 
 
-def check_finite(examples: Sequence[base.Example], outputs: Sequence[np.ndarray]) -> None:
-    """Raises UserError: a score that is not a number, the example is named."""
-    for example, output in zip(examples, outputs, strict=True):
-        if not np.isfinite(output).all():
-            raise UserError(
-                f"{example.where}: the model's score is not a number; train it again with a "
-                "smaller --learning_rate"
-            )
-
-
 def ids(examples: Sequence[Any]) -> dict[str, list[str]]:
     """A column of the examples' own names, if they have any."""
     found = [example.id for example in examples]
@@ -159,9 +149,9 @@ class Classification:
         context: Context,
     ) -> list[Prediction]:
         """Raises UserError: a score that is not finite, the example is named."""
-        check_finite(examples, outputs)
         found = []
-        for scores in outputs:
+        for example, scores in zip(examples, outputs, strict=True):
+            base.check_finite(example, scores)
             shares = softmax(scores)
             found.append(Prediction(context.labels[int(shares.argmax())], shares))
         return found
@@ -220,7 +210,8 @@ class Regression:
         context: Context,
     ) -> list[float]:
         """Raises UserError: a score that is not finite, the example is named."""
-        check_finite(examples, outputs)
+        for example, output in zip(examples, outputs, strict=True):
+            base.check_finite(example, output)
         return [float(output[0]) for output in outputs]
 
     def score(self, examples: Sequence[Example], predictions: Sequence[float]) -> dict[str, float]:

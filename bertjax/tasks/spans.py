@@ -18,7 +18,7 @@ from bertjax.data.rows import Row
 from bertjax.errors import UserError
 from bertjax.scores.answer_scores import answer_scores, unanswerable_scores
 from bertjax.tasks import windows
-from bertjax.tasks.base import Context, Encoded, Options
+from bertjax.tasks.base import Context, Encoded, Options, check_finite
 from bertjax.tasks.windows import Example, Window
 
 # The null odds of a question whose context has no token: no threshold is above it.
@@ -191,11 +191,8 @@ class Spans:
         self, example: Example, shown: Sequence[tuple[Row, np.ndarray]], options: Options
     ) -> Prediction:
         """`shown`: the question's rows, each with its scores [T, 2]."""
-        if not all(np.isfinite(scores).all() for _, scores in shown):
-            raise UserError(
-                f"{example.where}: the model's scores for question {example.id} are not finite; "
-                "train again with a lower learning rate"
-            )
+        for _, scores in shown:
+            check_finite(example, scores, f" for question {example.id}")
         # The least sure window decides on no answer, as in 2018.
         first = [scores[0].tolist() for _, scores in shown]
         null = min((Answer("", 0.0, start, end, 0, 0) for start, end in first), key=_score)

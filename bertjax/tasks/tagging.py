@@ -14,7 +14,7 @@ import numpy as np
 from bertjax.data.rows import Row
 from bertjax.errors import UserError
 from bertjax.scores.entity_scores import PREFIXES, by_type, conlleval_lines, entity_scores
-from bertjax.tasks.base import Context, Encoded
+from bertjax.tasks.base import Context, Encoded, check_finite
 from bertjax.tasks.sentences import check_length
 from bertjax.text.tokenizer import Tokenizer
 
@@ -149,11 +149,7 @@ def _tag_ids(example: Example, ids: Mapping[str, int]) -> list[int]:
 
 def _prediction(example: Example, scores: np.ndarray, labels: Sequence[str]) -> Prediction:
     """scores: [words, K] logits."""
-    if not np.isfinite(scores).all():
-        raise UserError(
-            f"{example.where}: the model's scores of this sentence are not finite; "
-            "train again with a lower learning rate"
-        )
+    check_finite(example, scores)
     highest = scores.max(axis=1, keepdims=True)
     return Prediction(
         tags=[labels[i] for i in scores.argmax(axis=1)],
