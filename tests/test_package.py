@@ -84,15 +84,15 @@ def floor(name: str) -> int:
 
 
 def test_import_is_light() -> None:
-    """README: `import bertjax` takes no TensorFlow, no JAX, and under half a second."""
-    code = (
-        "import sys, time; start = time.perf_counter(); import bertjax;"
-        "print(time.perf_counter() - start, *sys.modules)"
-    )
-    output = subprocess.check_output([sys.executable, "-c", code], text=True)
-    seconds, *loaded = output.split()
-    assert float(seconds) < 0.5
+    code = "import sys, bertjax; print(*sys.modules)"
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     assert HEAVY.isdisjoint(loaded)
+
+
+def test_every_folder_is_a_package() -> None:
+    """An installation that is not editable holds no other."""
+    folders = {path.parent for path in ROOT.rglob("*.py")}
+    assert not [folder for folder in folders if not (folder / "__init__.py").exists()]
 
 
 def test_every_file_has_a_floor() -> None:

@@ -1,0 +1,1 @@
+"""A run's folder: what a training keeps, checks and finds again."""
