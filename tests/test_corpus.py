@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 import zstandard
 
 from bertjax.errors import UserError
-from bertjax.files import text_files
+from bertjax.files import packings, text_files
 from bertjax.text import corpus
 from bertjax.text.corpus import Part
 
@@ -159,7 +159,7 @@ def test_parts_hang_on_the_text_of_their_document_alone(
     rng = random.Random(seed)
     texts = [random_text(rng) for _ in range(rng.randint(2, 8))]
     wanted = triples([put_json(tmp_path / "all.jsonl", *texts)])
-    monkeypatch.setattr(text_files, "_BLOCK", rng.choice([64, 100, 130, 1000]))
+    monkeypatch.setattr(packings, "_BLOCK", rng.choice([64, 100, 130, 1000]))
 
     def joined(some: list[str]) -> str:
         front, end = random_separator(rng)[1:], rng.choice(["", "\n", random_separator(rng)])
@@ -175,7 +175,7 @@ def test_parts_hang_on_the_text_of_their_document_alone(
     if texts[middle + 1 :]:
         several.append(put(tmp_path / "c.txt", joined(texts[middle + 1 :])))
     assert triples(several) == wanted
-    monkeypatch.setattr(text_files, "_BLOCK", rng.randint(1, 9))
+    monkeypatch.setattr(packings, "_BLOCK", rng.randint(1, 9))
     assert triples([put(tmp_path / "bytes.txt", joined(texts))]) == wanted
 
 
@@ -247,7 +247,7 @@ def test_endless_blank_lines_need_no_memory(
         return cut(raw, *more, **names)
 
     monkeypatch.setattr(corpus, "_cut", watched)
-    monkeypatch.setattr(text_files, "_BLOCK", 100)
+    monkeypatch.setattr(packings, "_BLOCK", 100)
     path = put(tmp_path / "a.txt", "one" + "\n" * 10_000 + "two" + " \n" * 5000)
     assert documents(path) == [["one"], ["two"]]
     assert max(seen) <= 200
@@ -258,11 +258,11 @@ def test_lines_of_a_large_file_are_read_in_real_blocks(tmp_path: Path) -> None:
     lines = [f"line {number} of the book" for number in range(60_000)]
     lines[30_000] = "endless " * 300_000
     raw = "\n".join(lines).encode()
-    assert len(raw) > 3 * text_files._BLOCK
+    assert len(raw) > 3 * packings._BLOCK
     parts = list(corpus.parts([put(tmp_path / "a.txt", raw)]))
     assert b"".join(b"".join(part.raw.split()) for part in parts) == b"".join(raw.split())
     assert all(len(part.raw) >= corpus.PART_BYTES for part in parts[:-1])
-    assert max(len(part.raw) for part in parts) > text_files._BLOCK
+    assert max(len(part.raw) for part in parts) > packings._BLOCK
 
 
 # --- Sentences ------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ def test_the_line_is_right_deep_in_a_file(
     bad: bytes, packing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_parts: None
 ) -> None:
     """Behind several blocks, a byte order mark, blank lines, and parts of the same document."""
-    monkeypatch.setattr(text_files, "_BLOCK", 128)
+    monkeypatch.setattr(packings, "_BLOCK", 128)
     for number in (1, 2, 99, 100):
         lines = [b"fine"] * 50 + [b""] * 5 + [b"  a line of the book"] * 45
         lines[number - 1] = bad
@@ -339,7 +339,7 @@ def test_a_line_that_is_no_json_with_the_field_is_named(
     line: str | bytes, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = line.encode() if isinstance(line, str) else line
-    monkeypatch.setattr(text_files, "_BLOCK", 64)
+    monkeypatch.setattr(packings, "_BLOCK", 64)
     for number in (0, 9):
         for packing in ("", ".zst"):
             content = b'{"text": "one"}\n\n\n' * (number // 3) + raw
@@ -349,7 +349,7 @@ def test_a_line_that_is_no_json_with_the_field_is_named(
 
 def test_a_json_line_without_end_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "MAX_JSON_BYTES", 1 << 20)
-    monkeypatch.setattr(text_files, "_BLOCK", 1 << 10)
+    monkeypatch.setattr(packings, "_BLOCK", 1 << 10)
     path = put(tmp_path / "a.jsonl", '{"text": "one"}\n[' + "1," * (1 << 20))
     assert message(path).startswith(f"{path}:2: a line of more than 1 MB; JSON lines hold one")
 

@@ -13,7 +13,7 @@ import pytest
 import zstandard
 
 from bertjax.errors import UserError
-from bertjax.files import text_files
+from bertjax.files import packings, text_files
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
@@ -38,6 +38,10 @@ def put(path: Path, content: bytes | str = "x") -> Path:
 
 def read(path: Path) -> bytes:
     return b"".join(text_files.blocks(path))
+
+
+def test_every_kind_of_compressed_file_is_tested_here() -> None:
+    assert PACK.keys() == packings.PACKINGS.keys()
 
 
 # --- Finding --------------------------------------------------------------------------------
@@ -113,7 +117,7 @@ def test_records_are_told_from_text(tmp_path: Path) -> None:
 def test_a_file_is_read_in_blocks_without_loss(
     packing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_files, "_BLOCK", 1 << 12)
+    monkeypatch.setattr(packings, "_BLOCK", 1 << 12)
     path = put(tmp_path / f"a.txt{packing}", TEXT)
     blocks = list(text_files.blocks(path))
     assert b"".join(blocks) == TEXT
@@ -128,7 +132,7 @@ def test_a_byte_order_mark_is_no_text(
     packing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only in front of the file: elsewhere the three bytes are a character."""
-    monkeypatch.setattr(text_files, "_BLOCK", 64)
+    monkeypatch.setattr(packings, "_BLOCK", 64)
     marked = ("x" * 64 + "\ufeffy").encode()
     path = put(tmp_path / f"a.txt{packing}", b"\xef\xbb\xbf" + marked[3:])
     assert read(path) == marked[3:]
@@ -146,7 +150,7 @@ def test_files_packed_one_behind_the_other_are_read_to_the_end(
     assert read(path) == b"".join(members)
     # Frames end within a piece that is read, and at its end.
     for block in (64, 64 * 13, 64 * len(PACK[packing](b"one\n"))):
-        monkeypatch.setattr(text_files, "_BLOCK", block)
+        monkeypatch.setattr(packings, "_BLOCK", block)
         assert read(path) == b"".join(members)
 
 
@@ -206,7 +210,7 @@ def test_a_damaged_archive_is_named(packing: str, tmp_path: Path) -> None:
 def test_how_far_a_cut_archive_could_be_read_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_files, "_BLOCK", 1000)
+    monkeypatch.setattr(packings, "_BLOCK", 1000)
     path = put(tmp_path / "a.txt.xz", TEXT)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(UserError, match=f"after {len(TEXT) // 1000 * 1000:,} bytes"):
@@ -224,6 +228,6 @@ def test_the_line_of_every_byte_is_counted_from_one(
     text = b"".join(b"%d\n" % i**9 for i in range(20))
     path = put(tmp_path / f"a.txt{packing}", mark + text)
     for block in (64, 1 << 20):
-        monkeypatch.setattr(text_files, "_BLOCK", block)
+        monkeypatch.setattr(packings, "_BLOCK", block)
         for offset in range(len(text)):
             assert text_files.line_at(path, offset) == text[:offset].count(b"\n") + 1

@@ -10,6 +10,7 @@ from pathlib import Path
 from bertjax.data.build_settings import BuildSettings
 from bertjax.errors import UserError
 from bertjax.files import storage, text_files
+from bertjax.files.packings import PACKINGS
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 # Measured: what a process takes with its libraries and tables, and a worker with its job.
@@ -46,7 +47,7 @@ def run_bytes(memory: int) -> int:
 def text_bytes(sources: Sequence[str | Path]) -> int:
     """How much text the files hold, about; of data sets nothing is known."""
     files = [source for source in sources if not isinstance(source, str)]
-    return int(sum(storage.size(f) * text_files.EXPANSION[text_files.packing(f)] for f in files))
+    return int(sum(storage.size(f) * PACKINGS[text_files.packing(f)].expansion for f in files))
 
 
 def check_disk(output: Path, text: int, settings: BuildSettings) -> None:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import glob
-import gzip
-import lzma
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from bertjax.errors import UserError
 from bertjax.files import storage
+from bertjax.files.packings import DAMAGES, PACKINGS
 
-_BLOCK = 1 << 20
-# How many bytes of text a byte of the file stands for, about; to estimate disk need.
-EXPANSION = {"": 1.0, ".gz": 2.7, ".xz": 3.6, ".zst": 3.2}
 FORMATS = (".txt", ".jsonl")
-EXTENSIONS = tuple(kind + packing for kind in FORMATS for packing in EXPANSION)
+EXTENSIONS = tuple(kind + packing for kind in FORMATS for packing in PACKINGS)
 
 
 def files(inputs: Sequence[str | Path]) -> list[Path]:
@@ -75,9 +70,9 @@ def record_files(inputs: Sequence[str]) -> list[Path]:
 
 
 def packing(name: str | Path) -> str:
-    """The ending of a compressed file, ".gz", ".xz" or ".zst"; "" of others."""
+    """The ending of a compressed file, a key of PACKINGS; "" of others."""
     suffix = Path(name).suffix
-    return suffix if suffix in EXPANSION else ""
+    return suffix if suffix in PACKINGS else ""
 
 
 def is_jsonl(name: str | Path) -> bool:
@@ -101,66 +96,14 @@ def unpacked(file: IO[bytes], name: str | Path) -> Iterator[bytes]:
     """
     done = 0
     try:
-        for block in _UNPACKERS[packing(name)](file):
+        for block in PACKINGS[packing(name)].unpack(file):
             yield block.removeprefix(b"\xef\xbb\xbf") if not done else block
             done += len(block)
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, _Damaged):
+    except DAMAGES:
         raise UserError(
             f"{name}: the compressed file is cut short or damaged, after {done:,} bytes of text; "
             "fetch or compress it again"
         ) from None
-
-
-class _Damaged(Exception):
-    """A .zst file that cannot be unpacked to its end."""
-
-
-def _read(file: IO[bytes]) -> Iterator[bytes]:
-    while block := file.read(_BLOCK):
-        yield block
-
-
-def _through(reader: Callable[..., Any]) -> Callable[[IO[bytes]], Iterator[bytes]]:
-    """Unpacks by what the standard library has for it."""
-
-    def unpack(file: IO[bytes]) -> Iterator[bytes]:
-        with reader(file, "rb") as inner:
-            yield from _read(inner)
-
-    return unpack
-
-
-def _unpack_zst(file: IO[bytes]) -> Iterator[bytes]:
-    """Its reader takes a file that is cut short for a whole one, so the frames are fed by hand."""
-    import zstandard
-
-    # Of files made with zstd --long=31, too.
-    reader = zstandard.ZstdDecompressor(max_window_size=1 << 31)
-    held: list[bytes] = []
-    unpacker, packed = None, b""
-    try:
-        # Small pieces, for each can unpack to much.
-        while packed or (packed := file.read(_BLOCK // 64)):
-            unpacker = unpacker or reader.decompressobj()
-            held.append(unpacker.decompress(packed))
-            packed = unpacker.unused_data if unpacker.eof else b""
-            unpacker = None if unpacker.eof else unpacker
-            if sum(map(len, held)) >= _BLOCK:
-                yield b"".join(held)
-                held = []
-    except zstandard.ZstdError as error:
-        raise _Damaged from error
-    yield b"".join(held)
-    if unpacker is not None:
-        raise _Damaged
-
-
-_UNPACKERS: dict[str, Callable[[IO[bytes]], Iterator[bytes]]] = {
-    "": _read,
-    ".gz": _through(gzip.open),
-    ".xz": _through(lzma.open),
-    ".zst": _unpack_zst,
-}
 
 
 def line_at(path: Path, offset: int) -> int:
