@@ -8,6 +8,7 @@ import pytest
 
 from bertjax.errors import UserError
 from bertjax.planner import topology
+from bertjax.training.chips import CHIPS
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,8 @@ from bertjax.planner import topology
         ("v5p-1024", "v5p", (8, 8, 8), 1),
         ("v3-8", "v3", (2, 2), 1),
         ("tpu7x-8", "tpu7x", (2, 2, 1), 1),
+        ("v7x-8", "tpu7x", (2, 2, 1), 1),
+        ("v5-8", "v5p", (2, 2, 1), 1),
         ("2x v5e-16", "v5e", (4, 4), 2),
         ("4xv6e:16x16", "v6e", (16, 16), 4),
     ],
@@ -33,6 +36,10 @@ from bertjax.planner import topology
 def test_names_of_slices(name: str, family: str, shape: tuple[int, ...], slices: int) -> None:
     found = topology.parse(name)
     assert (found.family, found.shape, found.slices) == (family, shape, slices)
+
+
+def test_every_chip_has_slices() -> None:
+    assert topology.SLICES.keys() == CHIPS.keys()
 
 
 @pytest.mark.parametrize("name", ["", "v9-8", "h100-8", "v5e", "v5e-", "v5e:4by4", "0x v5e-4"])

@@ -14,13 +14,7 @@ from bertjax.errors import UserError
 from bertjax.training.chips import CHIPS, Chip
 
 _EXAMPLES = "v5e-16, v5e:4x4, v4-8, v5p-128, v6e-16, '2x v5e-16'"
-_SLICES = re.compile(r"^(\d+)\s*x\s*(?=[a-z])")
-# v2 to v5p and 7x count TensorCores in their names, v5e and v6e chips.
-_COUNTS_CHIPS = ("v5e", "v6e")
-_LARGEST = 256  # their chips in a slice
-_THREE_AXES = ("v4", "v5p", "tpu7x")
-_OTHER_NAMES = {"v5litepod": "v5e", "v5lite": "v5e", "v5": "v5p", "v7x": "tpu7x"}
-
+_TIMES = re.compile(r"^(\d+)\s*x\s*(?=[a-z])")
 
 # What libtpu would ask the metadata server of a TPU host for; and as no chip is touched, several
 # processes may load it.
@@ -30,6 +24,35 @@ _NO_HOST = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
+
+
+class Slice(NamedTuple):
+    """How the slices of a kind of chip are wired and named.
+
+    Attributes:
+      axes: along which its chips are connected.
+      largest: its chips at most; None where libtpu is asked alone.
+      megacore: the cores of a chip can be one device, as they are on Cloud TPU.
+      aliases: other names of the chip in the names of slices.
+    """
+
+    axes: int
+    largest: int | None = None
+    megacore: bool = False
+    aliases: tuple[str, ...] = ()
+
+
+# By the keys of chips.CHIPS.
+SLICES: dict[str, Slice] = {
+    "v2": Slice(axes=2),
+    "v3": Slice(axes=2),
+    "v4": Slice(axes=3, megacore=True),
+    "v5e": Slice(axes=2, largest=256, aliases=("v5litepod", "v5lite")),
+    "v5p": Slice(axes=3, megacore=True, aliases=("v5",)),
+    "v6e": Slice(axes=2, largest=256),
+    "tpu7x": Slice(axes=3, aliases=("v7x",)),
+}
+_FAMILIES = {alias: name for name, row in SLICES.items() for alias in (name, *row.aliases)}
 
 
 class Topology(NamedTuple):
@@ -63,31 +86,40 @@ def parse(name: str) -> Topology:
       UserError: a name that is neither, or a number of chips that no slice has.
     """
     wanted = name.strip().lower()
-    found = _SLICES.match(wanted)
+    found = _TIMES.match(wanted)
     slices = int(found[1]) if found else 1
-    wanted = _SLICES.sub("", wanted)
+    wanted = _TIMES.sub("", wanted)
     kind, _, size = wanted.replace(":", "-").partition("-")
-    family = _OTHER_NAMES.get(kind, kind)
-    if family not in CHIPS or not re.fullmatch(r"\d+(x\d+)*", size) or slices < 1:
+    family = _FAMILIES.get(kind)
+    if family is None or not re.fullmatch(r"\d+(x\d+)*", size) or slices < 1:
         raise UserError(
-            f"--topology={name}: unknown; give a name like {_EXAMPLES} (of {', '.join(CHIPS)})"
+            f"--topology={name}: unknown; give a name like {_EXAMPLES} (of {', '.join(SLICES)})"
         )
     if ":" in wanted:
         return Topology(name, family, tuple(int(part) for part in size.split("x")), slices)
-    per_chip = 1 if family in _COUNTS_CHIPS else CHIPS[family].cores
-    chips, odd = divmod(int(size), per_chip) if size.isdecimal() else (0, 1)
+    return Topology(name, family, _shape(_chips(name, family, size), SLICES[family].axes), slices)
+
+
+def _chips(name: str, family: str, size: str) -> int:
+    """Of a slice that is named by one number, which counts TensorCores.
+
+    Raises:
+      UserError: it is no power of two, or no slice has so many.
+    """
+    cores, (axes, largest, *_) = CHIPS[family].cores, SLICES[family]
+    chips, odd = divmod(int(size), cores) if size.isdecimal() else (0, 1)
     if odd or chips < 1 or chips & (chips - 1):
         raise UserError(
             f"--topology={name}: the number is a power of two, and counts "
-            f"{'chips' if per_chip == 1 else f'cores, {per_chip} a chip'}; or give the axes: "
-            f"{family}:{'2x2x1' if family in _THREE_AXES else '2x2'}"
+            f"{'chips' if cores == 1 else f'cores, {cores} a chip'}; or give the axes: "
+            f"{family}:{'2x2x1' if axes == 3 else '2x2'}"
         )
-    if family in _COUNTS_CHIPS and chips > _LARGEST:
+    if largest and chips > largest:
         raise UserError(
-            f"--topology={name}: a slice has at most {_LARGEST} chips; take several: "
-            f"'{chips // _LARGEST}x {family}-{_LARGEST}'"
+            f"--topology={name}: a slice has at most {largest} chips; take several: "
+            f"'{chips // largest}x {family}-{largest}'"
         )
-    return Topology(name, family, _shape(chips, 3 if family in _THREE_AXES else 2), slices)
+    return chips
 
 
 def _shape(chips: int, axes: int) -> tuple[int, ...]:
@@ -110,8 +142,8 @@ def devices(topology: Topology) -> list[Any]:
     options: dict[str, Any] = {}
     if math.prod(topology.shape) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
-    if topology.family in ("v4", "v5p"):
-        options["chip_config_name"] = "megacore"  # one device a chip, as on Cloud TPU
+    if SLICES[topology.family].megacore:
+        options["chip_config_name"] = "megacore"
     if topology.slices > 1:
         options["num_slices"] = topology.slices
     axes = "x".join(str(size) for size in topology.shape)
