@@ -28,7 +28,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="*",
         default=[],
         metavar="RUN",
-        help="folders of finished fine-tunings on one task; the first gives the predictions",
+        help="folders of finished fine-tunings or sweeps of one task; the first gives predictions",
     )
     add("--fill", type=storage.path, help="JSON file that bertjax.fill --output wrote")
     add("--times", type=storage.path, help="lines of name, tab, seconds: where the time went")
@@ -44,7 +44,7 @@ def render(flags: argparse.Namespace) -> str:
       UserError: an input is missing or unfinished; it is named.
     """
     run = results.read_pretraining(flags.pretrain)
-    runs = [results.read_finetuning(folder) for folder in flags.finetune]
+    runs = results.read_finetunings(flags.finetune)
     return page.render(
         "report.html.j2",
         title=flags.title,

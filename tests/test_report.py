@@ -15,6 +15,7 @@ from bertjax import report
 from bertjax.data import manifest
 from bertjax.data.manifest import Manifest, Shard
 from bertjax.errors import UserError
+from bertjax.reporting import results
 
 HOSTILE = '<script>alert("1")</script> & <b>bold</b>'
 
@@ -232,6 +233,37 @@ def test_nothing_is_told_that_a_run_has_not_done(tmp_path: Path) -> None:
         assert untrue not in page
     assert "started from runs/earlier and read 2,345,678 tokens" in page
     assert "Predictions on the development set" not in page and "Fine-tuning" in page
+
+
+def test_of_a_sweep_its_best_run_is_told(tmp_path: Path) -> None:
+    sweep = tmp_path / "seeds"
+    runs = {str(score): finetuning_run(sweep, score, str(score)) for score in (0.6123, 0.7234)}
+    (sweep / "sweep.json").write_text(json.dumps({"best": runs["0.7234"].name}))
+    page = render(tmp_path, "--finetune", str(sweep))
+    assert "72.3 %" in page and "61.2 %" not in page
+
+
+def test_runs_of_one_start_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    made = [finetuning_run(tmp_path, 0.8, folder) for folder in ("one/a", "two/a", "b")]
+    scratch = finetuning_run(tmp_path, 0.8, "scratch")
+    names = [run.name for run in results.read_finetunings([*made, scratch])]
+    assert names == [
+        f"pretrained weights ({made[0]})",
+        f"pretrained weights ({made[1]})",
+        "pretrained weights (task-b)",
+        "random weights",
+    ]
+    text = "".join(outline(render(tmp_path, "--finetune", *map(str, made[1:]))).text)
+    assert "dev accuracy, pretrained weights (task-b)" in text
+
+
+def test_runs_of_different_tasks_are_refused(tmp_path: Path) -> None:
+    ours, other = (finetuning_run(tmp_path, 0.8, name) for name in "ab")
+    result = json.loads((other / "metrics.json").read_text())
+    (other / "metrics.json").write_text(json.dumps(result | {"task": "tag"}))
+    message = f"{other}: a run of --task=tag, but {ours} is of --task=classify; give"
+    with pytest.raises(UserError, match=re.escape(message)):
+        render(tmp_path, "--finetune", str(ours), str(other))
 
 
 @pytest.mark.parametrize(

@@ -83,10 +83,10 @@ def pretraining_story(run: Pretraining) -> list[Row]:
 
 def finetuning_story(runs: list[Finetuning]) -> list[Row]:
     """What pretraining bought, if there is a run of either kind."""
-    by_name = {run.name: run.result for run in reversed(runs)}
-    if len(by_name) < 2:
+    by_start = {run.start: run.result for run in reversed(runs)}
+    if len(by_start) < 2:
         return []
-    ours, scratch = by_name["pretrained weights"], by_name["random weights"]
+    ours, scratch = by_start["pretrained weights"], by_start["random weights"]
     gain = 100 * (ours["score"] - scratch["score"])
     text = (
         "Then it was fine-tuned on a labelled task, with "

@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,15 +31,20 @@ class Pretraining(NamedTuple):
 
 
 class Finetuning(NamedTuple):
-    """A finished fine-tuning: its folder, log lines, final metrics and predictions on dev."""
+    """A finished fine-tuning: its folder, log lines, final metrics and predictions on dev.
+
+    Attributes:
+      name: what it is called beside the others: its start, and if need be its folder.
+    """
 
     run: Path
     metrics: list[Row]
     result: Row
     predictions: list[dict[str, str]]
+    name: str
 
     @property
-    def name(self) -> str:
+    def start(self) -> str:
         return "random weights" if self.result["init"] == "scratch" else "pretrained weights"
 
 
@@ -97,14 +103,43 @@ def read_json(path: Path, mend: str) -> Any:
         raise UserError(f"{path}: not JSON ({error}); {mend}") from error
 
 
-def read_finetuning(run: Path) -> Finetuning:
-    """Raises UserError: the run is not finished, or its task is not one of texts."""
+def read_finetunings(folders: Sequence[Path]) -> list[Finetuning]:
+    """Runs of one task, of a sweep its best one.
+
+    Raises:
+      UserError: a run is not finished, its task is not one of texts, or not that of the first.
+    """
+    runs = [_read_finetuning(folder) for folder in folders]
+    for run in runs:
+        task, first = run.result["task"], runs[0].result["task"]
+        if task != first:
+            raise UserError(
+                f"{run.run}: a run of --task={task}, but {runs[0].run} is of --task={first}; give "
+                "--finetune runs of one task"
+            )
+    return _told_apart(runs, folders)
+
+
+def _told_apart(runs: list[Finetuning], folders: Sequence[Path]) -> list[Finetuning]:
+    """Starts that several runs have are named with the folders, by all of a path if need be."""
+    starts = Counter(run.start for run in runs)
+    short = Counter((run.start, folder.name) for run, folder in zip(runs, folders, strict=True))
+    named = []
+    for run, folder in zip(runs, folders, strict=True):
+        unique = short[run.start, folder.name] == 1
+        added = f" ({folder.name if unique else folder})" if starts[run.start] > 1 else ""
+        named.append(run._replace(name=run.start + added))
+    return named
+
+
+def _read_finetuning(folder: Path) -> Finetuning:
+    run = run_folder.best_of_sweep(folder)
     mend = "run bertjax.finetune to its end first"
-    result = read_json(run / "metrics.json", mend)
+    result = read_json(run / run_folder.SCORES, mend)
     if not (run / "predictions-dev.tsv").is_file():
         raise UserError(f"{run}: has no predictions-dev.tsv; this report is for tasks of texts")
     predictions = _table(run / "predictions-dev.tsv", mend)
-    return Finetuning(run, _log_lines(run), result, predictions)
+    return Finetuning(run, _log_lines(run), result, predictions, name="")
 
 
 def read_answers(run: Path, split: str) -> list[str]:
