@@ -7,7 +7,8 @@ token, for the first sees nothing but itself.
     python -m bertjax.prepare --input books/*.txt.xz --output records/sentences \\
         --masking=dynamic --segments=doc_sentences
     python -m bertjax.pretrain --config=configs/left_to_right.py:mini --workdir=runs/ltr \\
-        data.records=records/sentences train.steps=20000 train.batch_size=32
+        data.records=records/sentences train.steps=20000 train.batch_size=32 \\
+        train.learning_rate=3e-4 train.warmup_steps=1000
 """
 
 from bert import get_config as bert

@@ -8,7 +8,8 @@ tenth of the steps. Each part is one setting; leave some out with name=value.
     python -m bertjax.prepare --input books/*.txt.xz --output records/sentences \\
         --masking=dynamic --packed --segments=doc_sentences
     python -m bertjax.pretrain --config=configs/modern.py:mini --workdir=runs/modern \\
-        data.records=records/sentences train.steps=20000 train.batch_size=32
+        data.records=records/sentences train.steps=20000 train.batch_size=32 \\
+        train.learning_rate=3e-4 train.warmup_steps=1000
 """
 
 from bert import get_config as bert

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -143,3 +144,21 @@ def test_every_shipped_config_loads_and_names_a_known_size(path: Path) -> None:
     config = settings.load(str(path), [])
     assert config.model.size in encoders.entry(config.encoder).sizes
     assert (path.read_text().split('"""')[1]).count("python -m bertjax.") >= 1
+
+
+def _examples(config: Path) -> list[list[str]]:
+    """The words behind each `python -m bertjax.pretrain` of a config's docstring."""
+    told = (ast.get_docstring(ast.parse(config.read_text())) or "").replace("\\\n", " ")
+    return [line.split()[3:] for line in told.splitlines() if "-m bertjax.pretrain" in line]
+
+
+@pytest.mark.parametrize("config", SHIPPED, ids=lambda path: path.stem)
+def test_the_examples_of_a_config_spend_their_steps_on_training(config: Path) -> None:
+    """A warm-up for a million steps would be half of a short run."""
+    examples = _examples(config)
+    assert examples
+    for command in examples:
+        flags = dict(word.split("=", 1) for word in command)
+        given = [f"{name}={value}" for name, value in flags.items() if not name.startswith("--")]
+        train = settings.load(str(CONFIGS.parent / flags["--config"]), given).train
+        assert not train.steps or train.warmup_steps <= train.steps / 4, command
