@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from bertjax.text import tokenizer, vocab, word_counts
 from bertjax.text.basic_words import basic_words
 from bertjax.text.corpus import Part
 from bertjax.text.tokenizer import SPECIALS, WordPieceTokenizer, WordTokenizer
+from bertjax.text.word_counts import merged
 from bertjax.weights.huggingface_tokenizer import write_tokenizer
 
 Command = Callable[..., int]
@@ -136,3 +138,22 @@ def test_prepare_learns_words_and_makes_records_of_them(
     assert "reusing" not in capsys.readouterr().out
     assert command(prepare, f"--input={tiny_corpus}", f"--output={tmp_path}", *flags) == 0
     assert "reusing" in capsys.readouterr().out
+
+
+def test_prepare_tells_of_words_that_memory_had_no_room_for(
+    command: Command,
+    tiny_corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    different = len(set(basic_words(tiny_corpus.read_text().replace("\n", " "), True).split()))
+    flags = [f"--input={tiny_corpus}", "--vocab_kind=words", "--min_count=1", "--workers=1"]
+    for limit, told in ((different, 0), (different - 1, 1)):
+        monkeypatch.setattr(word_counts, "merged", partial(merged, limit=limit))
+        assert command(prepare, *flags, f"--output={tmp_path / str(limit)}") == 0
+        lines = capsys.readouterr().out.splitlines()
+        notes = [line for line in lines if line.startswith("note: at most 500,000 different")]
+        assert len(notes) == told
+    dropped = different - (different - 1) // 2
+    assert notes[0].endswith(f"what was rare so far was dropped {dropped:,} times")

@@ -80,9 +80,7 @@ class Survey:
         if folder.exists():
             return folder
         if wanted.given is None or wanted.extend:
-            jobs = self._jobs("counting words")
-            counts, _ = word_counts.merged(self.workers.map(wanted.counter(), jobs))
-            learned = wanted.of(counts)
+            learned = wanted.of(self._counts(wanted))
             if learned.note:
                 print(f"note: {learned.note}")
             learned.tokenizer.save(unfinished)
@@ -90,6 +88,16 @@ class Survey:
             wanted.given.save(unfinished)
         os.replace(unfinished, folder)
         return folder
+
+    def _counts(self, wanted: Vocabulary) -> Counter[str]:
+        jobs = self._jobs("counting words")
+        counts, dropped = word_counts.merged(self.workers.map(wanted.counter(), jobs))
+        if dropped:
+            print(
+                f"note: at most {word_counts.LIMIT:,} different words are counted at a time; to "
+                f"make room, what was rare so far was dropped {dropped:,} times"
+            )
+        return counts
 
     def duplicate_lines(self) -> Path:
         """The folder of the lines that stand more than once."""
