@@ -29,7 +29,8 @@ From raw text to a fine-tuned, exported BERT and a report, in about 10 minutes o
 Run it again after an interruption: it goes on where it was.
 
   --input PATH...   your own text: .txt, .txt.gz, .txt.xz files or folders, a blank line between
-                    documents; default: the documentation that every installation carries
+                    documents, or tfds:NAME; default: the documentation that every installation
+                    carries
   --workdir FOLDER  where everything is written (runs/quickstart)
 
 example:
@@ -41,22 +42,23 @@ here=$(pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 
-# Paths are given from the folder of the caller.
-absolute() { [[ $1 == /* || $1 == gs://* ]] && echo "$1" || echo "$here/$1"; }
+# Paths are given from the folder of the caller; data sets and buckets lie in none.
+absolute() { [[ $1 =~ ^(/|gs://|tfds:) ]] && echo "$1" || echo "$here/$1"; }
 
 workdir=runs/quickstart
 inputs=()
 while (($#)); do
   case $1 in
     --help | -h) usage; exit ;;
+    --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
     --workdir)
-      [[ $# -ge 2 ]] || fail "--workdir needs a folder"
+      [[ -n ${2:-} ]] || fail "--workdir needs a folder"
       [[ $2 != gs://* ]] || fail "--workdir $2 must be a local folder; copy it: gcloud storage cp -r"
       workdir=$(absolute "$2"); shift 2 ;;
     --input)
+      [[ -n ${2:-} && $2 != --* ]] || fail "--input needs a file or a folder"
       shift
-      while (($#)) && [[ $1 != --* ]]; do inputs+=("$(absolute "$1")"); shift; done
-      ((${#inputs[@]})) || fail "--input needs a file or a folder" ;;
+      while (($#)) && [[ $1 != --* ]]; do inputs+=("$(absolute "$1")"); shift; done ;;
     *) fail "unknown argument '$1'; see ./launch/quickstart.sh --help" ;;
   esac
 done
