@@ -78,6 +78,14 @@ def test_an_unknown_parameter_is_refused(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_head_without_names_is_refused(
+    layout: Layout, pretraining: Any, tiny_config: BertConfig
+) -> None:
+    with pytest.raises(UserError, match="kind ordering can be neither exported nor read; one of"):
+        convert.to_foreign(pretraining, tiny_config, layout, "ordering")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("head", TASK_HEADS)
 def test_a_head_is_there_as_its_kind_says_or_refused(
     layout: Layout, head: str, params: dict[str, Any], tiny_config: BertConfig

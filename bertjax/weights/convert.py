@@ -15,6 +15,7 @@ from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
 from bertjax.models.heads import TASK_HEADS, TaskModel
 from bertjax.models.masked_lm import PretrainingModel
+from bertjax.weights.model_folder import of_head
 
 # Hugging Face's transformers, and the TensorFlow 1 code of Google's first release.
 Layout = Literal["huggingface", "google"]
@@ -115,7 +116,7 @@ def _rows(config: BertConfig, head: str) -> list[Row]:
     """The table with the layers written out, and the rows of a kind of head ("": none)."""
     return [
         row._replace(**{name: getattr(row, name).format(i=i) for name in Row._fields[:3]})
-        for row in (*ROWS, *(HEADS[head] if head else ()))
+        for row in (*ROWS, *(of_head(HEADS, head) if head else ()))
         for i in (range(config.num_layers) if "{i}" in row.ours else (0,))
     ]
 
@@ -146,7 +147,7 @@ def to_foreign(
       head: a key of HEADS if params hold a task's head.
 
     Raises:
-      UserError: a parameter that the table does not know.
+      UserError: a parameter or a kind of head that the tables do not know.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
     tensors = {}

@@ -195,7 +195,7 @@ def _describe_head(folder: Path, params: Any, head: str, labels: Sequence[str]) 
     """The keys of config.json that hang on the head."""
     if not head:
         return {"architectures": ["BertForPreTraining" if "masked_lm" in params else "BertModel"]}
-    settings: dict[str, Any] = {"architectures": [_CLASSES[head]]}
+    settings: dict[str, Any] = {"architectures": [model_folder.of_head(_CLASSES, head)]}
     if head in _PROBLEMS:
         settings["problem_type"] = _PROBLEMS[head]
     if model_folder.has_labels(head):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bertjax.errors import UserError
 from bertjax.files.whole_file import whole_folder
 from bertjax.models.config import BertConfig
 from bertjax.models.heads import TASK_HEADS
+
+T = TypeVar("T")
 
 # BertConfig's fields and their keys in both layouts; Hugging Face has taken Google's and added one.
 CONFIG_KEYS = {
@@ -47,6 +49,16 @@ class FolderInfo:
 def has_labels(head: str) -> bool:
     """Whether the outputs of a kind of head are labels with names."""
     return bool(head) and TASK_HEADS[head].num_outputs is None
+
+
+def of_head(table: Mapping[str, T], head: str) -> T:
+    """What a table of an export has for a kind of head; raises UserError: nothing."""
+    if head not in table:
+        raise UserError(
+            f"a head of the kind {head} can be neither exported nor read; one of these can: "
+            f"{', '.join(table)}"
+        )
+    return table[head]
 
 
 def config_json(config: BertConfig) -> dict[str, Any]:

@@ -134,9 +134,9 @@ def write(folder: Path, model: Model, *, labels: Sequence[str], max_seq_length: 
 def describe(
     program: export.Exported, model: Model, labels: Sequence[str], max_seq_length: int
 ) -> dict[str, Any]:
-    """What one must know to call the program."""
+    """What one must know to call the program; raises UserError: nothing is known of its head."""
     outputs = jax.tree.unflatten(program.out_tree, program.out_avals)
-    meanings = {"scores": _SCORES[model.head]} if model.head else _ENCODED
+    meanings = {"scores": model_folder.of_head(_SCORES, model.head)} if model.head else _ENCODED
     ids = {name: getattr(model.words, f"{name}_id") for name in ("pad", "unk", "cls", "sep")}
     return {
         "call": f"jax.export.deserialize(bytes of {PROGRAM}).call({', '.join(_INPUTS)})",
