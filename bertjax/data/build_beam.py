@@ -34,7 +34,6 @@ from bertjax.text import tokenizer as tokenizers
 from bertjax.text.corpus import Part
 
 _JOB_BYTES = 1 << 20
-_BITS = np.uint64(64 - (KEY_BINS - 1).bit_length())
 
 
 class Plan(NamedTuple):
@@ -215,8 +214,7 @@ class _Totals(beam.CombineFn):
 
     def add_input(self, total: dict[str, Any], done: tuple[Tokenized, list[bytes]]) -> Any:
         found = done[0]
-        bins = (found.parts.key >> _BITS).astype(np.int64)
-        np.add.at(total["by_key"], bins, found.parts.num_tokens)
+        np.add.at(total["by_key"], store.key_bins(found.parts.key), found.parts.num_tokens)
         total["parts"] += len(found.parts.key)
         total["bytes"] += found.characters
         total["short"] += found.short
@@ -260,7 +258,7 @@ def _bounds(totals: dict[str, Any], settings: BuildSettings) -> np.ndarray:
 
 def _with_shard(part: TokenParts, totals: dict[str, Any], plan: Plan) -> tuple[int, TokenParts]:
     bounds = _bounds(totals, plan.settings)
-    return int(np.searchsorted(bounds, int(part.key[0] >> _BITS), "right")) - 1, part
+    return int(np.searchsorted(bounds, store.key_bins(part.key)[0], "right")) - 1, part
 
 
 def _write(

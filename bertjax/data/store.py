@@ -22,8 +22,9 @@ from bertjax.data.segments import TokenStore
 from bertjax.files.json_file import read_json, write_json
 
 # A range of keys is given in this many steps.
-KEY_BINS = 1 << 20
-_KEY_SHIFT = np.uint64(64 - 20)
+_KEY_BITS = 20
+KEY_BINS = 1 << _KEY_BITS
+_KEY_SHIFT = np.uint64(64 - _KEY_BITS)
 
 
 class TokenParts(NamedTuple):
@@ -76,6 +77,11 @@ def token_type(vocab_size: int) -> type[np.unsignedinteger]:
     return np.uint16 if vocab_size <= 1 << 16 else np.uint32
 
 
+def key_bins(keys: np.ndarray) -> np.ndarray:
+    """The bins, int64 and below KEY_BINS, into which uint64 keys fall."""
+    return (keys >> _KEY_SHIFT).astype(np.int64)
+
+
 class Runs:
     """Sorted runs below a folder; written once, in order, then read by ranges of keys."""
 
@@ -113,10 +119,8 @@ class Runs:
         """[KEY_BINS] how many tokens fall into each range of keys."""
         found = np.zeros(KEY_BINS)
         for path in self.paths():
-            bins = _load(path, "key") >> _KEY_SHIFT
-            found += np.bincount(
-                bins.astype(np.int64), np.diff(_load(path, "num_tokens")), minlength=KEY_BINS
-            )
+            bins, tokens = key_bins(_load(path, "key")), np.diff(_load(path, "num_tokens"))
+            found += np.bincount(bins, tokens, minlength=KEY_BINS)
         return found.astype(np.int64)
 
     def read(self, first: int, last: int) -> TokenParts:
