@@ -61,7 +61,11 @@ def examples(builder: Any, split: str) -> Iterator[dict[str, Any]]:
                 # Another process may have put it there meanwhile.
                 if not builder.data_path.exists():
                     raise
-            return builder.as_dataset(split=split).as_numpy_iterator()
+            # A builder knows the folder that it prepared itself, which is gone then.
+            import tensorflow_datasets as tfds
+
+            there = tfds.builder_from_directory(builder.data_path)
+            return there.as_dataset(split=split).as_numpy_iterator()
     except Exception as error:
         raise _unavailable(error) from error
 

@@ -1,7 +1,7 @@
 """Several processes as one: how they find each other, agree, wait for each other and end together.
 
-On Cloud TPUs, under SLURM and Open MPI they find each other by themselves; plain hosts are told by
-three variables. A single process needs nothing of this, and pays nothing for it.
+On Cloud TPUs, under SLURM and Open MPI 4 they find each other by themselves; plain hosts, and Open
+MPI 5, are told by three variables. A single process needs nothing of this, and pays nothing for it.
 """
 
 from __future__ import annotations

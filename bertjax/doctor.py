@@ -15,6 +15,7 @@ import platform
 import shutil
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -160,7 +161,7 @@ def workdir(folder: Path, need: int) -> str:
         orbax_manager.check_client(folder)
         probe = folder / f"doctor-{jax.process_index()}"
         probe.write_bytes(b"bertjax")
-        probe.unlink()
+        probe.unlink(missing_ok=True)
         return f"{folder}: can be written to"
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     _check_shared(folder, there)
@@ -185,7 +186,8 @@ def _check_shared(folder: Path, there: Path) -> None:
     """Raises UserError: what the first process writes is not seen by all."""
     if not distributed.several():
         return
-    probe = there / ".bertjax-doctor"
+    # Another run that begins at the same time may look at the same folder.
+    probe = there / f".bertjax-doctor-{zlib.crc32(str(folder).encode()):08x}"
     if distributed.is_first():
         probe.touch()
     distributed.wait("probe written")

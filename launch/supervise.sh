@@ -151,8 +151,9 @@ supervise() {
   crashes=0
   while true; do
     before=$verdict began=$SECONDS status=0
-    # Starting would wipe out the mark of somebody who has ended it while this waited.
-    if [[ -n $verdict && $(states 2> /dev/null | judge) == ended ]]; then
+    # Starting would wipe out the mark of somebody who has ended it while this waited. What never
+    # started may have the mark of an earlier run.
+    if [[ $verdict != @(|unreached) && $(states 2> /dev/null | judge) == ended ]]; then
       note "the command on all workers: ended"
       return 3
     fi

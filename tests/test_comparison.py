@@ -249,6 +249,7 @@ def test_the_neighbours_of_a_word_hang_on_its_sentence(tiny_run: Path) -> None:
     start = pretrained.load(tiny_run)
     texts = ["the river crossed the garden", "in the rain a river", "again a quiet river"]
     around = ["every old bridge in the rain", "this green letter", "a heavy engine yesterday"]
+    around += ["rivered and rivering"]  # Alike by their piece alone.
 
     def near(texts: list[str]) -> dict[str, Any] | None:
         return contexts.neighbours(
@@ -259,7 +260,7 @@ def test_the_neighbours_of_a_word_hang_on_its_sentence(tiny_run: Path) -> None:
     assert found and max(found["same"], found["other"]) < 0.999
     for rows in found["neighbours"]:
         assert len({row["word"] for row in rows}) == len(rows) > 2
-        assert "river" not in {row["word"] for row in rows}
+        assert not [row for row in rows if "river" in row["word"]]
         assert {row["text"] for row in rows} <= set(around)
         similarities = [row["similarity"] for row in rows]
         assert similarities == sorted(similarities, reverse=True)

@@ -6,9 +6,9 @@ import http.server
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
@@ -44,21 +44,38 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         server.shutdown()
 
 
-def test_what_another_process_has_prepared_meanwhile_is_taken(tmp_path: Path) -> None:
-    """Both download; the second one's folder cannot take its name any more."""
+@pytest.mark.parametrize("moment", ["download_and_prepare", "_download_and_prepare"])
+def test_what_another_process_has_prepared_meanwhile_is_taken(tmp_path: Path, moment: str) -> None:
+    """Before ours begins, or until it ends, when its folder cannot take its name any more."""
 
-    class Builder:
-        data_path, url_infos = tmp_path / "set", None
+    with tfds.core.registered.skip_registration():
 
-        def as_dataset(self, split: str) -> Any:
-            assert self.data_path.exists()
-            return SimpleNamespace(as_numpy_iterator=lambda: iter([{"split": split}]))
+        class Numbers(tfds.core.GeneratorBasedBuilder):
+            VERSION, pkg_dir_path = tfds.core.Version("1.0.0"), tmp_path
 
-        def download_and_prepare(self) -> None:
-            self.data_path.mkdir()
-            raise OSError("Directory not empty")
+            def _info(self) -> Any:
+                return self.dataset_info_from_configs(
+                    features=tfds.features.FeaturesDict({"x": np.int64})
+                )
 
-    assert list(data_sets.examples(Builder(), "train")) == [{"split": "train"}]
+            def _split_generators(self, manager: Any) -> Any:
+                return {"train": iter([(i, {"x": i}) for i in range(3)])}
+
+            def _generate_examples(self) -> Any:
+                raise NotImplementedError
+
+    other, ours = Numbers(data_dir=tmp_path), Numbers(data_dir=tmp_path)
+    step = getattr(ours, moment)
+
+    def late(**given: Any) -> None:
+        if moment == "download_and_prepare":
+            other.download_and_prepare()
+        step(**given)
+        other.download_and_prepare()
+
+    setattr(ours, moment, late)
+    found = [int(example["x"]) for example in data_sets.examples(ours, "train")]
+    assert sorted(found) == [0, 1, 2]
 
 
 def test_the_host_of_most_files_is_asked(address: str) -> None:

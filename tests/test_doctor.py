@@ -135,7 +135,7 @@ def test_a_run_that_never_saves_is_refused_as_pretraining_refuses_it(
 ) -> None:
     given = [f"--config={tiny_settings}", f"data.records={tiny_records}", "save_every=0"]
     assert command(doctor, *given) == 2
-    assert capsys.readouterr().err == "error: save_every is 0; it must be at least 1\n"
+    assert capsys.readouterr().err == "error: save_every is 0; it must be at least 1, and finite\n"
 
 
 def test_records_that_are_not_whole_are_named(

@@ -92,6 +92,18 @@ def test_refusal_ends_it_and_so_do_five_crashes(
     assert log_of(room, 0).count("== 2") == count
 
 
+def test_mark_of_an_earlier_run_does_not_end_one_that_was_not_reached(room: Room) -> None:
+    words = ["hosts.sh", "one", "me@two", "--", "python", "-c", "print('on')"]
+    assert room.run(*words)[0] == 0
+    for marked in room.folder.glob("machines/*/bertjax/runs/launched/*"):
+        (marked / "ended").touch()
+        (marked / "status").write_text("75")
+    room.rule("worker.sh start run-1", exit=255)
+    status, output = room.run(*words)
+    assert status == 0, output
+    assert log_of(room, 1).count("== 2") == 2
+
+
 def test_lost_connection_is_no_crash(room: Room) -> None:
     go = room.folder / "go"
     code = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)"

@@ -115,6 +115,17 @@ def test_a_sweep_that_grows_names_a_run_with_weights_at_any_moment(tmp_path: Pat
     assert named == [*[bench.points[1].name] * 4, bench.points[3].name]
 
 
+def test_a_sweep_that_grows_may_find_an_equal_run_before_its_best(tmp_path: Path) -> None:
+    bench = Bench([0.8, 0.5, 0.8, 0.6])
+    sweep.run(tmp_path, bench.points[2:3], bench.tune)
+
+    def tune(folder: Path, point: Point) -> dict[str, Any]:
+        assert json.loads((tmp_path / "sweep.json").read_text())["best"] in with_weights(tmp_path)
+        return bench.tune(folder, point)
+
+    assert sweep.run(tmp_path, bench.points, tune).name == bench.points[0].name
+
+
 def test_all_runs_keep_their_weights_if_they_are_to(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

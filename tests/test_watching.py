@@ -71,7 +71,7 @@ def test_steps_are_traced_and_metrics_mirrored_also_when_a_run_goes_on(
     wandb.__dict__["init"] = raises(away, "timed out")
     assert command(pretrain, *flags) == 0
     assert "--wandb=encoders: timed out; the run goes on without\n" in capsys.readouterr().out
-    for kind in (RuntimeError, wandb.errors.AuthenticationError):
+    for kind in (RuntimeError, wandb.errors.AuthenticationError, away):
         wandb.__dict__["init"] = raises(kind, "No API key configured.\nAnd more.")
         assert command(pretrain, *flags) == 2
         told = capsys.readouterr().err.splitlines()

@@ -29,6 +29,7 @@ GRID: dict[str, Sequence[Any]] = {
 
 RESULT = run_folder.SWEEP
 TABLE = "sweep.md"
+ALL_DIVERGED = "all runs diverged"
 _HEADER = "| batch | rate | epochs | seeds | median | mean | deviation | best | collapsed |"
 
 
@@ -90,7 +91,7 @@ def run(
         if worse is not None and not keep_all:
             _drop_weights(worse)
     if best is None:
-        raise UserError(f"{workdir}: all runs diverged; take another --workdir and a lower rate")
+        raise UserError(f"{workdir}: {ALL_DIVERGED}; take another --workdir and a lower rate")
     for kept in [workdir / point.name for point in results] if keep_all else [best]:
         if not (kept / CHECKPOINTS).is_dir():
             print(f"the weights of {kept} were given up by a sweep; delete it to train it again")
@@ -113,12 +114,12 @@ def _scores(results: Mapping[Point, Result]) -> list[float]:
 
 def _tell_smaller(workdir: Path, point: Point, result: Result) -> None:
     """A smaller sweep that was finished here, and may be read before this one is, has a new best
-    run: the weights of its own are about to go.
+    run: the weights of its own are about to go, or will go as those of one that is equally good.
     """
     path = workdir / RESULT
     if distributed.is_first() and path.is_file():
         found = read_json(path)
-        if result["score"] > found["runs"][found["best"]]["score"]:
+        if result["score"] >= found["runs"][found["best"]]["score"]:
             runs = found["runs"] | {point.name: result}
             write_json(path, found | {"best": point.name, "runs": runs})
 

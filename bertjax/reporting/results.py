@@ -144,10 +144,7 @@ def _read_finetuning(folder: Path) -> Finetuning:
 
 def read_answers(run: Path, split: str) -> list[str]:
     """The predictions column of a split's table."""
-    mend = (
-        f"if {split} came after the training, predict it: --mode=predict --workdir={run} "
-        "--output=DIR, with the same --data_dir and --submission"
-    )
+    mend = f"predict {split} again: --mode=predict --workdir={run} --output=DIR --data_dir=..."
     return [row["prediction"] for row in _table(run / f"predictions-{split}.tsv", mend)]
 
 

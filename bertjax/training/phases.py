@@ -152,10 +152,12 @@ def count_steps(config: ConfigDict, records: Records) -> int:
     """train.steps; where that is 0, as many as make train.epochs of the records.
 
     Raises:
-      UserError: both are 0, or one is negative.
+      UserError: both are 0, or one is negative or not finite.
     """
     train = config.train
     epochs = train.get("epochs", 0.0)
+    if not 0 <= epochs < math.inf:
+        raise UserError(f"train.epochs={epochs:g}: give 0 or more")
     if train.batch_size < 1:
         raise UserError(f"train.batch_size={train.batch_size}: give at least 1")
     steps = train.steps or math.ceil(epochs * len(records) / train.batch_size)

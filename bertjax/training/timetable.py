@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from ml_collections import ConfigDict
 
@@ -19,7 +20,7 @@ class Timetable:
       stuck_after: seconds after which a step that does not end shows where it is.
 
     Raises:
-      UserError: a number below 1.
+      UserError: a number below 1, or one that is not finite.
     """
 
     total_steps: int
@@ -31,8 +32,8 @@ class Timetable:
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            if value < 1:
-                raise UserError(f"{name} is {value}; it must be at least 1")
+            if not 1 <= value < math.inf:
+                raise UserError(f"{name} is {value}; it must be at least 1, and finite")
 
     def due(self, step: int, every: int) -> bool:
         return step == self.total_steps or step % every == 0

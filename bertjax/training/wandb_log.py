@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
 from bertjax.files import storage
+
+
+# In wandb's words; a refusal by its server is a CommError, too.
+_AWAY = re.compile(r"time[sd]? ?out|connect|network|\b5\d\d\b", re.IGNORECASE)
 
 
 def opener(project: str, run: Path, config: dict[str, Any]) -> Callable[[float], Any]:
@@ -18,8 +23,8 @@ def opener(project: str, run: Path, config: dict[str, Any]) -> Callable[[float],
 
     Raises:
       UserError: wandb is not installed; told now, before the run has begun. What is returned
-        raises it where wandb does not take the run, as without a login, and returns None, with a
-        warning, where its server cannot be reached.
+        raises it where wandb does not take the run, as without a login or of a team that does not
+        exist, and returns None, with a warning, where its server cannot be reached.
     """
     try:
         wandb: Any = importlib.import_module("wandb")
@@ -35,8 +40,7 @@ def opener(project: str, run: Path, config: dict[str, Any]) -> Callable[[float],
             return wandb.init(id=identity, resume="allow", **given)
         except wandb.Error as error:
             line = str(error).strip().partition("\n")[0].rstrip(".")
-            away = isinstance(error, wandb.errors.CommError)
-            if away and not isinstance(error, wandb.errors.AuthenticationError):
+            if isinstance(error, wandb.errors.CommError) and _AWAY.search(line):
                 # A long run does not end because a server is away.
                 print(f"warning: --wandb={project}: {line}; the run goes on without")
                 return None
