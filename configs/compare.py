@@ -4,8 +4,9 @@
         --workdir=runs/compare --budget=2h
 
 Half of the budget is for the steps of pretraining, shared equally by all systems; evaluation and
-tasks take some hour and a half more on two cores, whatever it is. On CPUs each core has a system or a task of its own. The models are tiny,
-so that minutes on a core teach them something; give larger ones more time.
+tasks take some hour and a half more on two cores, whatever it is. On CPUs each core has a system or
+a task of its own. The models are tiny, so that minutes on a core teach them something; give larger
+ones more time.
 A system is a config beside this one, with settings, and a kind of records. Each learns by the
 optimizer and at the rate that let it learn fastest here, and all have vectors of about one width.
 """

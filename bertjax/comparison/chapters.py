@@ -85,8 +85,9 @@ def systems(wanted: Comparison, workdir: Path, about: str) -> Section:
         "own; where its settings say nothing else, rates rise over a twentieth of the steps. Width "
         "is that of a word's vector in its context. Minutes are those of training steps. Who "
         "foretells no better than by the frequency of words or pieces has their entropy as its "
-        "loss, but for next sentences and word2vec's loss against noise; masked pieces are masked in one way for all, but not all have the same rows: those "
-        "without next sentences read text as it stands."
+        "loss, but for next sentences and word2vec's loss against noise; masked pieces are masked "
+        "in one way for all, but not all have the same rows: those without next sentences read "
+        "text as it stands."
     )
     texts = [about, text]
     if wanted.left_out:

@@ -11,7 +11,6 @@ from typing import Any
 from bertjax.errors import UserError
 from bertjax.files import storage
 
-
 # In wandb's words; a refusal by its server is a CommError, too.
 _AWAY = re.compile(r"time[sd]? ?out|connect|network|\b5\d\d\b", re.IGNORECASE)
 
