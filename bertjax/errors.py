@@ -41,19 +41,21 @@ def describe_os_error(error: OSError) -> str | None:
 _BACKENDS = "jax/_src/xla_bridge.py"
 # How JAX refuses a platform of which it has never heard.
 _NO_SUCH_PLATFORM = "is not in the list of known backends"
-# How the refusals of a bucket begin, in the words of TensorFlow, TensorStore and Google's client.
-_REFUSED = (
-    *("PermissionDeniedError", "UnauthenticatedError", "NotFoundError"),
-    *("ValueError: PERMISSION_DENIED", "ValueError: UNAUTHENTICATED", "ValueError: NOT_FOUND"),
-    *("Forbidden", "Unauthorized", "NotFound", "DefaultCredentialsError"),
+# How the refusals of a bucket begin, in the words of TensorFlow, TensorStore and Google's client:
+# what the account may not do, and what is not there.
+NOT_ALLOWED = (
+    *("PermissionDeniedError", "UnauthenticatedError"),
+    *("ValueError: PERMISSION_DENIED", "ValueError: UNAUTHENTICATED"),
+    *("Forbidden", "Unauthorized", "DefaultCredentialsError"),
 )
+_NOT_FOUND = ("NotFoundError", "ValueError: NOT_FOUND", "NotFound")
 
 
 def describe_refusal(error: Exception) -> str | None:
     """One line for what a bucket refuses; None for others, such as a network that is away."""
     told = f"{type(error).__name__}: {error}"
     remote = "gs://" in told or type(error).__module__.startswith("google.")
-    if not (remote and told.startswith(_REFUSED)):
+    if not (remote and told.startswith((*NOT_ALLOWED, *_NOT_FOUND))):
         return None
     return (
         f"{textwrap.shorten(told, 300)}; look at the name of the bucket, and what the account of "

@@ -11,7 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from bertjax import distributed
-from bertjax.errors import UserError
+from bertjax.errors import NOT_ALLOWED, UserError
 from bertjax.runs import checksums
 from bertjax.runs.parameters import check_shapes
 from bertjax.runs.state import TrainState
@@ -25,10 +25,9 @@ _PAUSE = 2.0
 # errors, and how those of TensorStore, TensorFlow and Google's client begin.
 _ELSEWHERE = (PermissionError, MemoryError, ConnectionError, TimeoutError)
 _ELSEWHERE_TOLD = (
-    *("ValueError: PERMISSION_DENIED", "ValueError: UNAUTHENTICATED", "ValueError: UNAVAILABLE"),
-    *("ValueError: DEADLINE_EXCEEDED", "ValueError: RESOURCE_EXHAUSTED"),
-    *("PermissionDeniedError", "UnauthenticatedError", "UnavailableError", "DeadlineExceededError"),
-    *("Forbidden", "Unauthorized", "DefaultCredentialsError", "TransportError", "RefreshError"),
+    *NOT_ALLOWED,
+    *("ValueError: UNAVAILABLE", "ValueError: DEADLINE_EXCEEDED", "ValueError: RESOURCE_EXHAUSTED"),
+    *("UnavailableError", "DeadlineExceededError", "TransportError", "RefreshError"),
     *("ServiceUnavailable", "InternalServerError", "BadGateway", "GatewayTimeout"),
     *("TooManyRequests", "RetryError"),
 )
