@@ -109,7 +109,7 @@ def small_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         write(self, parts, facts)
 
     monkeypatch.setattr(Runs, "write", noted)
-    monkeypatch.setattr(build, "_JOB_BYTES", 500)
+    monkeypatch.setattr(corpus, "JOB_BYTES", 500)
     monkeypatch.setattr(build_need, "run_bytes", lambda memory: 400)
     return written
 
@@ -136,6 +136,7 @@ from bertjax.data import build_need
 from bertjax import prepare
 from bertjax.data import build, tfrecord
 from bertjax.data.store import Runs
+from bertjax.text import corpus
 
 def die(*_):
     os.killpg(0, signal.SIGKILL)
@@ -154,7 +155,7 @@ def written(self, *given):
     if where == "runs" and len(self.paths()) == 3:
         die()
 
-build._JOB_BYTES = 500
+corpus.JOB_BYTES = 500
 build_need.run_bytes = lambda memory: 400
 Runs.write = written
 if where == "stage 1":

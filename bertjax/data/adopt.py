@@ -19,7 +19,7 @@ from bertjax.data import records, tfrecord
 from bertjax.data.build import piece_facts
 from bertjax.data.build_settings import BuildSettings
 from bertjax.data.manifest import Manifest, Shard
-from bertjax.data.shards import entry_of
+from bertjax.data.shards import entry_of, shard_name
 from bertjax.errors import UserError
 from bertjax.files.whole_file import whole
 from bertjax.progress_bar import progress_bar
@@ -61,8 +61,7 @@ def adopt(
             filled += int(batch["input_mask"].sum())
             counts += _count(batch, tokenizer, path)
             lengths += map(len, messages)
-        name = f"records-{number:05d}-of-{len(paths):05d}.tfrecord"
-        shards.append(_take(path, output / name, lengths))
+        shards.append(_take(path, output / shard_name(number, len(paths)), lengths))
     special = tokenizer.never_random[tokenizer.never_random != tokenizer.unk_id]
     counts[special] = 0
     found = dataclasses.replace(

@@ -23,7 +23,7 @@ import bertjax
 from bertjax.data import store, tokenized
 from bertjax.data.build_settings import BuildSettings
 from bertjax.data.manifest import Manifest, Shard
-from bertjax.data.shards import ShardJob, num_shards, write_shard
+from bertjax.data.shards import SHARD_FILES, ShardJob, num_shards, write_shard
 from bertjax.data.store import Runs
 from bertjax.data.tokenized import TextSettings, Tokenized, tokenize
 from bertjax.errors import UserError
@@ -35,7 +35,6 @@ from bertjax.text import tokenizer as tokenizers
 from bertjax.workers import Workers
 
 _WORK = ".building"
-_JOB_BYTES = 1 << 20
 
 
 # --- Stage 1: documents -> runs of tokens ---------------------------------------------------
@@ -88,7 +87,7 @@ def write_runs(
       total: bytes of the text, about, for the progress bar.
     """
     progress = _Progress(runs.facts())
-    jobs = corpus.jobs(islice(parts, progress.parts, None), _JOB_BYTES)
+    jobs = corpus.jobs(islice(parts, progress.parts, None), corpus.JOB_BYTES)
     held: list[store.TokenParts] = []
     bar = progress_bar(
         desc="tokenizing",
@@ -244,7 +243,7 @@ def open_work_folder(output: Path, identity: dict[str, Any]) -> Path:
     mark = work / "identity.json"
     if not mark.exists() or mark.read_bytes() != content:
         # Shards of an abandoned build; files that are there without one are the user's.
-        for orphan in output.glob("records-*-of-*.*") if mark.exists() else ():
+        for orphan in output.glob(SHARD_FILES) if mark.exists() else ():
             orphan.unlink()
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)

@@ -33,8 +33,6 @@ from bertjax.text import corpus
 from bertjax.text import tokenizer as tokenizers
 from bertjax.text.corpus import Part
 
-_JOB_BYTES = 1 << 20
-
 
 class Plan(NamedTuple):
     """What every worker must know.
@@ -160,7 +158,7 @@ def _jobs(name: str, field: str) -> Iterator[list[Part]]:
     file = FileSystems.open(name, compression_type=CompressionTypes.UNCOMPRESSED)
     with file:
         blocks = text_files.unpacked(cast(IO[bytes], file), name)
-        yield from corpus.jobs(corpus.parts_of_file(name, blocks, field), _JOB_BYTES)
+        yield from corpus.jobs(corpus.parts_of_file(name, blocks, field), corpus.JOB_BYTES)
 
 
 @cache

@@ -27,6 +27,15 @@ _SHARD_TOKENS, _SMALL_SHARD_TOKENS, _FEW = 7_000_000, 1_000_000, 16
 _SHARD_PARTS = 8
 
 
+# All of them with their indexes.
+SHARD_FILES = "records-*-of-*.*"
+
+
+def shard_name(number: int, shards: int) -> str:
+    """The file of one of so many shards, counted from 0."""
+    return f"records-{number:05d}-of-{shards:05d}.tfrecord"
+
+
 class ShardJob(NamedTuple):
     """Which shard to build, of what, and where to."""
 
@@ -41,7 +50,7 @@ class ShardJob(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"records-{self.number:05d}-of-{self.shards:05d}.tfrecord"
+        return shard_name(self.number, self.shards)
 
 
 def write_shard(parts: store.TokenParts, job: ShardJob) -> tuple[dict[str, Any], np.ndarray]:

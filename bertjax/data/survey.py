@@ -14,8 +14,6 @@ from bertjax.text import corpus, duplicate_lines, vocab, word_counts
 from bertjax.text.tokenizer import Tokenizer
 from bertjax.workers import Workers
 
-_JOB_BYTES = 1 << 20
-
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
@@ -107,7 +105,7 @@ class Survey:
     def _jobs(self, doing: str) -> Iterator[list[corpus.Part]]:
         """Groups of parts, with a progress bar."""
         with progress_bar(desc=doing, total=self.total, unit="B", unit_scale=True) as bar:
-            for job in corpus.jobs(corpus.parts(self.inputs, self.text_field), _JOB_BYTES):
+            for job in corpus.jobs(corpus.parts(self.inputs, self.text_field), corpus.JOB_BYTES):
                 bar.update(sum(len(part.raw) for part in job))
                 yield job
             bar.total = bar.n  # so far it was an estimate

@@ -26,6 +26,8 @@ TFDS = "tfds:"
 PART_BYTES = 1 << 16
 MAX_LINE_BYTES = 1 << 20
 MAX_JSON_BYTES = 1 << 26
+# Text that a worker takes at once, about.
+JOB_BYTES = 1 << 20
 _BLANK_LINES = re.compile(rb"\n(?:[ \t\r\x0b\x0c]*\n)+")
 
 
