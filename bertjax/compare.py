@@ -135,8 +135,7 @@ def pretrain(flags: argparse.Namespace, system: System, share: float) -> None:
     # Of a setting given twice the last one counts: the system's own.
     call("pretrain", [f"--workdir={run}", *often, *arguments, f"train.steps={steps}"], log)
     done = max((row["step"] for row in run_log.read_metrics(run)), default=0)
-    if done < steps:  # It was asked to stop, which it did in order.
-        raise UserError(f"{run}: was stopped at step {done:,} of {steps:,}; run the same again")
+    own_command.check_finished(done >= steps, run, f" at step {done:,} of {steps:,}")
 
 
 def pretrain_all(flags: argparse.Namespace, wanted: Comparison) -> None:
@@ -167,9 +166,9 @@ def run_trial(flags: argparse.Namespace, trial: Trial) -> None:
             raise
         print(f"{trial.name} is left out: {error}")
         return
-    # Asked to stop, it did so in order.
-    if trial.reading != VECTORS and not (folder / sweep.RESULT).is_file():
-        raise UserError(f"{folder}: was stopped; run the same again")
+    own_command.check_finished(
+        trial.reading == VECTORS or (folder / sweep.RESULT).is_file(), folder
+    )
 
 
 def run_tasks(flags: argparse.Namespace, wanted: Comparison) -> None:
@@ -192,8 +191,7 @@ def main() -> None:
     flags = parse_arguments()
     if flags.jobs is not None and flags.jobs < 1:
         raise UserError(f"--jobs={flags.jobs}: give at least 1")
-    if flags.seeds < 2:
-        raise UserError(f"--seeds={flags.seeds}: a score alone says little; give at least 2")
+    sweep.check_seeds(flags.seeds)
     budget.seconds(flags.budget)
     config = settings.load(flags.config, [], GROUPS)
     wanted = systems.read(config, Path(flags.config).parent, flags.data_dir)

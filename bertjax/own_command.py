@@ -60,6 +60,17 @@ def call(module: str, arguments: Sequence[str], log: Path | None = None) -> None
         raise Failed(_told(module, log), status)
 
 
+def check_finished(finished: bool, folder: Path, reached: str = "") -> None:
+    """Raises Stopped: a command ended well before its work did, as it does when asked to stop.
+
+    Args:
+      folder: where it goes on.
+      reached: what it was at, for the message.
+    """
+    if not finished:
+        raise Stopped(f"{folder}: was stopped{reached}; run the same command again to go on")
+
+
 def _told(module: str, log: Path | None) -> str:
     lines = log.read_text("utf-8", "replace").splitlines() if log else []
     last = lines[-1] if lines else ""

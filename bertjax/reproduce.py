@@ -111,8 +111,7 @@ def run_task(flags: argparse.Namespace, task: Task, data: Sequence[str]) -> Row:
     result = flags.workdir / task.name / sweep.RESULT
     try:
         own_command.call("finetune", made)
-        if not result.is_file():  # Asked to stop, it did so in order.
-            raise Stopped(f"{result.parent}: was stopped; run the same command again to go on")
+        own_command.check_finished(result.is_file(), result.parent)
         return Row(task, made, read_json(result))
     except Stopped:
         raise
@@ -182,8 +181,7 @@ def at_hand(flags: argparse.Namespace) -> list[tuple[Task, list[str]]]:
 
 def main() -> None:
     flags = parse_arguments()
-    if flags.seeds < 2:
-        raise UserError(f"--seeds={flags.seeds}: a score alone says little; give at least 2")
+    sweep.check_seeds(flags.seeds)
     found = at_hand(flags)
     signal.signal(signal.SIGTERM, own_command.interrupt)
     lines = [_HEADER, "|---" * 9 + "|"]

@@ -14,7 +14,7 @@ from typing import Any
 from bertjax.comparison.systems import System
 from bertjax.errors import UserError
 from bertjax.files.json_file import read_json, write_json
-from bertjax.own_command import call
+from bertjax.own_command import call, check_finished
 from bertjax.training import run_log
 
 BUDGET, STEPS = "budget.json", "steps.json"
@@ -85,8 +85,7 @@ def _measure(folder: Path, arguments: list[str], log: Path | None, number: int) 
     short = [f"train.steps={number}", f"log_every={max(1, number // 4)}", "data.eval_records="]
     call("pretrain", [f"--workdir={folder}", *arguments, *short], log)
     rows = run_log.read_metrics(folder)[1:]
-    if not rows:  # It was asked to stop, which it did in order.
-        raise UserError(f"{folder}: was stopped; run the same again")
+    check_finished(bool(rows), folder)
     shutil.rmtree(folder)
     return statistics.median(row["seconds_per_step"] for row in rows)
 

@@ -60,6 +60,12 @@ def repeated(point: Point, seeds: int) -> list[Point]:
     return [dataclasses.replace(point, seed=point.seed + seed) for seed in range(seeds)]
 
 
+def check_seeds(seeds: int) -> None:
+    """Raises UserError: there are too few to tell how far scores lie apart."""
+    if seeds < 2:
+        raise UserError(f"--seeds={seeds}: a score alone says little; give at least 2")
+
+
 def run(
     workdir: Path,
     points: Sequence[Point],
