@@ -42,6 +42,7 @@ from bertjax.weights import (
     word_vectors,
 )
 from bertjax.weights.model_folder import FolderInfo
+from bertjax.weights.random_batch import random_batch
 from bertjax.weights.word_layer import WordLayer
 from bertjax.weights.word_vectors import WordVectors
 
@@ -157,19 +158,14 @@ def write(
 
 def outputs(params: Any, config: BertConfig, head: str) -> tuple[Any, ...]:
     """Every output of the model that params belong to, on a small random batch with padding."""
-    random = np.random.default_rng(0)
-    batch, length = 4, min(32, config.max_positions)
-    input_ids = jnp.asarray(random.integers(config.vocab_size, size=(batch, length)))
-    lengths = random.integers(length // 2, length + 1, size=(batch, 1))
-    input_mask = jnp.asarray(np.arange(length) < lengths, jnp.int32)
-    segment_ids = jnp.asarray(random.integers(config.num_segments, size=(batch, length)))
-    inputs = [input_ids, input_mask, segment_ids]
+    inputs = [jnp.asarray(array) for array in random_batch(config)]
     if head:
         model = TaskModel(config, head, model_folder.num_outputs(params))
         return (model.apply({"params": params}, *inputs),)
     pretraining = encoders.pretraining(config)
     if "masked_lm_positions" in pretraining.inputs:
-        inputs.append(jnp.tile(jnp.arange(length // 2), (batch, 1)))
+        rows, length = inputs[0].shape
+        inputs.append(jnp.tile(jnp.arange(length // 2), (rows, 1)))
     found: Any = pretraining.model(config, None, None).apply({"params": params}, *inputs)
     return tuple(jax.tree.leaves(found))
 

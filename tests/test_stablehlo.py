@@ -24,7 +24,7 @@ from bertjax.models.elmo import ElmoConfig
 from bertjax.models.heads import TaskModel
 from bertjax.models.word2vec import Word2VecConfig
 from bertjax.text.tokenizer import SPECIALS, WordTokenizer
-from bertjax.weights import stablehlo
+from bertjax.weights import random_batch, stablehlo
 
 Command = Callable[..., int]
 ENTRIES = ["a", "farmer", "river", "garden", "watched", "the", "old", "green"]
@@ -114,7 +114,7 @@ def test_the_program_gives_the_model_s_numbers(
     program = jax.export.deserialize(bytearray((target / "program.stablehlo").read_bytes()))
     assert program.platforms == ("cpu", "cuda", "tpu")
     rows, length = 3, 9
-    assert rows != stablehlo._ROWS and length != stablehlo._LENGTH
+    assert rows != random_batch.ROWS and length != random_batch.LENGTH
     inputs = _inputs(rows, length)
     found = program.call(*inputs)
     wanted: Any = jax.jit(module.apply)({"params": params}, *inputs)

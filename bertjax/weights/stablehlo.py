@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax import Array, export
 
@@ -23,13 +22,12 @@ from bertjax.text import tokenizer
 from bertjax.text.tokenizer import Tokenizer
 from bertjax.weights import model_folder
 from bertjax.weights.huggingface_tokenizer import write_tokenizer
+from bertjax.weights.random_batch import random_batch
 
 PROGRAM, DESCRIPTION = "program.stablehlo", "program.json"
 PLATFORMS = ("cpu", "cuda", "tpu")
 # Of two compilations of the same arithmetic, as a share of the largest output.
 _TOLERANCE = 1e-3
-# The batch that the program is compared with the run on: rows, length.
-_ROWS, _LENGTH = 4, 32
 _INPUTS = {
     "input_ids": "[CLS] text [SEP], or [CLS] text [SEP] text [SEP]; then [PAD]; what is not in the "
     "vocabulary is [UNK], also for encoders that read letters",
@@ -165,13 +163,8 @@ def describe(
 
 def _compare(program: bytes, model: Model) -> tuple[float, float]:
     """The largest difference of a program from its model, and the largest output."""
-    random, length = np.random.default_rng(0), min(_LENGTH, model.config.max_positions)
-    ids = random.integers(model.words.vocab_size, size=(_ROWS, length), dtype=np.int32)
-    lengths = random.integers(1, length + 1, size=(_ROWS, 1))
-    places = np.arange(length)
-    mask = (places < lengths).astype(np.int32)
-    segments = (places > lengths // 2).astype(np.int32)
-    found = export.deserialize(bytearray(program)).call(ids, mask, segments)
-    wanted = jax.jit(model.function)(ids, mask, segments)
+    batch = random_batch(model.config)
+    found = export.deserialize(bytearray(program)).call(*batch)
+    wanted = jax.jit(model.function)(*batch)
     difference = max(float(jnp.max(jnp.abs(found[name] - wanted[name]))) for name in wanted)
     return difference, max(float(jnp.max(jnp.abs(value))) for value in wanted.values())
