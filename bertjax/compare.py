@@ -34,6 +34,8 @@ from bertjax.training import run_log
 
 # Held-out rows of each evaluation: as many as tell losses apart by a hundredth.
 _EVALUATED = 2048
+# Options of bertjax.prepare that say how a vocabulary is made.
+_VOCABULARY = ("--vocab", "--min_count", "--extend")
 # A vocabulary of any size, to see whether a model can be made.
 _PIECES = 2**15
 
@@ -104,7 +106,7 @@ def prepare_text(flags: argparse.Namespace, wanted: Comparison) -> None:
         if any(system.records == kind for system in wanted.systems):
             train = flags.workdir / "records" / kind
             held_out = flags.workdir / "records" / f"{kind}-held-out"
-            made = [option for option in options if not option.startswith("--vocab")]
+            made = [option for option in options if not option.startswith(_VOCABULARY)]
             call("prepare", [f"--input={text}/train.txt", f"--output={train}", *options])
             call(
                 "prepare",

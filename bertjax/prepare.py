@@ -19,7 +19,7 @@ from typing import Any
 
 from bertjax import errors, memory
 from bertjax.command_line import new_parser
-from bertjax.data import build_need
+from bertjax.data import build_need, idle_flags
 from bertjax.data import manifest as manifests
 from bertjax.data.build import build, close_work_folder, open_work_folder
 from bertjax.data.build_settings import BuildSettings
@@ -96,7 +96,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     flags, rest = parser.parse_known_args(argv)
     if flags.vocab_size is None:
         flags.vocab_size = word_counts.LIMIT if flags.vocab_kind == "words" else 8192
-    flags.beam = rest
+    flags.given, flags.beam = idle_flags.given(parser, argv), rest
     if flags.beam and not flags.runner:
         parser.error(f"unrecognized arguments: {' '.join(flags.beam)}")
     return flags
@@ -217,6 +217,7 @@ def _build_with_beam(flags: argparse.Namespace, settings: BuildSettings) -> Mani
 
 def _take_over(flags: argparse.Namespace, paths: list[Path]) -> None:
     """Records of the 2018 builder get a manifest."""
+    idle_flags.check_records(flags)
     vocabulary = _given(flags)
     if vocabulary is None:
         raise UserError("--input holds records; give the vocabulary they were made with: --vocab")
@@ -279,7 +280,7 @@ def _build(
 def main() -> None:
     flags = parse_arguments()
     memory.share_one_heap()
-    settings = _settings(flags)
+    idle_flags.check(flags)
     if flags.workers < 1:
         raise UserError(f"--workers={flags.workers}: give at least 1")
     if flags.extend < 0:
@@ -288,13 +289,14 @@ def main() -> None:
         raise UserError("--extend adds words to a vocabulary; give it with --vocab")
     if flags.runner:
         start = time.monotonic()
-        _report(_build_with_beam(flags, settings), flags.output, time.monotonic() - start)
+        _report(_build_with_beam(flags, _settings(flags)), flags.output, time.monotonic() - start)
         return
     flags.output = storage.path(flags.output)
     made = text_files.record_files(flags.input)
     if made:
         _take_over(flags, made)
         return
+    settings = _settings(flags)
     flags.memory = build_need.parse_memory(flags.memory)
     sources = corpus.resolve(flags.input)
     wanted = _wanted(flags)
