@@ -21,8 +21,9 @@ from bertjax.text.chunk_tokenizer import SPECIALS, ChunkTokenizer
 from bertjax.text.word_counts import by_frequency, in_chunks
 
 KINDS = ("wordpiece", "sentencepiece", "words")
-# As in the files of 2018: [PAD] is 0, [UNK] 100, [CLS] 101, [SEP] 102, [MASK] 103.
-UNUSED = 99
+# For the user's own symbols later. With them, as in the files of 2018, [PAD] is 0, [UNK] 100,
+# [CLS] 101, [SEP] 102, [MASK] 103.
+_UNUSED = 99
 # SentencePiece marks the begin of a word and an unknown character with these two.
 _SPACE, _RESERVED = "▁", frozenset("▁▅")
 _THREADS = 8  # fixed, because the order of the sums, and so the vocabulary, hangs on it
@@ -43,7 +44,6 @@ def learn(
     size: int = 30_522,
     lowercase: bool = True,
     coverage: float = 0.9999,
-    unused: int = UNUSED,
     model: str = "unigram",
     min_count: int = 1,
 ) -> Learned:
@@ -56,7 +56,6 @@ def learn(
         entries. With too little text the vocabulary is smaller and `note` says so.
       coverage: share of all characters in the text whose letters must be in the vocabulary; the
         letters beyond it become [UNK], so that a few stray signs do not fill the vocabulary.
-      unused: [unusedN] entries of a WordPiece vocabulary, for the user's own symbols later.
       model: "unigram" or "bpe", for SentencePiece.
       min_count: words that are rarer are [UNK]; for words.
 
@@ -69,7 +68,7 @@ def learn(
         raise UserError("no text to learn a vocabulary from: every line is empty")
     wanted = -(-size // 8) * 8
     if kind == "wordpiece":
-        made = _wordpiece(counts, wanted, lowercase, coverage, unused)
+        made = _wordpiece(counts, wanted, lowercase, coverage)
     elif kind == "words":
         made = _words(counts, wanted, lowercase, min_count)
     else:
@@ -120,12 +119,12 @@ def extend(counts: Counter[str], base: tokenizer.Tokenizer, number: int) -> Lear
 
 
 def _wordpiece(
-    counts: Counter[str], size: int, lowercase: bool, coverage: float, unused: int
+    counts: Counter[str], size: int, lowercase: bool, coverage: float
 ) -> tokenizer.Tokenizer:
     """Byte-pair encoding over the words that the WordPiece tokenizer itself will see."""
     words = in_chunks(counts, lowercase)
     letters = alphabet(words, coverage)
-    head = ["[PAD]", *(f"[unused{i}]" for i in range(unused)), *SPECIALS[1:]]
+    head = ["[PAD]", *(f"[unused{i}]" for i in range(_UNUSED)), *SPECIALS[1:]]
     tokens = head + letters + ["##" + letter for letter in letters]
     if size < len(tokens):
         raise UserError(
@@ -154,7 +153,7 @@ def _wordpiece(
     tokens += [_as_wordpiece(piece) for piece in merged if piece != _SPACE]
     tokens = list(dict.fromkeys(tokens))[:size]
     room = -len(tokens) % 8
-    tokens += [f"[unused{i}]" for i in range(unused, unused + room)]
+    tokens += [f"[unused{i}]" for i in range(_UNUSED, _UNUSED + room)]
     return tokenizer.WordPieceTokenizer(tokens, lowercase)
 
 
