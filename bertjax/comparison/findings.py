@@ -13,9 +13,9 @@ from scipy import stats
 
 from bertjax.comparison.systems import LAST, MIXED, SYSTEMS, TUNED, Comparison, System
 from bertjax.files.json_file import read_json
-from bertjax.finetuning.earlier import METRICS
 from bertjax.finetuning.mixing import JSON as MIX
 from bertjax.finetuning.sweep import RESULT
+from bertjax.runs.run_folder import SCORES
 
 # Scores that are correlations, from -1 to 1; the others are shares of what could be right.
 _CORRELATIONS = ("matthews", "pearson", "spearman")
@@ -100,8 +100,8 @@ def scores(wanted: Comparison, workdir: Path) -> Scores:
             swept = read_json(folder / RESULT)
             score = _score(list(swept["runs"].values()))
             found[key] = score._replace(diverged=len(swept["diverged"]))
-        elif (folder / METRICS).is_file():
-            found[key] = _score([read_json(folder / METRICS)])
+        elif (folder / SCORES).is_file():
+            found[key] = _score([read_json(folder / SCORES)])
     return found
 
 

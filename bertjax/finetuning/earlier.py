@@ -12,10 +12,9 @@ from bertjax.errors import UserError
 from bertjax.files.json_file import read_json
 from bertjax.files.whole_file import write_whole
 from bertjax.finetuning.method import Data
-from bertjax.runs import run_folder
+from bertjax.runs.run_folder import SCORES
 from bertjax.training.skipped_updates import Diverged
 
-METRICS = run_folder.SCORES
 # Why a run was given up.
 DIVERGED = "diverged.txt"
 Result = dict[str, Any]
@@ -23,7 +22,7 @@ Result = dict[str, Any]
 
 def reused(workdir: Path, data: Data) -> Result:
     """The result of a finished run; says which splits have come since."""
-    result = read_json(workdir / METRICS)
+    result = read_json(workdir / SCORES)
     primary = result["primary"]
     said = f"reusing {workdir}: {primary} {result['dev'][primary]:.4f} on dev"
     if later := since(result, data):
@@ -40,7 +39,7 @@ def since(result: Result, data: Data) -> list[str]:
 
 def check_predicted(workdir: Path, data: Data, splits: Collection[str]) -> None:
     """Raises UserError: a finished run has predicted other examples of a split than these."""
-    if later := [s for s in since(read_json(workdir / METRICS), data) if s in splits]:
+    if later := [s for s in since(read_json(workdir / SCORES), data) if s in splits]:
         raise UserError(f"{workdir}: {_came_after(workdir, later)} --data_dir and --submission")
 
 

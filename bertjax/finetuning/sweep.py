@@ -14,10 +14,10 @@ from bertjax.errors import UserError
 from bertjax.files import storage
 from bertjax.files.json_file import read_json, write_json
 from bertjax.files.whole_file import write_whole
-from bertjax.finetuning.earlier import DIVERGED, METRICS, Result
+from bertjax.finetuning.earlier import DIVERGED, Result
 from bertjax.finetuning.method import Point
 from bertjax.runs import run_folder
-from bertjax.runs.run_folder import CHECKPOINTS
+from bertjax.runs.run_folder import CHECKPOINTS, SCORES
 from bertjax.training.skipped_updates import Diverged
 
 # The paper's search (appendix A.3).
@@ -205,7 +205,7 @@ def write_comparison(workdir: Path, runs: Mapping[str, Path]) -> None:
     Args:
       runs: its best run.
     """
-    results = {name: read_json(run / METRICS) for name, run in runs.items()}
+    results = {name: read_json(run / SCORES) for name, run in runs.items()}
     primary = next(iter(results.values()))["primary"]
     lines = [
         f"| layers | median dev {primary} | deviation | best | seeds |",

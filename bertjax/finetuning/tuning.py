@@ -19,7 +19,7 @@ from bertjax import distributed, partition, shares
 from bertjax.data import rows as data_rows
 from bertjax.files.json_file import write_json
 from bertjax.finetuning import earlier, mixing
-from bertjax.finetuning.earlier import METRICS, Result
+from bertjax.finetuning.earlier import Result
 from bertjax.finetuning.method import Data, Method, Point, tell
 from bertjax.finetuning.predictor import Predictor, Through, conclude, row_shape, shown
 from bertjax.models import objectives
@@ -140,7 +140,7 @@ class Tuner:
         """
         # Of data and weights the contents are compared, not where they lie.
         run_folder.save_config(workdir, self.config(point, data), ("data", "init"))
-        if distributed.everywhere((workdir / METRICS).exists()):
+        if distributed.everywhere((workdir / run_folder.SCORES).exists()):
             return earlier.reused(workdir, data)
         if distributed.is_first():
             self.context.tokenizer.save(workdir)
@@ -160,7 +160,7 @@ class Tuner:
         if distributed.is_first():
             if "mix" in params:
                 mixing.write(workdir, params["mix"], f"What {self.task.name} reads of each layer")
-            write_json(workdir / METRICS, result)
+            write_json(workdir / run_folder.SCORES, result)
         distributed.wait("written")
         self._tell(workdir, result)
         return result
@@ -172,7 +172,7 @@ class Tuner:
         print(f"best on dev: {shown(scores)} ({result['dev']['examples']:,} examples{note})")
         for split, found in result["other_splits"].items():
             print(f"{split}: {shown(found)}")
-        print(f"wrote {workdir}/{METRICS} and the predictions")
+        print(f"wrote {workdir}/{run_folder.SCORES} and the predictions")
 
     def train_first(self, folder: Path, path: Path, point: Point, data: Data) -> None:
         """Trains on another file, and starts from there (paper, section 4.2: TriviaQA)."""

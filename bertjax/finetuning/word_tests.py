@@ -11,7 +11,7 @@ import numpy as np
 from bertjax import distributed
 from bertjax.errors import UserError
 from bertjax.files.json_file import write_json
-from bertjax.runs.run_folder import is_run
+from bertjax.runs.run_folder import SCORES, is_run
 from bertjax.scores import metrics
 from bertjax.tasks.word_lists import WORD_TASKS, Analogy, Pair
 from bertjax.weights.pretrained import Pretrained
@@ -20,7 +20,7 @@ from bertjax.weights.word_layer import KnownWords, WordLayer
 # What is said of a model without the words of a test.
 TOO_FEW = "knows too few of the words"
 # Scores that are held at once.
-_SCORES = 2**27
+_HELD = 2**27
 Scores = dict[str, Any]
 
 
@@ -101,7 +101,7 @@ def _row(word: str, known: KnownWords, layer: WordLayer) -> int | None:
 def _answers(rows: np.ndarray, known: KnownWords) -> list[bool]:
     """For [N, 4] rows of known words: whether the fourth is what the first three give."""
     vectors, right = unit(known.vectors), []
-    at_once = max(1, _SCORES // len(vectors))
+    at_once = max(1, _HELD // len(vectors))
     for first in range(0, len(rows), at_once):
         some = rows[first : first + at_once]
         a, b, c = (vectors[some[:, place]] for place in range(3))
@@ -154,8 +154,8 @@ def run(task: str, start: Pretrained, files: dict[str, Path], workdir: Path) -> 
     result = {"task": task, "init": start.name, "primary": kind.primary, "score": score}
     result |= {"files": {test: str(path) for test, path in files.items()}, "tests": found}
     if distributed.is_first():
-        write_json(workdir / "metrics.json", result)
-    print(f"wrote {workdir}/metrics.json")
+        write_json(workdir / SCORES, result)
+    print(f"wrote {workdir}/{SCORES}")
     return result
 
 
