@@ -16,8 +16,8 @@ from tensorflow.core.example import example_pb2
 
 import bertjax
 from bertjax.data import records, tfrecord
-from bertjax.data.build import piece_facts
 from bertjax.data.build_settings import BuildSettings
+from bertjax.data.corpus_facts import piece_facts
 from bertjax.data.manifest import Manifest, Shard
 from bertjax.data.shards import entry_of, shard_name
 from bertjax.errors import UserError

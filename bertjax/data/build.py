@@ -9,7 +9,6 @@ files, nor on how often a build was killed. Memory does not grow with the input.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Iterable
@@ -19,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-import bertjax
 from bertjax.data import store, tokenized
 from bertjax.data.build_settings import BuildSettings
-from bertjax.data.manifest import Manifest, Shard
+from bertjax.data.corpus_facts import corpus_facts, make_manifest
+from bertjax.data.manifest import Manifest
 from bertjax.data.shards import SHARD_FILES, ShardJob, num_shards, write_shard
 from bertjax.data.store import Runs
 from bertjax.data.tokenized import TextSettings, Tokenized, tokenize
@@ -31,7 +30,6 @@ from bertjax.files.json_file import read_json
 from bertjax.files.whole_file import write_whole
 from bertjax.progress_bar import progress_bar
 from bertjax.text import corpus
-from bertjax.text import tokenizer as tokenizers
 from bertjax.workers import Workers
 
 _WORK = ".building"
@@ -151,47 +149,6 @@ def _write_shards(jobs: list[ShardJob], workers: Workers) -> list[dict[str, Any]
     return [done[job.number] for job in jobs]
 
 
-# --- Both -----------------------------------------------------------------------------------
-
-
-def piece_facts(counts: np.ndarray, unk_id: int) -> dict[str, Any]:
-    """What [V] counts of the pieces of a text tell, and these; the entropy is in nats."""
-    total = max(int(counts.sum()), 1)
-    shares = counts[counts > 0] / total
-    return {
-        "unigram_entropy": float(-(shares * np.log(shares)).sum()),
-        "unknown_share": float(counts[unk_id] / total),
-        "pieces_used": int((counts > 0).sum()),
-        "piece_counts": " ".join(map(str, counts.tolist())),
-    }
-
-
-def corpus_facts(
-    entries: list[dict[str, Any]], counts: np.ndarray, read: dict[str, Any], unk_id: int
-) -> dict[str, Any]:
-    """Counts of the corpus, and the loss (nats) of predicting pieces by their frequency alone."""
-    totals = {
-        name: sum(entry[name] for entry in entries)
-        for name in ("documents", "sentences", "tokens", "duplicate_documents", "duplicate_tokens")
-    }
-    histogram = read["lengths"]
-    return {
-        **{name: totals[name] for name in ("documents", "sentences", "tokens")},
-        "bytes": read["bytes"],
-        **piece_facts(counts, unk_id),
-        "documents_by_tokens_below": {
-            str(1 << power): number for power, number in enumerate(histogram) if number
-        },
-        "dropped": {
-            "short_documents": read["short"],
-            "duplicate_documents": totals["duplicate_documents"],
-            "duplicate_lines": read["lines"],
-        },
-        "duplicate_share": totals["duplicate_tokens"]
-        / max(totals["tokens"] + totals["duplicate_tokens"], 1),
-    }
-
-
 def _all_counts(work: Path, shards: int, vocab_size: int) -> np.ndarray:
     total = np.zeros(vocab_size, np.int64)
     for index in range(shards):
@@ -199,41 +156,7 @@ def _all_counts(work: Path, shards: int, vocab_size: int) -> np.ndarray:
     return total
 
 
-def make_manifest(
-    entries: list[dict[str, Any]],
-    facts: dict[str, Any],
-    tokenizer: tokenizers.Tokenizer,
-    settings: BuildSettings,
-    source: dict[str, Any],
-) -> Manifest:
-    layout = settings.layout()
-    shards = tuple(
-        Shard(**{field.name: entry[field.name] for field in dataclasses.fields(Shard)})
-        for entry in entries
-    )
-    positions = sum(shard.examples for shard in shards) * settings.max_seq_length
-    if not positions:
-        raise UserError(
-            f"no document is long enough for --segments={settings.segments}; put longer texts "
-            "together, or choose --segments=doc_sentences"
-        )
-    return Manifest(
-        max_seq_length=settings.max_seq_length,
-        max_predictions_per_seq=settings.max_predictions_per_seq,
-        vocab_size=tokenizer.vocab_size,
-        tokenizer={"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
-        dynamic=layout.dynamic,
-        packed=settings.packed,
-        pairs=layout.pairs,
-        has_label=layout.has_label,
-        max_sequences=max(entry["max_sequences"] for entry in entries),
-        settings=dataclasses.asdict(settings),
-        corpus=facts,
-        source=source,
-        padding_share=1 - sum(entry["filled"] for entry in entries) / positions,
-        shards=shards,
-        bertjax_version=bertjax.__version__,
-    )
+# --- Both -----------------------------------------------------------------------------------
 
 
 def open_work_folder(output: Path, identity: dict[str, Any]) -> Path:

@@ -22,8 +22,8 @@ from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
 
 from bertjax.data import manifest as manifests
 from bertjax.data import store, tfrecord
-from bertjax.data.build import corpus_facts, make_manifest
 from bertjax.data.build_settings import BuildSettings
+from bertjax.data.corpus_facts import corpus_facts, make_manifest
 from bertjax.data.shards import ShardJob, num_shards, write_shard
 from bertjax.data.store import KEY_BINS, TokenParts
 from bertjax.data.tokenized import TextSettings, Tokenized, tokenize
