@@ -16,7 +16,8 @@ from bertjax.errors import UserError
 from bertjax.scores.entity_scores import entity_scores
 from bertjax.tasks.base import Context, Encoded, Options
 from bertjax.tasks.conll import read_columns, to_bio2
-from bertjax.tasks.tagging import Example, Prediction, Tagging, Window, windows
+from bertjax.tasks.tagging import Example, Prediction, Tagging
+from bertjax.tasks.word_windows import Window, windows
 from bertjax.text.tokenizer import WordPieceTokenizer
 
 LABELS = ("O", "B-PER", "I-PER")

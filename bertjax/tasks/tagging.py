@@ -16,7 +16,7 @@ from bertjax.errors import UserError
 from bertjax.scores.entity_scores import PREFIXES, by_type, conlleval_lines, entity_scores
 from bertjax.tasks.base import Context, Encoded, check_finite
 from bertjax.tasks.sentences import check_length
-from bertjax.text.tokenizer import Tokenizer
+from bertjax.tasks.word_windows import pieces_of, rows_of
 
 _SCORES = ("f1", "precision", "recall", "token_accuracy", "strict_f1")
 _NOT_STRICT = "in IOB1, where an I- may begin an entity, so without strict_f1"
@@ -47,89 +47,11 @@ class Prediction(NamedTuple):
     probabilities: list[float]
 
 
-class Window(NamedTuple):
-    """The words from `begin` to before `end`; those from `first` to before `last` are its own."""
-
-    begin: int
-    end: int
-    first: int
-    last: int
-
-
-# --- Windows --------------------------------------------------------------------------------
-
-
-def windows(lengths: Sequence[int], room: int) -> list[Window]:
-    """Overlapping windows over the words of a text, no word cut.
-
-    A window begins about half a room after the one before; the last one is filled up from the
-    left. A word is its own window's where it has the most context: where the shorter of what
-    stands left and right of it is longest, in pieces; the first window where that is equal.
-
-    Args:
-      lengths: pieces of each word, from 1 to room // 2.
-      room: pieces in a window, at least 2.
-
-    Returns:
-      Windows in order. Their own words, one window after the other, are all words in order.
-    """
-    offsets = np.cumsum([0, *lengths])
-    most = np.full(len(lengths), -1)
-    owner = np.zeros(len(lengths), np.int64)
-    spans: list[tuple[int, int]] = []
-    begin = end = 0
-    while end < len(lengths):
-        end = int(np.searchsorted(offsets, offsets[begin] + room, "right")) - 1
-        if end == len(lengths):
-            begin = int(np.searchsorted(offsets, offsets[end] - room))
-        left = offsets[begin:end] - offsets[begin]
-        right = offsets[end] - offsets[begin + 1 : end + 1]
-        contexts = np.minimum(left, right)
-        owner[begin:end][contexts > most[begin:end]] = len(spans)
-        most[begin:end] = np.maximum(contexts, most[begin:end])
-        spans.append((begin, end))
-        begin = int(np.searchsorted(offsets, offsets[begin] + room // 2))
-    # Along the words the owner only rises, so a window's own words stand together.
-    borders = np.searchsorted(owner, np.arange(len(spans) + 1)).tolist()
-    return [Window(*span, *borders[k : k + 2]) for k, span in enumerate(spans)]
-
-
 def _texts(examples: Sequence[Example], document_context: bool) -> list[list[Example]]:
     """What windows are laid over: single sentences, or whole documents."""
     if not document_context:
         return [[example] for example in examples]
     return [list(same) for _, same in groupby(examples, lambda example: example.document)]
-
-
-def _pieces(
-    examples: Sequence[Example], tokenizer: Tokenizer, limit: int, counts: Counter[str]
-) -> dict[str, list[int]]:
-    """Ids of every word that occurs, 1 to `limit`; each is encoded by itself, as in 2018."""
-    occurrences = Counter(chain.from_iterable(example.words for example in examples))
-    words = list(occurrences)
-    pieces = {}
-    flat, lengths = tokenizer.encode_lines(words)
-    found = np.split(flat, np.cumsum(lengths)[:-1]) if words else []
-    for word, array in zip(words, found, strict=True):
-        ids = array.tolist()
-        counts["words read as [UNK], nothing is left of them"] += occurrences[word] * (not ids)
-        counts[f"words cut at {limit} pieces"] += occurrences[word] * (len(ids) > limit)
-        pieces[word] = ids[:limit] or [tokenizer.unk_id]
-    return pieces
-
-
-def _rows(words: list[list[int]], tags: list[int], tokenizer: Tokenizer, room: int) -> list[Row]:
-    """The windows of a text; a row's note is where its own words' first pieces stand."""
-    lengths = [len(word) for word in words]
-    offsets = np.cumsum([0, *lengths])
-    rows = []
-    for begin, end, first, last in windows(lengths, room):
-        ids = [tokenizer.cls_id, *chain.from_iterable(words[begin:end]), tokenizer.sep_id]
-        places = 1 + offsets[first:last] - offsets[begin]
-        target = np.full(len(ids), -1)
-        target[places] = tags[first:last]
-        rows.append(Row(ids, len(ids), target.tolist(), places))
-    return rows
 
 
 def _tag_ids(example: Example, ids: Mapping[str, int]) -> list[int]:
@@ -243,7 +165,7 @@ class Tagging:
         check_length(length)
         room = length - 2
         counts: Counter[str] = Counter()
-        pieces = _pieces(examples, tokenizer, room // 2, counts)
+        pieces = pieces_of([e.words for e in examples], tokenizer, room // 2, counts)
         entities = _of_entities(labels)
         counts[_NOT_STRICT] = sum(_is_iob1(e.gold or (), entities) for e in examples)
         ids = {label: number for number, label in enumerate(labels)}
@@ -251,7 +173,7 @@ class Tagging:
         for text in _texts(examples, in_documents):
             words = [pieces[word] for example in text for word in example.words]
             tags = [tag for example in text for tag in _tag_ids(example, ids)]
-            of_text = _rows(words, tags, tokenizer, room)
+            of_text = rows_of(words, tags, tokenizer, room)
             if in_documents:
                 counts["alone in their document, without context"] += len(text) == 1
             else:
