@@ -24,6 +24,7 @@ from bertjax.runs.state import TrainState, init_state
 from bertjax.training import optimizer, schedules
 from bertjax.training.train_step import make_train_step
 from bertjax.weights import pretrained
+from bertjax.weights.transplant import transplant
 
 OPTIMIZER = optimizer.make_optimizer("adam2018", schedules.linear(3e-5, 0, 1000))
 # What is timed, and its number of examples.
@@ -40,7 +41,7 @@ def begin(options: argparse.Namespace, mesh: Mesh) -> tuple[TaskModel, TrainStat
         return model.init(key, ids, ids + 1, ids)["params"]
 
     state = init_state(init, OPTIMIZER, mesh, seed=0)
-    params = partition.placed(pretrained.transplant(start, state.params)[0], mesh)
+    params = partition.placed(transplant(start, state.params)[0], mesh)
     return model, state.replace(params=params)
 
 

@@ -21,6 +21,7 @@ from bertjax.files.json_file import write_json
 from bertjax.models.masked_lm import PretrainingModel
 from bertjax.text.tokenizer import Tokenizer
 from bertjax.weights import pretrained
+from bertjax.weights.transplant import filled_up
 
 MASK = "[MASK]"
 
@@ -67,7 +68,7 @@ def fill(start: pretrained.Pretrained, text: str, top: int) -> list[dict[str, An
     positions = np.flatnonzero(ids[0] == start.tokenizer.mask_id)
     config: Any = start.config
     output: Any = PretrainingModel(config).apply(
-        {"params": pretrained.filled_up(start.params, config)},
+        {"params": filled_up(start.params, config)},
         ids,
         np.ones_like(ids),
         np.zeros_like(ids),

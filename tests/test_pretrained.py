@@ -27,6 +27,7 @@ from bertjax.runs.state import TrainState
 from bertjax.text.tokenizer import WordPieceTokenizer
 from bertjax.weights import google, huggingface, pretrained, word_layer, word_vectors
 from bertjax.weights.pretrained import Pretrained
+from bertjax.weights.transplant import transplant
 from bertjax.weights.word_vectors import WordVectors
 
 LABELS = ["contradiction", "entailment", "neutral"]
@@ -296,9 +297,7 @@ def test_only_the_encoder_of_a_pretrained_model_is_taken(
     params: Callable[..., Any], start: Callable[..., Pretrained]
 ) -> None:
     given, fresh = params(), params("classification", seed=1)
-    merged, lines = pretrained.transplant(
-        start(given, skipped=5), fresh, head="classification", labels=LABELS
-    )
+    merged, lines = transplant(start(given, skipped=5), fresh, head="classification", labels=LABELS)
     _assert_same(merged, {"encoder": given["encoder"], "head": fresh["head"]})
     assert lines == [
         "+ head: starts fresh",
@@ -313,7 +312,7 @@ def test_a_missing_pooler_starts_fresh(
 ) -> None:
     given, fresh = params("span", 2), params("span", 2, seed=1)
     del given["encoder"]["pooler"]
-    merged, lines = pretrained.transplant(start(given, "span"), fresh, head="span")
+    merged, lines = transplant(start(given, "span"), fresh, head="span")
     pooler = {"pooler": fresh["encoder"]["pooler"]}
     _assert_same(merged, {"encoder": given["encoder"] | pooler, "head": given["head"]})
     assert lines == ["= head: kept (span)", "+ encoder/pooler: starts fresh"]
@@ -327,7 +326,7 @@ def test_a_head_is_kept_with_its_outputs_in_the_order_of_the_names(
 ) -> None:
     given, fresh = params("tagging"), params("tagging", seed=1)
     wanted = ["neutral", "contradiction", "entailment"]
-    merged, lines = pretrained.transplant(
+    merged, lines = transplant(
         start(given, "tagging", LABELS), fresh, head="tagging", labels=wanted
     )
     assert lines == [f"= head: kept (tagging of {', '.join(LABELS)})"]
@@ -354,9 +353,7 @@ def test_another_head_starts_fresh(
     start: Callable[..., Pretrained],
 ) -> None:
     given, fresh = params("tagging"), params("tagging", seed=1)
-    merged, lines = pretrained.transplant(
-        start(given, "tagging", LABELS), fresh, head=head, labels=labels
-    )
+    merged, lines = transplant(start(given, "tagging", LABELS), fresh, head=head, labels=labels)
     _assert_same(merged, {"encoder": given["encoder"], "head": fresh["head"]})
     names = ", ".join(LABELS)
     assert lines == ["+ head: starts fresh", f"- head: left out (tagging of {names})"]
@@ -372,7 +369,7 @@ def test_a_head_of_several_labels_at_a_time_is_left_out(
     (folder / "config.json").write_text(json.dumps(config))
     given, fresh = pretrained.load(folder), params("classification", seed=1)
     assert (given.head, given.labels) == ("", [])
-    merged, lines = pretrained.transplant(given, fresh, "classification", LABELS)
+    merged, lines = transplant(given, fresh, "classification", LABELS)
     _assert_same(merged, {"encoder": given.params["encoder"], "head": fresh["head"]})
     assert lines == ["+ head: starts fresh", "- head: left out (of another kind)"]
 
@@ -383,14 +380,14 @@ def test_parts_that_only_one_side_has_are_left_out_or_start_fresh(
 ) -> None:
     other, plain = params("tagging", **features), params("tagging", seed=1)
     mix = ["mix"] if "mix" in other else []
-    merged, lines = pretrained.transplant(start(other), plain, head="tagging", labels=LABELS)
+    merged, lines = transplant(start(other), plain, head="tagging", labels=LABELS)
     _assert_same(merged, {"encoder": other["encoder"], "head": plain["head"]})
     assert sorted(lines) == [
         "+ head: starts fresh",
         "- head: left out (of another kind)",
         *(f"- {part}: left out" for part in mix),
     ]
-    merged, lines = pretrained.transplant(
+    merged, lines = transplant(
         start(plain, "tagging", LABELS), other, head="tagging", labels=LABELS
     )
     _assert_same(merged, other | {"encoder": plain["encoder"]})
@@ -403,7 +400,7 @@ def test_an_encoder_of_another_size_is_refused(
     given, fresh = params(), params("span", 2)
     given["encoder"]["embeddings"]["norm"]["bias"] = np.zeros(48)
     with pytest.raises(UserError, match="runs/given: parameter encoder/embeddings/norm/bias has"):
-        pretrained.transplant(start(given), fresh)
+        transplant(start(given), fresh)
     del given["encoder"]["embeddings"]["norm"]["bias"]
     with pytest.raises(UserError, match="encoder/embeddings/norm/bias is missing there"):
-        pretrained.transplant(start(given), fresh)
+        transplant(start(given), fresh)

@@ -36,6 +36,7 @@ from bertjax.training.skipped_updates import Diverged
 from bertjax.training.timetable import Timetable
 from bertjax.training.train_step import make_train_step
 from bertjax.weights import pretrained
+from bertjax.weights.transplant import transplant
 
 # Steps: of an epoch that is longer, no more than these are lost with the machine.
 _SAVE_EVERY = 1000
@@ -256,7 +257,7 @@ class Tuner:
         state = init_state(self._init, tx, self.mesh, seed)
         if self.start.params is None:
             return state
-        merged, changes = pretrained.transplant(
+        merged, changes = transplant(
             self.start, state.params, self._paper_head, self.context.labels
         )
         print("\n".join([f"weights from {self.start.name}", *changes]))

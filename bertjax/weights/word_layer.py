@@ -11,7 +11,8 @@ import numpy as np
 
 from bertjax.models import encoders
 from bertjax.models.config import BertConfig
-from bertjax.weights.pretrained import Pretrained, filled_up
+from bertjax.weights.pretrained import Pretrained
+from bertjax.weights.transplant import filled_up
 
 _ROWS = 512
 
