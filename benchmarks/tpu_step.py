@@ -26,7 +26,7 @@ import contest
 
 from bertjax.models import flash
 from bertjax.models.config import SIZES
-from bertjax.planner import estimate, hlo_cost
+from bertjax.planner import estimate, hlo_cost, hlo_text
 from bertjax.planner.estimate import Estimate
 from bertjax.training.chips import CHIPS
 
@@ -74,7 +74,7 @@ class Case(NamedTuple):
 
 def kind(cost: hlo_cost.Cost) -> str:
     """What an instruction is for."""
-    if cost.kind in hlo_cost.COLLECTIVES:
+    if cost.kind in hlo_text.COLLECTIVES:
         return "exchanges"
     if _ATTENTION.search(cost.source):
         return "attention"
@@ -115,7 +115,7 @@ def read(case: Case, text: Path) -> tuple[Estimate, dict[str, int]]:
         program = program.replace(f"/{name}/", f"/{name}_of_{own}_cycles/")
     rate = CHIP.clock / CHIP.bandwidth
     shares: collections.Counter[str] = collections.Counter()
-    for cost in hlo_cost.costs(hlo_cost.parse(program), rate):
+    for cost in hlo_cost.costs(hlo_text.parse(program), rate):
         shares[kind(cost)] += cost.total
     return estimate.read(program, {}, 0.0, rate), dict(shares.most_common())
 

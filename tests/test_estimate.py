@@ -14,7 +14,7 @@ import pytest
 from bertjax import partition, settings, shares
 from bertjax.models import encoders
 from bertjax.models.config import BertConfig
-from bertjax.planner import estimate, hlo_cost
+from bertjax.planner import estimate, hlo_cost, hlo_exchanges, hlo_text
 from bertjax.planner.estimate import Estimate, Shapes
 from bertjax.runs.state import init_state
 from bertjax.training import program, schedules
@@ -162,4 +162,4 @@ frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}
   ROOT %b = f32[8,128]{1,0} copy(%a)
 }
 """
-    assert hlo_cost.bytes_between_slices(hlo_cost.parse(text)) == 8 * 128 * 4
+    assert hlo_exchanges.bytes_between_slices(hlo_text.parse(text)) == 8 * 128 * 4

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from bertjax.planner import hlo_cost
+from bertjax.planner import hlo_cost, hlo_exchanges, hlo_text
 
 TEXT = (Path(__file__).parent / "eight_chips.hlo.txt").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def program():
-    return hlo_cost.parse(TEXT)
+    return hlo_text.parse(TEXT)
 
 
 def test_a_loops_body_counts_as_often_as_it_runs(program):
@@ -53,9 +53,9 @@ def test_what_has_no_estimate_takes_as_long_as_its_bytes(program):
 
 
 def test_exchanges_their_size_and_whether_computation_goes_on(program):
-    found = {c.opcode: c for c in hlo_cost.collectives(program)}
+    found = {c.opcode: c for c in hlo_exchanges.collectives(program)}
     # Two that stand by themselves are two, though their channel is the same.
-    assert len(hlo_cost.collectives(program)) == 4
+    assert len(hlo_exchanges.collectives(program)) == 4
     weights = 64 * 64 * 2
     assert found["all-gather"] == ("all-gather", weights, 8, 6, True)
     assert found["all-gather"].bytes_sent == weights * 7 / 8
@@ -67,7 +67,7 @@ def test_exchanges_their_size_and_whether_computation_goes_on(program):
 
 def test_a_text_without_a_program_is_refused():
     with pytest.raises(ValueError, match="no ENTRY"):
-        hlo_cost.parse("HloModule nothing")
+        hlo_text.parse("HloModule nothing")
 
 
 EXCHANGES = """HloModule exchanges
@@ -89,7 +89,7 @@ collective-permute-start(%a), channel_id=4, source_target_pairs={{0,1},{1,2},{2,
 
 
 def test_an_exchange_that_is_started_counts_its_result_alone():
-    found = hlo_cost.collectives(hlo_cost.parse(EXCHANGES))
+    found = hlo_exchanges.collectives(hlo_text.parse(EXCHANGES))
     both, started, plain, passed, handed, summed = found
     assert both.bytes == 64 * 64 * 2 + 32 * 4 * 4
     assert started.bytes == plain.bytes == 64 * 64 * 2

@@ -40,7 +40,10 @@ FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names.
 ENTRY_POINTS = FLOORS[-1].split()
 # Heavy libraries, and the floors and files that must not take them when they are imported.
 LIGHT = FLOORS[:5]
-ALSO_LIGHT = {"planner.hlo_cost", "reporting.page", "training.chips", "weights.word_vectors"}
+ALSO_LIGHT = {
+    *("planner.hlo_text", "planner.hlo_cost", "planner.hlo_exchanges"),
+    *("reporting.page", "training.chips", "weights.word_vectors"),
+}
 HEAVY = {"jax", "flax", "optax", "orbax", "tensorflow", "torch", "matplotlib"}
 
 

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from bertjax import shares
 from bertjax.files.json_file import read_json, write_json
-from bertjax.planner import hlo_cost
+from bertjax.planner import hlo_cost, hlo_exchanges, hlo_text
 from bertjax.runs.state import abstract_state
 from bertjax.training import chips
 from bertjax.training.program import Program
@@ -103,8 +103,9 @@ def _fingerprint(lowered: Any, mesh: Mesh) -> str:
     places = [str(device) for device in mesh.devices.flat]
     facts = [lowered.as_text(), first.device_kind, places, mesh.shape, jax.__version__]
     facts += [os.environ.get("LIBTPU_INIT_ARGS", "")]
-    readers = (__file__, hlo_cost.__file__, chips.__file__)
-    facts += [Path(source).read_text(encoding="utf-8") for source in readers]
+    readers = (hlo_text, hlo_cost, hlo_exchanges, chips)
+    sources = (__file__, *(str(reader.__file__) for reader in readers))
+    facts += [Path(source).read_text(encoding="utf-8") for source in sources]
     facts += [first.client.platform_version if hasattr(first.client, "platform_version") else ""]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
 
@@ -152,11 +153,11 @@ def read(
     Args:
       cycles_per_byte, cores: see hlo_cost.costs.
     """
-    program = hlo_cost.parse(text)
+    program = hlo_text.parse(text)
     costs = hlo_cost.costs(program, cycles_per_byte, cores)
     number, sent = collections.Counter[str](), collections.defaultdict[str, float](float)
     waiting = 0.0
-    for exchange in hlo_cost.collectives(program):
+    for exchange in hlo_exchanges.collectives(program):
         number[exchange.opcode] += exchange.runs
         sent[exchange.opcode] += exchange.bytes_sent * exchange.runs
         if not exchange.overlapped:
@@ -169,7 +170,7 @@ def read(
         by_kind=hlo_cost.cycles_by_kind(costs),
         exchanges={kind: [number[kind], sent[kind]] for kind in sorted(number)},
         waiting=waiting,
-        between_slices=hlo_cost.bytes_between_slices(program),
+        between_slices=hlo_exchanges.bytes_between_slices(program),
     )
 
 
