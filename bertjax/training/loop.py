@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,15 +50,11 @@ def train(
     skipped = SkippedUpdates(log.run, timetable.max_skipped, int(state.skipped), log.say)
     parts, num_parts = shares.local_parts(mesh)
     meter = Meter(log.history, num_parts / len(parts), flops)
-    # One step is queued while another runs; more would only pile up batches. A CPU gives both their
-    # memory, and gains nothing by it.
-    ahead = 0 if programs.platform() == "cpu" else 1
-    queued: list[tuple[int, Any, HostBatch]] = []
     with Pulse(timetable.stuck_after) as pulse, profiler or Profiler() as trace:
-        settle = functools.partial(_settle, pulse=pulse, log=log, checkpoints=checkpoints)
+        ends = _StepEnds(timetable, log, checkpoints, evaluate, pulse, meter, skipped)
         due = step > 0 and timetable.due(step, timetable.eval_every)
         if evaluate is not None and due and not log.history.evaluated:
-            settle(state, step, evaluate)  # A stop has interrupted that.
+            ends.settle(state, step, evaluate)  # A stop has interrupted that.
         while step < timetable.total_steps:
             with meter.waiting():
                 batch = next(batches)
@@ -68,51 +64,69 @@ def train(
             step += 1
             trace.after(step, metrics)
             meter.add(metrics, batch)
-            queued.append((step, metrics, batch))
-            if len(queued) > ahead:
-                skipped.look(*queued.pop(0))
-
-            if timetable.due(step, timetable.log_every):
-                log.write(step, meter.close(timetable.total_steps - step))
-            pulse.beat()
-            evaluated = evaluate is not None and timetable.due(step, timetable.eval_every)
-            if evaluated or timetable.due(step, timetable.save_every) or pulse.stopping:
-                while queued:  # Nothing is saved before its loss is seen.
-                    skipped.look(*queued.pop(0))
-                with meter.apart():
-                    settle(state, step, evaluate if evaluated else None)
-        for one in queued:
-            skipped.look(*one)
+            ends.queued.append((step, metrics, batch))
+            ends.end(state, step)
+        ends.look()
         checkpoints.wait()  # In here, where SIGTERM does not end it.
         if pulse.beat():
             raise SystemExit(0)
     return state
 
 
-def _settle(
-    state: TrainState,
-    step: int,
-    evaluate: Evaluate | None,
-    *,
-    pulse: Pulse,
-    log: RunLog,
-    checkpoints: Checkpoints,
-) -> None:
-    """Evaluates if there is something to do it with, saves, stops if asked to."""
-    score = None
-    if evaluate is not None and not pulse.stopping:
-        try:
-            found, score = evaluate(state, pulse)
-            log.keep(step, found)
-        except Stopped:
-            pass  # Made up for when the run goes on.
-    # First: what is logged before the checkpoint is not logged again behind it.
-    log.send()
-    checkpoints.save(state, score)
-    if pulse.stopping:
-        checkpoints.wait()
-        log.say(f"stopped at step {step:,}, all saved; the same command goes on from here")
-        raise SystemExit(0)
+@dataclasses.dataclass(frozen=True)
+class _StepEnds:
+    """What is done when a step has ended, beside its update.
+
+    Attributes:
+      queued: (step, metrics, batch) of the steps whose losses nobody has seen yet.
+    """
+
+    timetable: Timetable
+    log: RunLog
+    checkpoints: Checkpoints
+    evaluate: Evaluate | None
+    pulse: Pulse
+    meter: Meter
+    skipped: SkippedUpdates
+    queued: list[tuple[int, Any, HostBatch]] = dataclasses.field(default_factory=list)
+
+    def end(self, state: TrainState, step: int) -> None:
+        """Looks at a loss, logs, evaluates, saves, stops if asked to: what is due."""
+        timetable = self.timetable
+        # One step is queued while another runs; more would only pile up batches. A CPU gives both
+        # their memory, and gains nothing by it.
+        self.look(ahead=0 if programs.platform() == "cpu" else 1)
+        if timetable.due(step, timetable.log_every):
+            self.log.write(step, self.meter.close(timetable.total_steps - step))
+        self.pulse.beat()
+        evaluate = self.evaluate if timetable.due(step, timetable.eval_every) else None
+        saved = evaluate is not None or timetable.due(step, timetable.save_every)
+        if saved or self.pulse.stopping:
+            self.look()  # Nothing is saved before its loss is seen.
+            with self.meter.apart():
+                self.settle(state, step, evaluate)
+
+    def look(self, ahead: int = 0) -> None:
+        """Waits for the losses of all queued steps, but for so many that may still run."""
+        while len(self.queued) > ahead:
+            self.skipped.look(*self.queued.pop(0))
+
+    def settle(self, state: TrainState, step: int, evaluate: Evaluate | None) -> None:
+        """Evaluates if there is something to do it with, saves, stops if asked to."""
+        score = None
+        if evaluate is not None and not self.pulse.stopping:
+            try:
+                found, score = evaluate(state, self.pulse)
+                self.log.keep(step, found)
+            except Stopped:
+                pass  # Made up for when the run goes on.
+        # First: what is logged before the checkpoint is not logged again behind it.
+        self.log.send()
+        self.checkpoints.save(state, score)
+        if self.pulse.stopping:
+            self.checkpoints.wait()
+            self.log.say(f"stopped at step {step:,}, all saved; the same command goes on from here")
+            raise SystemExit(0)
 
 
 def evaluate_batches(
