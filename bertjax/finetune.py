@@ -38,6 +38,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def train(flags: argparse.Namespace, task: Task) -> None:
+    """One training or many, and what they predict.
+
+    Raises:
+      UserError: flags or files that do not fit the task, the model or each other; a folder that
+        holds something else.
+      Diverged: the only run lost its finite loss or scores.
+      SystemExit: with 0 after SIGTERM, when all is saved.
+    """
     flag_checks.check_task(flags, task)
     flag_checks.check_folder(flags)
     mesh = partition.make_mesh()

@@ -1,4 +1,4 @@
-"""The sizes of BERT: one frozen dataclass, and the table of published sizes."""
+"""What every encoder's config has, and BERT's own: its parts, its kernels, its published sizes."""
 
 from __future__ import annotations
 

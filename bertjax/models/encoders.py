@@ -170,6 +170,7 @@ def build(config: EncoderConfig, words: Any = None, name: str | None = None) -> 
 
 
 def pretraining(config: EncoderConfig) -> Pretraining:
+    """What an encoder is pretrained for; raises UserError: it is not in ENCODERS."""
     return entry(config.encoder).pretraining(config)
 
 

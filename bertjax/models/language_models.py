@@ -85,6 +85,7 @@ class LeftToRightModel(nn.Module):
         packing: Packing | None = None,
         deterministic: bool = True,
     ) -> Prediction:
+        """From input_ids, input_mask and segment_ids [B, T]: states [B, T, D] of "forward_lm"."""
         encoded = self.encoder(
             input_ids, input_mask, segment_ids, packing=packing, deterministic=deterministic
         )
@@ -116,6 +117,7 @@ class BidirectionalModel(nn.Module):
         packing: Packing | None = None,
         deterministic: bool = True,
     ) -> Prediction:
+        """From input_ids, input_mask and segment_ids [B, T]: states [B, T, P] of both parts."""
         encoded = self.encoder(
             input_ids, input_mask, segment_ids, packing=packing, deterministic=deterministic
         )

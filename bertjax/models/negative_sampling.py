@@ -185,6 +185,7 @@ class Words(NamedTuple):
     parts: Array | None
 
     def vectors(self, ids: Array) -> Array:
+        """[...] ids of words -> [..., D]; of words with n-grams the means of their parts."""
         return self.rows[ids] if self.parts is None else subwords.mean(self.rows, self.parts, ids)
 
     def spread(self, some: Rows) -> Rows:
