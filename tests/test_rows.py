@@ -70,6 +70,16 @@ def test_evaluation_counts_every_example_once(encoded: list[Row]) -> None:
     assert sum(batch["example_weights"].sum() for _, batch in found) == NUM
 
 
+def test_an_evaluation_fills_up_where_it_costs_least_and_pads_little(encoded: list[Row]) -> None:
+    found = [batch for _, batch in rows.eval_batches(encoded, SHAPE)]
+    assert [batch["example_weights"].all() for batch in found] == [False] + [True] * (STEPS - 1)
+    longest = [int(batch["input_mask"].sum(axis=1).max()) for batch in found]
+    assert longest == sorted(longest)
+    padded = sum(batch["input_mask"].size for batch in found)
+    assert padded < sum(batch["input_mask"].size for batch in train(encoded, STEPS))
+    assert len({batch["input_ids"].shape[1] for batch in found}) > 2
+
+
 def test_batches_are_padded_to_the_next_of_a_few_lengths(encoded: list[Row]) -> None:
     shapes = set()
     for seed in range(3):
