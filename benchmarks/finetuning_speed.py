@@ -126,6 +126,7 @@ def main() -> None:
     )
     flags.add_argument("--torch_python", type=Path, help="interpreter with torch, transformers")
     flags.add_argument("--tasks", nargs="+", choices=["sst2", "rte"], default=["sst2", "rte"])
+    flags.add_argument("--what", nargs="+", choices=TIMED, default=list(TIMED))
     flags.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     flags.add_argument("--batches", type=int, default=60, help="of train, for a process")
     flags.add_argument("--rounds", type=int, default=3, help="processes of each side, in turn")
@@ -138,7 +139,7 @@ def main() -> None:
     print("command: python " + " ".join(sys.argv) + "\n" + contest.machine())
     table = []
     for task in options.tasks:
-        for what in TIMED:
+        for what in options.what:
             with tempfile.TemporaryDirectory() as scratch:
                 table += compared(task, what, Path(scratch), options, Path(data), model)
     contest.print_table(table)
