@@ -154,6 +154,13 @@ def save_run() -> Callable[..., None]:
 Command = Callable[..., int]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs() -> Iterator[None]:
+    """Those of one file are of no use to the next, and all together take gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Keeps what is compiled, so that runs of the same model and their children compile once."""
