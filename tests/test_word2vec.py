@@ -181,7 +181,7 @@ def test_epochs_are_counted_in_steps(
         ("model.noise_power=-1", "model.noise_power=-1: give 0 or more"),
         ("train.microbatches=2", "'train.microbatches=2': no such setting"),
         ("model.update_tokens=100", "model.update_tokens=100: give a multiple of 32"),
-        ("train.epochs=-1", "train.steps=0 train.epochs=-1: give at least one"),
+        ("train.epochs=-1", "train.epochs=-1: give 0 or more"),
     ],
 )
 def test_settings_that_cannot_be_are_told(
