@@ -61,7 +61,7 @@ def examples(builder: Any, split: str) -> Iterator[dict[str, Any]]:
                 # Another process may have put it there meanwhile.
                 if not builder.data_path.exists():
                     raise
-            # A builder knows the folder that it prepared itself, which is gone then.
+            # This builder has read nothing of what another process has put there.
             import tensorflow_datasets as tfds
 
             there = tfds.builder_from_directory(builder.data_path)

@@ -161,7 +161,7 @@ def workdir(folder: Path, need: int) -> str:
         orbax_manager.check_client(folder)
         probe = folder / f"doctor-{jax.process_index()}"
         probe.write_bytes(b"bertjax")
-        probe.unlink(missing_ok=True)
+        probe.unlink()
         return f"{folder}: can be written to"
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     _check_shared(folder, there)
@@ -193,7 +193,7 @@ def _check_shared(folder: Path, there: Path) -> None:
     distributed.wait("probe written")
     seen = distributed.everywhere(probe.exists())
     if distributed.is_first():
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     if not seen:
         raise UserError(
             f"{folder}: is another folder on each host; give one that all of them share"
