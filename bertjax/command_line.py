@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+from collections.abc import Collection, Sequence
 
 
 def new_parser(name: str, doc: str | None, usage: str | None = None) -> argparse.ArgumentParser:
@@ -21,3 +22,8 @@ def new_parser(name: str, doc: str | None, usage: str | None = None) -> argparse
             argparse.RawDescriptionHelpFormatter, max_help_position=28, width=100
         ),
     )
+
+
+def named(given: Sequence[str], idle: Collection[str]) -> str:
+    """The flags that were given and are idle, for a message; "" if none is."""
+    return ", ".join(f"--{name}" for name in given if name in idle)

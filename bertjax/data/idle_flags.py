@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Collection, Sequence
 
+from bertjax.command_line import named
 from bertjax.errors import UserError
 
 # All that is asked of records that are made already.
@@ -42,5 +43,5 @@ def check_records(flags: argparse.Namespace) -> None:
 
 
 def _refuse(flags: argparse.Namespace, idle: Collection[str], why: str) -> None:
-    if named := ", ".join(f"--{name}" for name in flags.given if name in idle):
-        raise UserError(f"{named}: {why}")
+    if found := named(flags.given, idle):
+        raise UserError(f"{found}: {why}")

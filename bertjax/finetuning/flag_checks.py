@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
 from typing import Any
 
+from bertjax.command_line import named
 from bertjax.errors import UserError
 from bertjax.finetuning.from_flags import EVERY, is_single
 from bertjax.models import features
@@ -42,16 +42,16 @@ def check_mode(flags: argparse.Namespace, usual: argparse.Namespace) -> None:
     """
     given = _given(flags, usual)
     if flags.mode == "train":
-        if idle := _named(given, PREDICTING):
+        if idle := named(given, PREDICTING):
             raise UserError(f"{idle}: for --mode=predict; add that, or leave it out")
         if flags.keep_all and is_single(flags):
             raise UserError("--keep_all: of one run all is kept; add --seeds=N or --sweep")
         return
-    if idle := _named(given, TRAINING):
+    if idle := named(given, TRAINING):
         raise UserError(f"{idle}: --mode=predict goes on with what the run was trained with")
     if flags.ensemble and flags.workdir:
         raise UserError("--workdir: one run; give it to --ensemble, too, or leave it out")
-    if flags.input and (idle := _named(given, _DATA_SETS)):
+    if flags.input and (idle := named(given, _DATA_SETS)):
         raise UserError(f"{idle}: --input alone is predicted; leave one of them out")
     if flags.output and flags.output.is_file():
         raise UserError(f"--output={flags.output}: a file; give a folder")
@@ -60,7 +60,7 @@ def check_mode(flags: argparse.Namespace, usual: argparse.Namespace) -> None:
 def check_words(flags: argparse.Namespace, usual: argparse.Namespace) -> None:
     """Raises UserError: flags that tests of word vectors do not read; args as of check_mode."""
     given = _given(flags, usual)
-    if idle := _named(given, [name for name in given if name not in WORDS]):
+    if idle := named(given, [name for name in given if name not in WORDS]):
         raise UserError(f"{idle}: nothing is trained for --task={flags.task}; leave them out")
 
 
@@ -85,10 +85,6 @@ def check_folder(flags: argparse.Namespace) -> None:
 
 def _given(flags: argparse.Namespace, usual: argparse.Namespace) -> list[str]:
     return [name for name, value in vars(flags).items() if value != getattr(usual, name)]
-
-
-def _named(given: Sequence[str], idle: Sequence[str]) -> str:
-    return ", ".join(f"--{name}" for name in given if name in idle)
 
 
 def check_task(flags: argparse.Namespace, task: Task) -> None:
