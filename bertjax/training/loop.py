@@ -50,8 +50,11 @@ def train(
     skipped = SkippedUpdates(log.run, timetable.max_skipped, int(state.skipped), log.say)
     parts, num_parts = shares.local_parts(mesh)
     meter = Meter(log.history, num_parts / len(parts), flops)
+    # One step is queued while another runs; more would only pile up batches. A CPU gives both their
+    # memory, and gains nothing by it.
+    ahead = 0 if programs.platform() == "cpu" else 1
     with Pulse(timetable.stuck_after) as pulse, profiler or Profiler() as trace:
-        ends = _StepEnds(timetable, log, checkpoints, evaluate, pulse, meter, skipped)
+        ends = _StepEnds(timetable, log, checkpoints, evaluate, pulse, meter, skipped, ahead)
         due = step > 0 and timetable.due(step, timetable.eval_every)
         if evaluate is not None and due and not log.history.evaluated:
             ends.settle(state, step, evaluate)  # A stop has interrupted that.
@@ -78,6 +81,7 @@ class _StepEnds:
     """What is done when a step has ended, beside its update.
 
     Attributes:
+      ahead: steps that may run while the next one is made ready.
       queued: (step, metrics, batch) of the steps whose losses nobody has seen yet.
     """
 
@@ -88,14 +92,13 @@ class _StepEnds:
     pulse: Pulse
     meter: Meter
     skipped: SkippedUpdates
+    ahead: int
     queued: list[tuple[int, Any, HostBatch]] = dataclasses.field(default_factory=list)
 
     def end(self, state: TrainState, step: int) -> None:
         """Looks at a loss, logs, evaluates, saves, stops if asked to: what is due."""
         timetable = self.timetable
-        # One step is queued while another runs; more would only pile up batches. A CPU gives both
-        # their memory, and gains nothing by it.
-        self.look(ahead=0 if programs.platform() == "cpu" else 1)
+        self.look(self.ahead)
         if timetable.due(step, timetable.log_every):
             self.log.write(step, self.meter.close(timetable.total_steps - step))
         self.pulse.beat()
