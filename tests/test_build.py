@@ -340,6 +340,16 @@ def test_other_settings_for_the_same_folder_are_refused(
     assert content(tiny_records) == before
 
 
+def test_another_language_for_the_same_folder_is_refused(
+    command: Command, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [flag for flag in arguments if flag != "--keep_lines"]
+    flags += [f"--output={tmp_path / 'records'}"]
+    assert command(prepare, *flags) == 0
+    assert command(prepare, *flags, "--language=de") == 2
+    assert "holds records of another input or other settings" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -117,7 +117,7 @@ def test_accuracy_by_hand(tiny_tokenizer: WordPieceTokenizer) -> None:
 def test_scores_that_are_not_finite_name_the_example(
     tiny_tokenizer: WordPieceTokenizer, bad: float
 ) -> None:
-    with pytest.raises(UserError, match=r"dev\.jsonl:17: the model.s scores are not finite"):
+    with pytest.raises(UserError, match=r"dev\.jsonl:17: the model's scores are not finite"):
         predict([TWO], [[0, bad]], context(tiny_tokenizer))
 
 

@@ -152,9 +152,9 @@ def test_probabilities_are_the_softmax_of_the_scores(
 def test_a_score_that_is_no_number_is_refused_with_its_example(
     family: Classification, context: Context, wrong: float
 ) -> None:
-    with pytest.raises(UserError, match=r"^dev\.tsv:17: .*not finite"):
+    with pytest.raises(UserError, match=r"^dev\.tsv:17: .* not finite"):
         predict(family, context, [[0, 1], [wrong, 0]])
-    with pytest.raises(UserError, match=r"^dev\.tsv:17: .*not finite"):
+    with pytest.raises(UserError, match=r"^dev\.tsv:17: .* not finite"):
         Regression().predict([example("river")], [], [np.float32([wrong])], context)
 
 
