@@ -388,6 +388,10 @@ def test_what_we_write_we_read(folder: Path, pretraining: Any, tiny_config: Bert
     assert info == FolderInfo("", [])
 
 
+def test_who_may_read_one_file_of_a_folder_may_read_all(folder: Path) -> None:
+    assert len({file.stat().st_mode for file in folder.iterdir()}) == 1
+
+
 # --- Errors ---------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -90,6 +91,14 @@ def test_import_is_light() -> None:
     code = "import sys, bertjax; print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     assert HEAVY.isdisjoint(loaded)
+
+
+def test_tensorflow_starts_in_silence() -> None:
+    code = "import bertjax, tensorflow as tf; tf.constant(1)"
+    asked = ("TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS")
+    own = {name: value for name, value in os.environ.items() if name not in asked}
+    ran = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
 
 
 def test_every_folder_is_a_package() -> None:

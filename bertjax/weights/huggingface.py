@@ -188,6 +188,8 @@ def write_huggingface(
     with model_folder.new_folder(folder, "config.json") as partial:
         safetensors.numpy.save_file(tensors, partial / _WEIGHTS, metadata={"format": "pt"})
         write_json(partial / "config.json", settings)
+        # Its writer lets nobody else read the file; who serves it is often somebody else.
+        (partial / _WEIGHTS).chmod((partial / "config.json").stat().st_mode)
         write_tokenizer(partial, tokenizer, max_seq_length)
 
 
