@@ -57,10 +57,12 @@ def test_a_head_on_a_frozen_encoder_has_rates_of_its_own() -> None:
 class Bench:
     """Stands in for training: every point has its score, and leaves weights behind."""
 
-    def __init__(self, scores: list[float], collapsed: tuple[int, ...] = ()):
+    def __init__(
+        self, scores: list[float], collapsed: tuple[int, ...] = (), perfect: float = 1.0
+    ) -> None:
         self.points = sweep.repeated(FIRST, len(scores))
         self.scores = dict(zip(self.points, scores, strict=True))
-        self.collapsed, self.trained = collapsed, 0
+        self.collapsed, self.perfect, self.trained = collapsed, perfect, 0
 
     def tune(self, folder: Path, point: Point) -> dict[str, Any]:
         if not (folder / "metrics.json").exists():
@@ -68,7 +70,8 @@ class Bench:
             (folder / "checkpoints").mkdir(parents=True)
             (folder / "metrics.json").touch()
         bad = point.seed in self.collapsed
-        return {"score": self.scores[point], "primary": "accuracy", "collapsed": bad}
+        scale = {"primary": "accuracy", "perfect": self.perfect}
+        return {"score": self.scores[point], "collapsed": bad, **scale}
 
 
 def with_weights(workdir: Path) -> list[str]:
@@ -93,6 +96,13 @@ def test_the_table_holds_median_mean_deviation_best_and_names_collapsed_runs(
     shown = "| 32 | 3e-05 | 3 | 4 | 0.6000 | 0.6500 | 0.1915 | 0.9000 | seed 8, seed 10 |"
     assert shown in table
     assert shown in capsys.readouterr().out
+
+
+def test_the_table_is_on_the_scale_of_the_task(tmp_path: Path) -> None:
+    bench = Bench([0.5, 0.9], perfect=100)
+    sweep.run(tmp_path, bench.points, bench.tune)
+    table = (tmp_path / "sweep.md").read_text()
+    assert "| 70.0000 | 70.0000 | 28.2843 | 90.0000 | none |" in table
 
 
 def test_only_the_best_run_keeps_its_weights(tmp_path: Path) -> None:
@@ -194,7 +204,8 @@ def test_kinds_of_features_are_compared_over_their_seeds(tmp_path: Path) -> None
     alone = tmp_path / "mix"
     alone.mkdir()
     for run, score in ((best, 0.9), (alone, 0.4)):
-        (run / "metrics.json").write_text(json.dumps({"primary": "f1", "score": score}))
+        found = {"primary": "f1", "perfect": 1.0, "score": score}
+        (run / "metrics.json").write_text(json.dumps(found))
     sweep.write_comparison(tmp_path, {"last": best, "mix": alone})
     _, _, *rows = (tmp_path / "layers.md").read_text().splitlines()
     assert rows == [

@@ -139,7 +139,7 @@ def _write(
     workdir: Path, best: Path, results: Mapping[Point, Result], diverged: Sequence[str]
 ) -> None:
     rows = summary(results)
-    table = markdown(rows, next(iter(results.values()))["primary"], diverged)
+    table = markdown(rows, next(iter(results.values())), diverged)
     if distributed.is_first():
         runs = {point.name: result for point, result in results.items()}
         found = {"best": best.name, "rows": rows, "runs": runs, "diverged": diverged}
@@ -183,20 +183,29 @@ def _setting(point: Point) -> tuple[int, float, int]:
     return point.batch_size, point.learning_rate, point.epochs
 
 
-def markdown(rows: Sequence[dict[str, Any]], primary: str, diverged: Sequence[str]) -> str:
-    """The rows as a table, and below it the names of runs that are in none."""
-    lines = [f"dev {primary}", "", _HEADER, "|---|---|---|---|---|---|---|---|---|"]
+def markdown(rows: Sequence[dict[str, Any]], like: Result, diverged: Sequence[str]) -> str:
+    """The rows as a table, and below it the names of runs that are in none.
+
+    Args:
+      like: what one of the runs has given; its score's name and scale are those of all.
+    """
+    lines = [f"dev {like['primary']}", "", _HEADER, "|---|---|---|---|---|---|---|---|---|"]
     for row in rows:
-        deviation = "-" if row["deviation"] is None else f"{row['deviation']:.4f}"
+        median, mean, deviation, best = _shown(row, like, "median", "mean", "deviation", "best")
         collapsed = ", ".join(f"seed {seed}" for seed in row["collapsed"]) or "none"
         lines.append(
             f"| {row['batch_size']} | {row['learning_rate']:g} | {row['epochs']} | {row['seeds']} "
-            f"| {row['median']:.4f} | {row['mean']:.4f} | {deviation} | {row['best']:.4f} "
-            f"| {collapsed} |"
+            f"| {median} | {mean} | {deviation} | {best} | {collapsed} |"
         )
     if diverged:
         lines += ["", f"diverged, and in no row: {', '.join(diverged)}"]
     return "\n".join(lines) + "\n"
+
+
+def _shown(row: Mapping[str, Any], like: Result, *names: str) -> list[str]:
+    """Scores of a row on the scale of the task, which is in percent for SQuAD's."""
+    scores = [row[name] for name in names]
+    return ["-" if score is None else f"{score * like['perfect']:.4f}" for score in scores]
 
 
 def write_comparison(workdir: Path, runs: Mapping[str, Path]) -> None:
@@ -215,10 +224,8 @@ def write_comparison(workdir: Path, runs: Mapping[str, Path]) -> None:
         path, score = workdir / name / RESULT, result["score"]
         alone = {"median": score, "deviation": None, "best": score, "seeds": 1}
         row = read_json(path)["rows"][0] if path.is_file() else alone
-        deviation = "-" if row["deviation"] is None else f"{row['deviation']:.4f}"
-        lines.append(
-            f"| {name} | {row['median']:.4f} | {deviation} | {row['best']:.4f} | {row['seeds']} |"
-        )
+        median, deviation, best = _shown(row, result, "median", "deviation", "best")
+        lines.append(f"| {name} | {median} | {deviation} | {best} | {row['seeds']} |")
     table = "\n".join(lines) + "\n"
     write_whole(workdir / "layers.md", table.encode())
     print(f"{table}wrote {workdir}/layers.md")

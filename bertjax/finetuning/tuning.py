@@ -273,7 +273,8 @@ class Tuner:
             score = self.task.share(scores)
             if score > best.score:
                 best.step, best.score, best.predictions = int(state.step), score, found
-            log.say(f"epoch {int(state.step) / per_epoch:g}: dev {self.task.primary} {score:.4f}")
+            shown = f"dev {self.task.primary} {scores[self.task.primary]:.4f}"
+            log.say(f"epoch {int(state.step) / per_epoch:g}: {shown}")
             return {f"dev_{name}": value for name, value in scores.items()}, score
 
         return evaluate
