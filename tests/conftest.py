@@ -163,15 +163,21 @@ def _forget_programs() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Keeps what is compiled, so that runs of the same model and their children compile once."""
-    folder = tmp_path_factory.mktemp("compiled")
-    names = {"jax_compilation_cache_dir": str(folder)}
-    names["jax_persistent_cache_min_compile_time_secs"] = "0.5"
+    """Keeps what is compiled, so that runs of the same model and their children compile once.
+
+    The workers of pytest-xdist share it: a limit of its size makes jax lock the folder.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "compiled"
+    options = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_compilation_cache_max_size": 8 << 30,
+        "jax_persistent_cache_min_compile_time_secs": 0.3,
+    }
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in names.items():
-            patch.setenv(name.upper(), value)
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        for name, value in options.items():
+            patch.setenv(name.upper(), str(value))
+            jax.config.update(name, value)
         yield folder
         jax.config.update("jax_compilation_cache_dir", None)
 
