@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bertjax import compare, prepare
 from bertjax.data import idle_flags
+from bertjax.data.segments import FORMATS, SegmentSettings, TokenStore, Walker
+from bertjax.errors import UserError
 
 Command = Callable[..., int]
 ROOT = Path(__file__).parents[1]
@@ -27,6 +31,10 @@ RECORDS = "--input holds records, which stay as they are"
         (["--vocab=v", "--min_count=2", "--extend=3"], "--min_count: nothing is learnt"),
         (["--min_count=5"], "--min_count: is for --vocab_kind=words"),
         (["--min_count=2", "--vocab_kind=sentencepiece"], "--min_count: is for --vocab_kind=words"),
+        (
+            ["--short_seq_prob=0", "--segments=sentence_pair"],
+            "--short_seq_prob: --segments=sentence_pair makes none shorter",
+        ),
         (["--language=de", "--keep_lines"], "--language: no line is split with --keep_lines"),
         (
             ["--runner=DirectRunner", "--vocab=v", "--memory=much", "--workers=3"],
@@ -70,6 +78,7 @@ def test_of_records_that_are_made_only_the_vocabulary_is_asked(
         ["--vocab=v", "--extend=3", "--cased", "--language=de", "--workers=2"],
         ["--vocab=v", "--runner=DirectRunner", "--seed=3", "--num_shards=2"],
         ["--keep_lines"],
+        ["--short_seq_prob=0", "--segments=sop"],
         [],
     ],
 )
@@ -115,3 +124,16 @@ def test_a_comparison_gives_no_idle_flags(tmp_path: Path, monkeypatch: pytest.Mo
     vocabularies = [tmp_path / "records" / kind for kind in kinds]
     assert [one.vocab for one in parsed[1::2]] == vocabularies
     assert [(one.extend, one.packed) for one in parsed[1::2]] == [(0, True)] * 2
+
+
+@pytest.mark.parametrize("segments", FORMATS)
+def test_the_share_of_shorter_pairs_is_idle_just_where_it_changes_nothing(segments: str) -> None:
+    sentences = np.arange(0, 401, 4)
+    store = TokenStore(np.arange(400), sentences, np.array([0, 50, 100]), np.arange(2))
+    here = Walker(*(np.repeat(part, 8) for part in np.array([[0], [0], [50], [0], [128]])))
+    settings = [SegmentSettings(segments, 128, share) for share in (0.0, 1.0)]
+    found = [FORMATS[segments].step(store, here, s, np.random.default_rng(0)) for s in settings]
+    same = all(map(np.array_equal, *found))
+    flags = prepare.parse_arguments([*FILES, f"--segments={segments}", "--short_seq_prob=1"])
+    with pytest.raises(UserError) if same else nullcontext():
+        idle_flags.check(flags)

@@ -12,6 +12,8 @@ from bertjax.errors import UserError
 _OF_RECORDS = ("input", "output", "vocab", "cased")
 # How a vocabulary is learnt.
 _LEARNING = ("vocab_kind", "vocab_size", "min_count")
+# Formats that make some of their pairs shorter; all others end where a sentence or the row does.
+_SHORTENED = ("nsp", "sop", "segment_pair")
 # What a build on this machine keeps to.
 _LOCAL = ("workers", "memory")
 
@@ -32,6 +34,9 @@ def check(flags: argparse.Namespace) -> None:
         _refuse(flags, _LEARNING, "nothing is learnt with --vocab; leave one of them out")
     elif flags.vocab_kind != "words":
         _refuse(flags, ("min_count",), "is for --vocab_kind=words; add that, or leave it out")
+    if flags.segments not in _SHORTENED:
+        why = f"--segments={flags.segments} makes none shorter; leave it out"
+        _refuse(flags, ("short_seq_prob",), why)
     if flags.keep_lines:
         _refuse(flags, ("language",), "no line is split with --keep_lines; leave one of them out")
 
