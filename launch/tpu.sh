@@ -179,7 +179,7 @@ status() {
   local state
   state=$(machines_state)
   echo "$state"
-  if [[ $state == ACTIVE || -n $dry_run ]]; then states; fi
+  if [[ $state == ACTIVE || -n $dry_run ]]; then states; else [[ $state != UNKNOWN ]]; fi
 }
 
 # stop: up deletes the machines once one of them says that it has ended, perhaps before all do.

@@ -291,6 +291,9 @@ def test_status_logs_stop_and_delete(two_workers: Room) -> None:
     assert "--worker=1" in two_workers.calls()[-1]
     assert two_workers.run("tpu.sh", "delete", "bert")[0] == 0
     assert two_workers.run("tpu.sh", "status", "bert") == (0, "ABSENT\n")
+    two_workers.rule("gcloud", times=1, exit=1, says="ERROR: (gcloud) network is unreachable")
+    status, output = two_workers.run("tpu.sh", "status", "bert")
+    assert status == 1 and output.endswith("network is unreachable\nUNKNOWN\n")
     status, output = two_workers.run("tpu.sh", "delete", "bert", "--zone=z")
     assert status == 0 and output.endswith("  there is no bert in z\n")
 
