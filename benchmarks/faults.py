@@ -105,11 +105,13 @@ def go_on(command: Command, processes: int, devices: int) -> None:
 
 def cycles(command: Command, run: Path, number: int, total: int) -> Ending:
     """Kills a run again and again, each time some steps after it has gone on."""
-    rng, steps = random.Random(0), []
+    rng, endings = random.Random(0), []
     for _ in range(number):
         wanted = last_step(run) + rng.randint(1, max(1, total // number))
-        steps.append(strike(command, run, min(wanted, total - 1), signal.SIGKILL, 1, 1).step)
-    return Ending(steps[-1], [-signal.SIGKILL] * number, 0.0, f"at steps {steps[0]} to {steps[-1]}")
+        endings.append(strike(command, run, min(wanted, total - 1), signal.SIGKILL, 1, 1))
+    steps = [ending.step for ending in endings]
+    statuses = [status for ending in endings for status in ending.statuses]
+    return Ending(steps[-1], statuses, 0.0, f"at steps {steps[0]} to {steps[-1]}")
 
 
 def full_disk(command: Command, run: Path) -> Ending:
