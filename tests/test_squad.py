@@ -238,6 +238,7 @@ def test_malformed_json_is_named_with_its_line(write: Write) -> None:
         ({"data": [{"paragraphs": [{"qas": []}]}]}, r'paragraphs\[0\]: no "context" \(a text\)'),
         ({"data": [{"paragraphs": [{"context": ""}]}]}, r'paragraphs\[0\]: no "qas"'),
         (squad({"id": 7}), r'qas\[0\]: no "id" \(a text\)'),
+        (squad({"id": ""}), r"qas\[0\]: the id is empty"),
         (squad({}, {"question": None}), r'qas\[1\]: no "question" \(a text\)'),
         (squad({"answers": "river"}), r'qas\[0\]: "answers" must be a list of {"text": \.\.\.'),
         (squad({"answers": ["river"]}), r'"answers" must be a list'),

@@ -87,6 +87,8 @@ def _questions_of_json(path: Path) -> Iterator[Question]:
             for k, question in enumerate(_member(paragraph, "qas", list, inner)):
                 where = f"{inner}.qas[{k}]"
                 name = _member(question, "id", str, where)
+                if not name:
+                    raise UserError(f"{where}: the id is empty; answers are told apart by it")
                 yield Question({**question, "context": context}, where, name)
 
 
