@@ -326,13 +326,14 @@ def test_scores_at_the_threshold_and_at_the_best(
     assert scores["NoAns_exact"] == pytest.approx(200 / 3)
     assert scores["best_exact"] == scores["best_f1"] == 80
     assert scores["best_exact_thresh"] == scores["best_f1_thresh"] == -3
+    assert "exact_at_0" not in scores
 
 
 @pytest.mark.parametrize(
     ("threshold", "texts", "exact"),
     [(1.0, ["old", "river", "", "old", ""], 80), (-5.0, [""] * 5, 60)],
 )
-def test_the_threshold_that_is_given_leaves_the_best_one_alone(
+def test_scores_at_0_and_at_the_best_threshold_are_there_whatever_is_given(
     five: tuple[list[Example], list[Prediction], Context],
     tiny_tokenizer: WordPieceTokenizer,
     threshold: float,
@@ -347,6 +348,7 @@ def test_the_threshold_that_is_given_leaves_the_best_one_alone(
     assert [p.text for p in predictions] == texts
     scores = Spans(True).score(asked, predictions)
     assert (scores["exact"], scores["best_exact"]) == (exact, 80)
+    assert scores["exact_at_0"] == scores["f1_at_0"] == 60
 
 
 def test_a_perfect_model_is_always_right(tiny_tokenizer: WordPieceTokenizer) -> None:

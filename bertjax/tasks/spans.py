@@ -212,14 +212,19 @@ class Spans:
         self, examples: Sequence[Example], predictions: Sequence[Prediction]
     ) -> dict[str, float]:
         """As answer_scores has them, in per cent; with unanswerable questions also the best that
-        any threshold reaches, which is chosen on the very questions that it is told of."""
+        any threshold reaches, which is chosen on the very questions that it is told of, and, where
+        another threshold was given, those at 0 as exact_at_0 and f1_at_0."""
         by_id = {e.id: p for e, p in zip(examples, predictions, strict=True)}
         gold = {e.id: [text for text, _ in e.gold or ()] for e in examples}
         best = {key: p.best for key, p in by_id.items()}
         if not self.unanswerable:
             return answer_scores(gold, best)
         odds = {key: p.null_odds for key, p in by_id.items()}
-        return unanswerable_scores(gold, best, odds, predictions[0].threshold)
+        scores = unanswerable_scores(gold, best, odds, predictions[0].threshold)
+        if predictions[0].threshold:
+            at_0 = unanswerable_scores(gold, best, odds)
+            scores |= {f"{name}_at_0": at_0[name] for name in ("exact", "f1")}
+        return scores
 
     def files(
         self,
