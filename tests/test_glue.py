@@ -95,7 +95,18 @@ def test_mrpc_without_that_list_holds_out_every_tenth_pair(
     found = read("mrpc", microsoft(tmp_path, 25))
     assert found["dev"] == [("a9", "b9", "1"), ("a19", "b19", "1")]
     assert len(found["train"]) == 23
-    assert "every tenth pair is held out as dev" in capsys.readouterr().out
+    train, dev = capsys.readouterr().out.splitlines()
+    assert "msr_paraphrase_train.txt: 23 of 25 pairs are train; no dev_ids.tsv beside" in train
+    assert dev.endswith(
+        ": 2 of 25 pairs are dev; no dev_ids.tsv beside it, so every tenth pair is held out as dev"
+    )
+
+
+def test_of_microsofts_pairs_all_are_predicted(tmp_path: Path) -> None:
+    """Those of train and of dev, in their order."""
+    path = microsoft(tmp_path, 25) / "msr_paraphrase_train.txt"
+    found = GLUE["mrpc"].reader.read(path, "test")
+    assert [example.text_a for example in found] == [f"a{i}" for i in range(25)]
 
 
 STSB = "index|genre|filename|year|old_index|source1|source2|sentence1|sentence2"

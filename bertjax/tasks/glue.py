@@ -99,7 +99,8 @@ class GlueReader:
         # Microsoft's own MRPC has the same columns under another extension.
         extension = ".tsv" if path.suffix == ".txt" else ""
         rows = iterate_table(path, extension=extension, names=self.header, skipped=skipped)
-        if path.name == _MSR_TRAIN:
+        # What is predicted is all of it.
+        if path.name == _MSR_TRAIN and needed:
             rows = _msr_part(path, rows, split)
         examples = [self.columns.example(row, needed) for row in rows]
         if skipped:
@@ -121,17 +122,21 @@ class GlueReader:
 
 
 def _msr_part(path: Path, rows: Iterator[TableRow], split: str) -> Iterator[TableRow]:
-    """Train or dev; without GLUE's list of the pairs in dev, every tenth is."""
+    """Train or dev; without GLUE's list of the pairs in dev, every tenth is. Says how many."""
     lists = [path.with_name(name) for name in _MSR_DEV_IDS if path.with_name(name).is_file()]
     names = ("#1 ID", "#2 ID")
     chosen = {tuple(row.values.values()) for p in lists[:1] for row in read_table(p, names=names)}
-    if not lists and split == "dev":
-        print(f"{path}: no {_MSR_DEV_IDS[0]} beside it; every tenth pair is held out as dev")
-    for number, row in enumerate(rows):
+    total = taken = 0
+    for total, row in enumerate(rows, start=1):
         ids = tuple(row.column(name) for name in names)
-        in_dev = ids in chosen if lists else number % 10 == 9
+        in_dev = ids in chosen if lists else total % 10 == 0
         if in_dev == (split == "dev"):
+            taken += 1
             yield row
+    why = f"no {_MSR_DEV_IDS[0]} beside it, so every tenth pair is held out as dev"
+    if lists:
+        why = f"{lists[0].name} beside it names those of dev"
+    print(f"{path}: {taken:,} of {total:,} pairs are {split}; {why}")
 
 
 _BINARY, _ENTAILMENT = ("0", "1"), ("entailment", "not_entailment")
