@@ -1,7 +1,8 @@
 """Compiles a step of transformers' Flax BERT for a TPU that is not there; a worker of tpu_step.py.
 
 Its module in bfloat16 under bertjax's optimizer: dropout with the chip's own random bits, the state
-donated. Its head scores the vocabulary at all positions.
+donated, the batch in parts whose gradients are added up. Its head scores the vocabulary at all
+positions.
 """
 
 from __future__ import annotations
@@ -57,8 +58,25 @@ def loss(model: Any, params: Tree, batch: dict[str, Array], key: Array) -> Array
     return words.sum() / weights.sum() + pairs.mean()
 
 
+def gradient(model: Any, params: Tree, batch: dict[str, Array], key: Array) -> tuple[Array, Tree]:
+    """Of the mean loss of a batch's parts, [N, B/N, ...]; one part is not looped over."""
+    of_part = jax.value_and_grad(lambda p, part, k: loss(model, p, part, k))
+    keys = jax.random.split(key, len(batch["input_ids"]))
+    if len(keys) == 1:
+        return of_part(params, jax.tree.map(lambda x: x[0], batch), keys[0])
+
+    def add(total: Any, part: Any) -> Any:
+        return jax.tree.map(jnp.add, total, of_part(params, *part)), None
+
+    empty = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    total, _ = jax.lax.scan(add, empty, (batch, keys))
+    return jax.tree.map(lambda x: x / len(keys), total)
+
+
 def main() -> None:
-    options = tpu_text.worker_flags(__doc__).parse_args()
+    flags = tpu_text.worker_flags(__doc__)
+    flags.add_argument("--microbatches", type=int, required=True)
+    options = flags.parse_args()
     jax.config.update("jax_platforms", "cpu")
     model = module(options.size)
     tx = optimizer.make_optimizer("adam2018", schedules.linear(1e-4, 10_000, 1_000_000))
@@ -70,8 +88,7 @@ def main() -> None:
 
     def step(state: tuple[Tree, Tree], batch: dict[str, Array], seed: Array) -> Any:
         params, opt_state = state
-        key = jax.random.key(seed, impl="rbg")
-        value, gradients = jax.value_and_grad(lambda p: loss(model, p, batch, key))(params)
+        value, gradients = gradient(model, params, batch, jax.random.key(seed, impl="rbg"))
         updates, opt_state = tx.update(gradients, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), value
 
@@ -83,10 +100,12 @@ def main() -> None:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree
         )
 
-    rows = (options.rows, options.length)
+    parts = options.microbatches
+    # [N, B/N, T]
+    rows = (parts, options.rows // parts, options.length)
     names = ("input_ids", "input_mask", "segment_ids", "position_ids", "labels")
     batch = {name: jax.ShapeDtypeStruct(rows, jnp.int32) for name in names}
-    batch["next_sentence_labels"] = jax.ShapeDtypeStruct(rows[:1], jnp.int32)
+    batch["next_sentence_labels"] = jax.ShapeDtypeStruct(rows[:2], jnp.int32)
     arguments = (
         jax.eval_shape(init, jax.random.key(0)),
         batch,

@@ -4,11 +4,11 @@
 
 For v5e, one chip and 256: forward, backward, clipping and Adam, dropout 0.1, products in bfloat16.
 Nothing is run: the compiler's cycles are added up, see bertjax/planner/hlo_cost.py. The batch of a
-chip, of 256 rows of 128 or as many tokens, goes through it in parts of 8,192 tokens (large: 4,096),
-whose activations stay in fast memory. --flax_python needs transformers 4 with its Flax models, jax,
-flax, libtpu and what bertjax needs; its step takes 8,192 tokens at once. So does that of an older
-checkout of bertjax, which --before names; its kernels of attention, which are those of today but
-tell no cycles, count as these do. Programs are kept in --folder, and read again from there.
+chip, of 256 rows of 128 or as many tokens, goes through it in parts of 8,192 tokens (of large here
+4,096), whose activations stay in fast memory. --flax_python needs transformers 4 with its Flax
+models, jax, flax, libtpu and what bertjax needs. --before names an older checkout of bertjax; its
+kernels of attention, which tell no cycles, count as those of today do. Programs are kept in
+--folder, and read again from there.
 """
 
 from __future__ import annotations
@@ -32,9 +32,8 @@ from bertjax.training.chips import CHIPS
 
 CHIP = CHIPS["v5e"]
 TOPOLOGIES = {1: "v5e:1x1", 256: "v5e:16x16"}
-# Tokens that a chip works on at once.
+# Tokens that a chip works on at once; the others 8,192.
 TOKENS = {"base": 8192, "large": 4096}
-# Of a batch of the others, who take it at once.
 PEER_TOKENS = 8192
 # Of 256 chips so many share out the parameters.
 FSDP = 8
@@ -55,17 +54,13 @@ class Case(NamedTuple):
     @property
     def rows(self) -> int:
         """Of the whole batch."""
-        tokens = ROWS * 128 if self.whole else PEER_TOKENS
-        return self.chips * tokens // self.length
-
-    @property
-    def whole(self) -> bool:
-        """Whether it is the whole batch, in parts."""
-        return self.side in (OURS, PACKED)
+        return self.chips * ROWS * 128 // self.length
 
     @property
     def parts(self) -> int:
-        return self.rows * self.length // self.chips // TOKENS[self.size] if self.whole else 1
+        """That a chip takes its rows in."""
+        ours = self.side in (OURS, PACKED)
+        return ROWS * 128 // (TOKENS[self.size] if ours else PEER_TOKENS)
 
     @property
     def name(self) -> str:
@@ -95,8 +90,9 @@ def worker(case: Case, text: Path, options: argparse.Namespace) -> contest.Resul
         command = [python, contest.HERE / script, f"--size={case.size}", f"--text={text}"]
         command += [f"--length={case.length}", f"--rows={case.rows}"]
         command += [f"--topology={TOPOLOGIES[case.chips]}"]
+        command += [f"--microbatches={case.parts}"]
         if case.side != FLAX:
-            command += [f"--microbatches={case.parts}", f"--fsdp={FSDP if case.chips > 1 else 1}"]
+            command += [f"--fsdp={FSDP if case.chips > 1 else 1}"]
         if case.side == PACKED:
             command += [f"--packed={options.sequences}"]
         folders = [options.before] if case.side == BEFORE else []
@@ -109,9 +105,9 @@ def read(case: Case, text: Path) -> tuple[Estimate, dict[str, int]]:
     """A program's estimate, and its cycles by what they are for."""
     with gzip.open(text, "rt", encoding="utf-8") as file:
         program = file.read()
-    heads = SIZES[case.size]["num_heads"]
+    heads, rows = SIZES[case.size]["num_heads"], case.rows // case.chips // case.parts
     for backward, name in enumerate(("forward_kernel", "backward_kernel")):
-        own = flash.cycles(backward, case.rows, case.length, heads)
+        own = flash.cycles(backward, rows, case.length, heads)
         program = program.replace(f"/{name}/", f"/{name}_of_{own}_cycles/")
     rate = CHIP.clock / CHIP.bandwidth
     shares: collections.Counter[str] = collections.Counter()
@@ -176,7 +172,7 @@ def compare(
 ) -> list[dict[str, str]]:
     """All sides of one model at one length on so many chips."""
     sides = [FLAX] * bool(chips == 1 and options.flax_python)
-    sides += [BEFORE] * bool(chips == 1 and options.before) + [OURS]
+    sides += [BEFORE] * bool(options.before) + [OURS]
     sides += [PACKED] * (chips == 1 and (size, length) == ("base", 512))
     ours = Case(OURS, size, length, chips)
     texts = {}

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh
 
 from bertjax import partition, programs, shares
+from bertjax.models import flash
 from bertjax.models.drop_add_norm import drop_add_norm
 
 EPSILON = 1e-12
@@ -74,3 +76,14 @@ def test_devices_drop_what_one_would() -> None:
         arrays[place] = jax.device_put(arrays[place], rows)
     for part, expected in zip(programs.knowing(mesh, _run)(arrays, rng, 0.1), wanted, strict=True):
         np.testing.assert_allclose(part, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_kernels_tell_the_cycles_of_the_chip_that_is_compiled_for() -> None:
+    told = {}
+    for kind in ("TPU v4", "TPU v5 lite", "a chip to come"):
+        device = AbstractDevice(device_kind=kind, num_cores=1, platform="tpu")
+        mesh = AbstractMesh((1,), ("data",), abstract_device=device)
+        with jax.sharding.use_abstract_mesh(mesh):
+            told[kind] = flash.cycles(1, 8, 512, 12)
+    assert told["TPU v4"] > 1.2 * told["TPU v5 lite"]
+    assert told["a chip to come"] == told["TPU v5 lite"]

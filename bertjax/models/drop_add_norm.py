@@ -24,9 +24,14 @@ from bertjax.models import kernels
 # Tokens that a step of the grid reads, and that are worked on together.
 _TOKENS, _TOGETHER = 512, 32
 _MEMORY = 16 * 2**20
-# Cycles of 1,024 numbers, forward and backward, as libtpu 0.0.42 schedules them for v5e; for v5p
-# and v6e they are fewer or the same within 4 %, for v4 twice as many. Memory takes longer.
-_CYCLES = (8, 11)
+# Cycles of 1,024 numbers, forward and backward, as libtpu 0.0.42 schedules them (between those of
+# length 128 and of 512, a tenth dropped). Memory takes longer.
+_CYCLES = {
+    kernels.V4: (14.7, 17.6),
+    kernels.V5E: (7.2, 9.6),
+    kernels.V5P: (7.5, 10.3),
+    kernels.V6E: (6.1, 8.9),
+}
 
 
 def fits(length: int, width: int) -> bool:
@@ -200,7 +205,7 @@ def _call(
         sums = (2, kernels.SUBLANES, width)
         shapes.append(jax.ShapeDtypeStruct((batch // rows, *sums), jnp.float32))
         blocks.append(pl.BlockSpec((1, *sums), lambda step, *_: (step, 0, 0, 0)))
-    cycles = _CYCLES[backward] * math.prod(arrays[0].shape) // 1024
+    cycles = kernels.of_chip(_CYCLES)[backward] * math.prod(arrays[0].shape) / 1024
     return pl.pallas_call(
         kernel,
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -212,5 +217,5 @@ def _call(
         out_shape=shapes,
         compiler_params=kernels.parameters(_MEMORY),
         interpret=not kernels.on_tpu(),
-        name=kernels.named("drop_add_norm", backward, cycles),
+        name=kernels.named("drop_add_norm", backward, round(cycles)),
     )(seeds, *(vector[None] for vector in vectors), *arrays)

@@ -239,15 +239,19 @@ def _columns(refs: Sequence[Any], width: int) -> list[Any]:
     ]
 
 
-# Cycles of a head's block of queries, forward and backward, and of each block of keys for it, as
-# libtpu 0.0.42 schedules them for v5e (heads of width 64, a tenth dropped). For v5p and v6e they
-# are the same within 4 %, for v4 31 and 9 % more.
-_CYCLES = ((45, 120), (5, 295))
+# Cycles of a head's block of queries, and of each block of keys for it, forward and backward, as
+# libtpu 0.0.42 schedules them (heads of width 64, a tenth dropped).
+_CYCLES = {
+    kernels.V4: ((52, 170), (0, 384)),
+    kernels.V5E: ((56, 112), (16, 296)),
+    kernels.V5P: ((61, 112), (10, 304)),
+    kernels.V6E: ((76, 99), (102, 218)),
+}
 
 
 def cycles(backward: int, rows: int, length: int, heads: int) -> int:
     """Of one core, for all rows."""
-    block, pair = _CYCLES[backward]
+    block, pair = kernels.of_chip(_CYCLES)[backward]
     blocks = length // _BLOCK
     return rows * heads * blocks * (block + blocks * pair)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,9 @@ from bertjax import programs
 
 # Of a register of vectors.
 LANES, SUBLANES = 128, 8
+# Device kinds of the chips whose kernels' cycles were counted (benchmarks/kernel_cycles.py).
+V4, V5E, V5P, V6E = "TPU v4", "TPU v5 lite", "TPU v5", "TPU v6 lite"
+T = TypeVar("T")
 
 
 def on_tpu() -> bool:
@@ -49,6 +52,12 @@ def kept(shape: tuple[int, ...], rate: float, place: Sequence[Any]) -> Array:
             bits = (bits ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
             bits ^= bits >> 16
     return bits < jnp.uint32(round((1.0 - rate) * 2**32))
+
+
+def of_chip(table: Mapping[str, T]) -> T:
+    """The row of the chip that is traced for, by its device kind; v5e's where there is none."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return table.get(device.device_kind if device else V5E, table[V5E])
 
 
 def named(name: str, backward: int, cycles: int) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 from bertjax.training.chips import GIB
 
 NOTE = (
-    "Times are the compiler's estimates of each instruction, of kernels cycles counted for v5e "
-    "(v4 needs more), and of exchanges that nothing runs beside their bytes over the chips' links; "
-    "nothing was run."
+    "Times are the compiler's estimates of each instruction, of kernels the cycles once counted in "
+    "their schedules (v2, v3 and tpu7x: in those for v5e), and of exchanges that nothing runs "
+    "beside their bytes over the chips' links; nothing was run."
 )
 
 
