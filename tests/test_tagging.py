@@ -207,6 +207,15 @@ def test_a_short_sentence_is_read_with_its_neighbours(tiny_tokenizer: WordPieceT
     assert predict(examples, encoded, context)[1].tags == ["B-PER"]
 
 
+def test_a_file_that_tells_of_no_documents_is_one(tiny_tokenizer: WordPieceTokenizer) -> None:
+    examples = [sentence(words)._replace(document=None) for words in (["the", "river"], ["a"])]
+    apart = FAMILY.encode(examples, make_context(tiny_tokenizer))
+    assert (len(apart.rows), apart.counts) == (2, {})
+    encoded = FAMILY.encode(examples, make_context(tiny_tokenizer, document_context=True))
+    assert [tiny_tokenizer.decode(row.ids) for row in encoded.rows] == ["the river a"]
+    assert encoded.counts == {"read as one document, for no -DOCSTART- line parts them": 2}
+
+
 def test_document_context_reads_every_document_about_twice(
     tiny_tokenizer: WordPieceTokenizer,
 ) -> None:

@@ -35,7 +35,8 @@ class Options:
 
     Attributes:
       max_seq_length: tokens of a row, special ones included.
-      document_context: tagging: windows are filled up with the neighbouring sentences.
+      document_context: tagging: windows are filled up with the neighbouring sentences of the same
+        document; a file that tells of none is one.
       doc_stride: span: tokens from one window's beginning to the next one's.
       max_query_length: span: tokens of the question that are kept.
       max_answer_length: span: tokens of the longest answer.

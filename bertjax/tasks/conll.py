@@ -55,8 +55,8 @@ def read_columns(path: Path) -> Iterator[Example]:
     """Sentences of a file with a word and its columns a line, blank lines between sentences.
 
     The first column is the word, the last one the tag; a single column is words to be tagged.
-    Lines that begin with -DOCSTART- begin documents; in a file without them every sentence stands
-    alone. No line is a comment: "#" is a word.
+    Lines that begin with -DOCSTART- begin documents; a file without them tells of none. No line is
+    a comment: "#" is a word.
     """
     lines = [line.removesuffix("\n") for _, line in numbered_lines(path)]
     in_documents = any(line.startswith(_DOCUMENT) for line in lines)
@@ -76,7 +76,7 @@ def read_columns(path: Path) -> Iterator[Example]:
         yield Example(
             words=[fields[0] for _, fields in numbered],
             gold=[fields[-1] for _, fields in numbered] if number > 1 else None,
-            document=document if in_documents else numbered[0][0],
+            document=document if in_documents else None,
             where=f"{path}:{numbered[0][0]}",
         )
 
@@ -134,7 +134,7 @@ class Tagged(OwnTables):
         return tagged_tables.is_table(path, self.yours)
 
     def from_tfds(self, record: Mapping[str, Any], names: Mapping[str, Any], where: str) -> Example:
-        """The library tells nothing of documents, so every sentence stands alone."""
+        """The library shuffles sentences as it writes them, so every one stands alone."""
         words = [str(word) for word in record["tokens"]]
         gold = [names["ner"][int(tag)] for tag in record["ner"]]
         return self._normal(Example(words, gold, where, where))

@@ -46,8 +46,7 @@ def read(rows: Iterable[OwnRow], is_json: bool) -> Iterator[Example]:
         gold = None if tags is None or (tags == "" and words) else _texts(row, "tags", is_json)
         if gold is not None and len(gold) != len(words):
             raise UserError(f"{row.where}: {len(words)} tokens, but {len(gold)} tags")
-        line = row.where.rpartition(":")[2]
-        yield Example(words, gold, document=line, where=row.where, id=row.id)
+        yield Example(words, gold, document=None, where=row.where, id=row.id)
 
 
 def _texts(row: OwnRow, name: str, is_json: bool) -> list[str]:

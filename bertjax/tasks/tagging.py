@@ -19,6 +19,7 @@ from bertjax.tasks.sentences import check_length
 from bertjax.tasks.word_windows import pieces_of, rows_of
 
 _SCORES = ("f1", "precision", "recall", "token_accuracy", "strict_f1")
+_ONE_DOCUMENT = "read as one document, for no -DOCSTART- line parts them"
 _NOT_STRICT = "in IOB1, where an I- may begin an entity, so without strict_f1"
 
 
@@ -28,14 +29,15 @@ class Example(NamedTuple):
     Attributes:
       words: each gets a tag, whatever it is made of.
       gold: the tags of the words; None where they are to be predicted.
-      document: the same for neighbouring sentences of one document.
+      document: the same for neighbouring sentences of one document; None of a file that tells
+        nothing of documents, which is read as a single one.
       where: file and line, for messages.
       id: the file's own name of the sentence, "" if it has none.
     """
 
     words: list[str]
     gold: list[str] | None
-    document: int | str
+    document: int | str | None
     where: str
     id: str = ""
 
@@ -168,6 +170,7 @@ class Tagging:
         pieces = pieces_of([e.words for e in examples], tokenizer, room // 2, counts)
         entities = _of_entities(labels)
         counts[_NOT_STRICT] = sum(_is_iob1(e.gold or (), entities) for e in examples)
+        counts[_ONE_DOCUMENT] = in_documents * sum(e.document is None for e in examples)
         ids = {label: number for number, label in enumerate(labels)}
         rows: list[Row] = []
         for text in _texts(examples, in_documents):
