@@ -63,7 +63,7 @@ def compile_kernels(topology_name: str, length: int) -> None:
 
     from bertjax import programs
     from bertjax.models import drop_add_norm, flash
-    from bertjax.models.spans import How
+    from bertjax.models.reach import How
     from bertjax.planner import topology
 
     jax.config.update("jax_platforms", "cpu")

@@ -13,7 +13,7 @@ from bertjax import partition, programs, shares
 from bertjax.errors import UserError
 from bertjax.models import attention
 from bertjax.models.config import KERNELS
-from bertjax.models.spans import How, Span
+from bertjax.models.reach import How, Reach
 
 Arrays = list[jax.Array]
 
@@ -65,8 +65,8 @@ def _run(name: str, arrays: Arrays, numbers: jax.Array, how: How, apart: bool = 
     [
         ((2, 128, 4, 32), How(4)),
         ((2, 128, 2, 64), How(2, packed=True)),
-        ((2, 256, 2, 64), How(2, span=Span(causal=True))),
-        ((2, 256, 2, 128), How(2, span=Span(window=50))),
+        ((2, 256, 2, 64), How(2, reach=Reach(causal=True))),
+        ((2, 256, 2, 128), How(2, reach=Reach(window=50))),
     ],
 )
 def test_all_give_what_einsum_gives(name: str, shape: tuple[int, ...], how: How) -> None:
@@ -76,7 +76,7 @@ def test_all_give_what_einsum_gives(name: str, shape: tuple[int, ...], how: How)
     arrays[3] *= real[..., None, None]
     wanted = _run("einsum", arrays, numbers, how)
     # Both arrangements, in turn.
-    apart = how.packed or how.span.causal
+    apart = how.packed or how.reach.causal
     for found, expected in zip(_run(name, arrays, numbers, how, apart), wanted, strict=True):
         np.testing.assert_allclose(found[real], expected[real], rtol=1e-4, atol=5e-5)
 

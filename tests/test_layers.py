@@ -16,17 +16,17 @@ from scipy.special import erf
 
 from bertjax import partition, programs, shares
 from bertjax.errors import UserError
-from bertjax.models import layers, spans
+from bertjax.models import layers
 from bertjax.models.bert import Bert
 from bertjax.models.config import PARTS, BertConfig
 from bertjax.models.dropout import drop
 from bertjax.models.encoder_output import Packing
 from bertjax.models.layers import LayerNorm, rotate
-from bertjax.models.spans import Span, attention_bias
+from bertjax.models.reach import REACHES, How, Reach, attention_bias
 
 Batch = dict[str, np.ndarray]
 TABLES: dict[str, dict[str, Any]] = {
-    "attention": spans.SPANS,
+    "attention": REACHES,
     "residual": layers.RESIDUALS,
     "positions": layers.POSITIONS,
     "feed_forward": layers.FEED_FORWARDS,
@@ -143,23 +143,23 @@ def test_where_the_norm_stands() -> None:
 
 
 @pytest.mark.parametrize(
-    ("span", "expected"),
+    ("reach", "expected"),
     [
-        (Span(), ["1110", "1110", "1110", "1110"]),
-        (Span(causal=True), ["1000", "1100", "1110", "1110"]),
-        (Span(window=2), ["1100", "1110", "0110", "0010"]),
+        (Reach(), ["1110", "1110", "1110", "1110"]),
+        (Reach(causal=True), ["1000", "1100", "1110", "1110"]),
+        (Reach(window=2), ["1100", "1110", "0110", "0010"]),
     ],
 )
-def test_spans(span: Span, expected: list[str]) -> None:
+def test_reaches(reach: Reach, expected: list[str]) -> None:
     """Rows are queries; the fourth token is padding, which nobody attends to."""
-    bias = attention_bias(jnp.array([[1, 1, 1, 0]]), span=span)
+    bias = attention_bias(jnp.array([[1, 1, 1, 0]]), reach=reach)
     allowed = np.broadcast_to(np.asarray(bias[0, 0]) == 0, (4, 4)).astype(int)
     assert ["".join(map(str, row)) for row in allowed] == expected
 
 
 def test_every_third_layer_is_global() -> None:
     config = BertConfig(10, attention="local_global", attention_window=64)
-    windows = [spans.SPANS["local_global"](config, layer).window for layer in range(7)]
+    windows = [REACHES["local_global"](config, layer).window for layer in range(7)]
     assert windows == [0, 64, 64, 0, 64, 64, 0]
 
 
@@ -197,7 +197,7 @@ def test_a_causal_encoder_never_sees_the_future(
 def test_a_local_layer_sees_its_window_only(tiny_config: BertConfig) -> None:
     config = dataclasses.replace(tiny_config, attention="local_global", attention_window=2)
     numbers = jnp.ones((1, 8), jnp.int32)
-    how = spans.How(config.num_heads, span=spans.SPANS["local_global"](config, 1))
+    how = How(config.num_heads, reach=REACHES["local_global"](config, 1))
     layer = layers.EncoderLayer(config)
     x = np.random.default_rng(0).normal(size=(8, 32)).astype(np.float32)
     params = layer.init(jax.random.key(0), x, numbers, how, None)
@@ -219,7 +219,7 @@ def test_pre_norm_ends_with_a_norm(
         {"params": params["layer_0"]},
         found.layers[0].reshape(-1, 32),
         jnp.asarray(mask),
-        spans.How(config.num_heads),
+        How(config.num_heads),
         None,
     )
     expected = LayerNorm(config).apply({"params": params["final_norm"]}, layer)

@@ -13,7 +13,7 @@ from bertjax import programs
 from bertjax.errors import UserError
 from bertjax.models import flash, products
 from bertjax.models.dropout import drop
-from bertjax.models.spans import How, attention_bias
+from bertjax.models.reach import How, attention_bias
 from bertjax.settings import choose
 
 QKV = Sequence[Array]
@@ -37,7 +37,7 @@ def einsum(
     query, key, value = (products.laid_out(x.swapaxes(1, 2)) for x in (query, key, value))
     # [B, H, P, T]
     scores = products.times_turned(query, key)
-    bias = attention_bias(sequences, how.packed, how.span, places)
+    bias = attention_bias(sequences, how.packed, how.reach, places)
     weights = jax.nn.softmax(scores + bias, axis=-1).astype(query.dtype)
     # [B, H, P, T] x [B, H, T, K] -> [B, P, H, K] -> [B, P, D]
     mixed = products.times(drop(weights, how.rate, rng), value).astype(query.dtype).swapaxes(1, 2)
@@ -54,7 +54,7 @@ def dot_product(qkv: QKV, sequences: Array, rng: Array | None, how: How) -> Arra
         query,
         key,
         value,
-        mask=attention_bias(sequences, how.packed, how.span) == 0.0,
+        mask=attention_bias(sequences, how.packed, how.reach) == 0.0,
         scale=1.0,
         implementation="cudnn" if fused else "xla",
     )

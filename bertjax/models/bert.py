@@ -12,7 +12,7 @@ from bertjax.models.dropout import drop
 from bertjax.models.encoder_output import EncoderOutput, Packing, at_places, last_places
 from bertjax.models.layers import EncoderLayer, LayerNorm, dense
 from bertjax.models.linear import kernel_init
-from bertjax.models.spans import SPANS, How
+from bertjax.models.reach import REACHES, How
 
 
 class Embeddings(nn.Module):
@@ -104,8 +104,8 @@ class Bert(nn.Module):
         pooled_at = self._pooled_places(input_mask, packing)
         wanted = None if reads is None else jnp.concatenate([pooled_at, reads], axis=1)
         for place, (layer, rng) in enumerate(zip(self.layer, rngs[1:], strict=True)):
-            span = SPANS[config.attention](config, place)
-            how = How(config.num_heads, packing is not None, span, rate)
+            reach = REACHES[config.attention](config, place)
+            how = How(config.num_heads, packing is not None, reach, rate)
             x = layer(x, input_mask, how, rng, wanted if place == number - 1 else None)
             layers.append(x.reshape(embedded.shape[0], -1, x.shape[-1]))
         if self.config.residual == "pre_norm":

@@ -44,7 +44,7 @@ class EncoderConfig(Protocol):
     def to_dict(self) -> dict[str, Any]: ...
 
 
-# The interchangeable parts of a transformer; layers.py and spans.py have a table for each.
+# The interchangeable parts of a transformer; layers.py and reach.py have a table for each.
 PARTS = {
     "attention": ("full", "causal", "local_global"),
     "residual": ("post_norm", "pre_norm"),
@@ -70,7 +70,7 @@ class BertConfig:
       hidden_dropout, attention_dropout: probabilities of dropping a value.
       norm_epsilon: added to the variance in layer normalisation.
       initializer_range: deviation of the truncated normal that kernels start from.
-      attention: who attends to whom, a key of spans.SPANS; "causal" makes it a model of the next
+      attention: who attends to whom, a key of reach.REACHES; "causal" makes it a model of the next
         word. attention_window: tokens that local attention reaches over, half of them to each side.
       residual, positions, feed_forward: keys of the tables of these names in layers.py.
       dtype: of the matrix products, "float32" or "bfloat16"; parameters, softmax, layer

@@ -24,7 +24,7 @@ from bertjax import partition, programs
 from bertjax.models import kernels
 from bertjax.models.kernels import LANES as _LANES
 from bertjax.models.kernels import kept, on_tpu
-from bertjax.models.spans import How
+from bertjax.models.reach import How
 
 # Queries whose scores are worked on together.
 _BLOCK = 128
@@ -80,10 +80,10 @@ def _bias(sequences: Array, queries: Array, start: Any, how: How) -> Array:
     # From the query to the key.
     steps = jax.lax.broadcasted_iota(jnp.int32, keys.shape, 0) - start
     steps -= jax.lax.broadcasted_iota(jnp.int32, keys.shape, 1)
-    if how.span.causal:
+    if how.reach.causal:
         may &= steps <= 0
-    if how.span.window:
-        may &= jnp.abs(steps) <= how.span.window // 2
+    if how.reach.window:
+        may &= jnp.abs(steps) <= how.reach.window // 2
     return jnp.where(may, 0.0, -1e9)
 
 
@@ -103,12 +103,12 @@ def _times(count: int, body: Callable[[Any], None], together: int = 1) -> None:
     jax.lax.fori_loop(0, count, step, None, unroll=max(1, min(count, together)))
 
 
-def _span(index: Any, size: int) -> Any:
+def _slice(index: Any, size: int) -> Any:
     return pl.ds(pl.multiple_of(index * size, size), size)
 
 
 class _Place(NamedTuple):
-    """Row, number and span of a block of queries, lanes of a group of heads; the row's seeds."""
+    """Row, number and slice of a block of queries, lanes of a group of heads; the row's seeds."""
 
     row: Any
     number: Any
@@ -142,11 +142,11 @@ def _each(
             pltpu.prng_seed(*own)
 
         def block(b: Any) -> None:
-            span = _span(b, _BLOCK)
-            bias[...] = _bias(sequences[r], sequences[r, :, span], span.start, how)
+            where = _slice(b, _BLOCK)
+            bias[...] = _bias(sequences[r], sequences[r, :, where], where.start, how)
             together = _UNROLLED // length
             _times(
-                width // lanes, lambda g: work(_Place(r, b, span, _span(g, lanes), own)), together
+                width // lanes, lambda g: work(_Place(r, b, where, _slice(g, lanes), own)), together
             )
 
         _times(length // _BLOCK, block)

@@ -23,7 +23,7 @@ from bertjax.models.config import BertConfig, EncoderConfig
 from bertjax.models.dropout import drop
 from bertjax.models.encoder_output import at_places
 from bertjax.models.linear import Dense, Weights, linear, side_by_side
-from bertjax.models.spans import How
+from bertjax.models.reach import How
 
 
 def dense(features: int, config: EncoderConfig, name: str) -> Dense:

@@ -11,7 +11,7 @@ from jax import Array
 from bertjax.models.config import BertConfig
 
 
-class Span(NamedTuple):
+class Reach(NamedTuple):
     """What a token may attend to.
 
     Attributes:
@@ -23,15 +23,15 @@ class Span(NamedTuple):
     window: int = 0
 
 
-def _local_global(config: BertConfig, layer: int) -> Span:
+def _local_global(config: BertConfig, layer: int) -> Reach:
     """Every third layer reaches everywhere (ModernBERT, Warner et al. 2024)."""
-    return Span(window=config.attention_window if layer % 3 else 0)
+    return Reach(window=config.attention_window if layer % 3 else 0)
 
 
-# (config, number of the layer) -> its span.
-SPANS: dict[str, Callable[[BertConfig, int], Span]] = {
-    "full": lambda config, layer: Span(),
-    "causal": lambda config, layer: Span(causal=True),
+# (config, number of the layer) -> its reach.
+REACHES: dict[str, Callable[[BertConfig, int], Reach]] = {
+    "full": lambda config, layer: Reach(),
+    "causal": lambda config, layer: Reach(causal=True),
     "local_global": _local_global,
 }
 
@@ -39,7 +39,7 @@ SPANS: dict[str, Callable[[BertConfig, int], Span]] = {
 def attention_bias(
     input_mask: Array,
     packed: bool = False,
-    span: Span | None = None,
+    reach: Reach | None = None,
     places: Array | None = None,
 ) -> Array:
     """0 where a key may be attended to and a large negative number where it may not.
@@ -48,11 +48,11 @@ def attention_bias(
       input_mask: [B, T], 0 for padding; else 1 or, in packed rows, the number of the sequence,
         counted from 1.
       packed: a token attends to its own sequence only.
-      span: and only so far.
+      reach: and only so far.
       places: [B, P], where the queries are; None: everywhere, P = T.
 
     Returns:
-      [B, 1, 1, T], or [B or 1, 1, P, T] if packed or within a span, float32, to be added to scores
+      [B, 1, 1, T], or [B or 1, 1, P, T] if packed or within a reach, float32, to be added to scores
       [B, H, P, T].
     """
     place = jnp.arange(input_mask.shape[1])
@@ -64,10 +64,10 @@ def attention_bias(
         allowed = allowed & (own[:, None, :, None] == input_mask[:, None, None, :])
     # [B or 1, 1, P, T], from the query to the key
     steps = place - queries[:, None, :, None]
-    if span is not None and span.causal:
+    if reach is not None and reach.causal:
         allowed = allowed & (steps <= 0)
-    if span is not None and span.window:
-        allowed = allowed & (jnp.abs(steps) <= span.window // 2)
+    if reach is not None and reach.window:
+        allowed = allowed & (jnp.abs(steps) <= reach.window // 2)
     return jnp.where(allowed, 0.0, -1e9).astype(jnp.float32)
 
 
@@ -77,11 +77,11 @@ class How(NamedTuple):
     Attributes:
       heads: H, of width D / H.
       packed: rows hold several sequences, each of which attends to itself alone.
-      span: how far.
+      reach: how far.
       rate: probability of dropping a weight.
     """
 
     heads: int
     packed: bool = False
-    span: Span = Span()
+    reach: Reach = Reach()
     rate: float = 0.0
