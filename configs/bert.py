@@ -37,7 +37,7 @@ def get_config(size: str = "base") -> ConfigDict:
                 "attention_window": 128,
                 "residual": "post_norm",  # or pre_norm
                 "positions": "learned",  # or rope
-                "feed_forward": "gelu",  # or geglu, swiglu
+                "feed_forward": "gelu",  # or gelu_tanh, relu, geglu, swiglu
                 "dtype": "float32",
                 # einsum, dot_product, flash: by platform. cuDNN's, of dot_product, drops no
                 # weights: it needs attention_dropout=0.

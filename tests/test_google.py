@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -374,6 +375,33 @@ def test_we_write_the_variables_of_the_2018_graph_and_no_others(
     assert not (folder / "labels.txt").exists()
 
 
+@pytest.mark.parametrize(
+    ("feed_forward", "written"),
+    [
+        ("gelu", {"hidden_act": "gelu"}),
+        # The newest code of Google knows no other name for what it computes.
+        ("gelu_tanh", {"hidden_act": "gelu", "gelu": "gelu_new"}),
+        ("relu", {"hidden_act": "relu"}),
+    ],
+)
+def test_the_function_of_the_layers_is_written_by_a_name_that_they_know(
+    feed_forward: str,
+    written: dict[str, str],
+    pretraining: Any,
+    tiny_config: BertConfig,
+    tiny_tokenizer: WordPieceTokenizer,
+    tmp_path: Path,
+) -> None:
+    config = dataclasses.replace(tiny_config, feed_forward=feed_forward)
+    google.write_google(tmp_path / "out", pretraining, config, tiny_tokenizer)
+    settings = json.loads((tmp_path / "out" / "bert_config.json").read_text())
+    assert {name: settings[name] for name in settings.keys() & {"hidden_act", "gelu"}} == written
+    assert google.read_config(tmp_path / "out") == config
+    if feed_forward == "gelu_tanh":
+        _set(tmp_path / "out", hidden_act="gelu_new", gelu="gelu")
+        assert google.read_config(tmp_path / "out") == config
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_every_head_is_written_under_its_name_and_read_back(
     head: str,
@@ -423,7 +451,7 @@ def test_wrong_variables_are_named_with_their_checkpoint(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden_act": "relu"}, "hidden_act is 'relu', only 'gelu'"),
+        ({"hidden_act": "tanh"}, "hidden_act is 'tanh', supported here are gelu, gelu_new,"),
         ({"head": "ranking"}, "head is 'ranking', not one of classification,"),
         ({"head": "span"}, "tensor cls/squad/output_weights is missing"),
         ({"num_hidden_layers": 3}, "layer_2/.* is missing"),

@@ -49,7 +49,7 @@ PARTS = {
     "attention": ("full", "causal", "local_global"),
     "residual": ("post_norm", "pre_norm"),
     "positions": ("learned", "rope"),
-    "feed_forward": ("gelu", "geglu", "swiglu"),
+    "feed_forward": ("gelu", "gelu_tanh", "relu", "geglu", "swiglu"),
 }
 # Ways to compute attention, whose results agree; attention.py has their table.
 KERNELS = ("auto", "einsum", "dot_product", "flash")

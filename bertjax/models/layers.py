@@ -113,6 +113,20 @@ def _short_gelu_backward(x: Array, slope: Array) -> tuple[Array]:
 short_gelu.defvjp(lambda x: (short_gelu(x), x), _short_gelu_backward)
 
 
+def tanh_gelu(x: Array) -> Array:
+    """GELU with Phi(x) = (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 (Hendrycks and Gimpel
+    2016, section 2), in float32 whatever the input's type."""
+    return nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype)
+
+
+# What plain feed-forward parts apply, and the masked LM's head above them.
+FUNCTIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": gelu,
+    "gelu_tanh": tanh_gelu,
+    "relu": nn.relu,
+}
+
+
 # --- Attention ------------------------------------------------------------------------------
 
 
@@ -176,15 +190,16 @@ class SelfAttention(nn.Module):
 
 
 class Plain(nn.Module):
-    """Expansion, exact GELU, contraction (paper, section 3, footnote on 4 D)."""
+    """Expansion, a function, contraction (paper, section 3, footnote on 4 D)."""
 
     config: BertConfig
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        function = FUNCTIONS[self.config.feed_forward]
         # [B T, D] -> [B T, 4 D] -> [B T, D]
         inner = dense(self.config.intermediate_size, self.config, "intermediate")(x)
-        return dense(self.config.hidden_size, self.config, "output")(gelu(inner))
+        return dense(self.config.hidden_size, self.config, "output")(function(inner))
 
 
 class Gated(nn.Module):
@@ -205,7 +220,7 @@ class Gated(nn.Module):
 
 
 FEED_FORWARDS: dict[str, Callable[[BertConfig], nn.Module]] = {
-    "gelu": lambda config: Plain(config, name="feed_forward"),
+    **dict.fromkeys(FUNCTIONS, lambda config: Plain(config, name="feed_forward")),
     "geglu": lambda config: Gated(config, gelu, name="feed_forward"),
     "swiglu": lambda config: Gated(config, nn.silu, name="feed_forward"),
 }

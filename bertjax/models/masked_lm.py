@@ -11,7 +11,7 @@ from jax import Array
 from bertjax.models.bert import Bert
 from bertjax.models.config import BertConfig
 from bertjax.models.encoder_output import Packing
-from bertjax.models.layers import LayerNorm, dense
+from bertjax.models.layers import FUNCTIONS, LayerNorm, dense, gelu
 from bertjax.models.linear import scores
 from bertjax.models.objectives import (
     Batch,
@@ -34,7 +34,8 @@ class PretrainingOutput(NamedTuple):
 
 
 class MaskedLM(nn.Module):
-    """Transform, GELU, normalisation, then the token table transposed plus a bias."""
+    """Transform, GELU or what else the layers have for it, normalisation, then the token table
+    transposed plus a bias."""
 
     config: BertConfig
 
@@ -45,7 +46,9 @@ class MaskedLM(nn.Module):
 
     def states(self, x: Array) -> Array:
         """[..., D] -> [..., D], what the token table is multiplied with."""
-        return self.norm(nn.gelu(self.transform(x), approximate=False))
+        # Gated layers have nothing that could stand here.
+        function = FUNCTIONS.get(self.config.feed_forward, gelu)
+        return self.norm(function(self.transform(x)))
 
     def __call__(self, chosen: Array, token_table: Array) -> Array:
         # [B, P, D] -> [B P, D]

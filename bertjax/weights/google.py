@@ -1,13 +1,16 @@
 """Google's folders of 2018: bert_config.json, a TensorFlow 1 checkpoint and vocab.txt.
 
-    bert_config.json    sizes; the kind of the head, too, under a key that the 2018 code ignores
+    bert_config.json    sizes; the kind of the head and of GELU, too, under keys that the 2018
+                        code ignores
     bert_model.ckpt.*   variables by name, written by TensorFlow's own saver
     vocab.txt           WordPiece; tokenizer_config.json beside it says whether it is uncased
     labels.txt          names of a head's outputs, one a line, for which 2018 had no place
 
-Since February 2019 the code of google-research/bert approximates GELU by a tanh. The parameters
-are the same, but its scores then differ by up to some 1e-3 from ours, from those of the first
-release and from transformers'.
+"gelu" has meant two functions: x Phi(x) in the first release, and since February 2019 its
+approximation by a tanh, for which the code of google-research/bert has no other name. Here it is
+the first one, as in transformers, which runs all released models so; scores differ by up to some
+1e-3. Who knows that a model was trained with the other one writes "hidden_act": "gelu_new" into its
+config. Models of ours that were say "gelu": "gelu_new" beside the name that the 2018 code reads.
 """
 
 from __future__ import annotations
@@ -47,8 +50,11 @@ def read_config(folder: Path) -> BertConfig:
 
 def _config(path: Path, settings: dict[str, Any]) -> BertConfig:
     # What an absent key means in modeling.py.
-    usual = {"type_vocab_size": 16}
-    return model_folder.read_config(path, usual | settings, {"hidden_act": "gelu"})
+    usual = {"type_vocab_size": 16, "hidden_act": "gelu"}
+    settings = usual | settings
+    if settings["hidden_act"] == "gelu":
+        settings["hidden_act"] = settings.get("gelu", "gelu")
+    return model_folder.read_config(path, settings, {})
 
 
 def read_google(folder: Path) -> tuple[BertConfig, Any, FolderInfo]:
@@ -153,7 +159,9 @@ def write_google(
     if model_folder.has_labels(head):
         _check_lines(folder, labels, params)
     variables = to_foreign(params, config, "google", head)
-    settings = model_folder.config_json(config) | {"hidden_act": "gelu"}
+    settings = model_folder.config_json(config)
+    if settings["hidden_act"] == "gelu_new":
+        settings |= {"hidden_act": "gelu", "gelu": "gelu_new"}
     del settings[model_folder.CONFIG_KEYS["norm_epsilon"]]
     with model_folder.new_folder(folder, CONFIG) as partial:
         write_json(partial / CONFIG, settings | ({"head": head} if head else {}))

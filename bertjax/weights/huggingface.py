@@ -25,7 +25,6 @@ from bertjax.weights.model_folder import FolderInfo
 # What this code computes; a folder that says otherwise would load and give other numbers.
 _ONLY: dict[str, Any] = {
     "model_type": "bert",
-    "hidden_act": "gelu",
     "position_embedding_type": "absolute",
     "is_decoder": False,
     "add_cross_attention": False,

@@ -29,6 +29,14 @@ CONFIG_KEYS = {
     "norm_epsilon": "layer_norm_eps",
     "initializer_range": "initializer_range",
 }
+# hidden_act there -> feed_forward here, all that both know; the first name of each is written.
+HIDDEN_ACTS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu": "relu",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,16 +70,20 @@ def of_head(table: Mapping[str, T], head: str) -> T:
 
 
 def config_json(config: BertConfig) -> dict[str, Any]:
-    return {key: getattr(config, ours) for ours, key in CONFIG_KEYS.items()}
+    names = (name for name, ours in HIDDEN_ACTS.items() if ours == config.feed_forward)
+    sizes = {key: getattr(config, ours) for ours, key in CONFIG_KEYS.items()}
+    return sizes | {"hidden_act": next(names)}
 
 
 def own_settings(config: BertConfig) -> list[str]:
-    """What makes an encoder another than the paper's, which is all that the layouts know."""
+    """What makes an encoder another than the paper's, but for what the layouts know."""
+    known = [*CONFIG_KEYS, "dtype", "attention_window", "attention_kernel"]
+    if config.feed_forward in HIDDEN_ACTS.values():
+        known.append("feed_forward")
     return [
         f"{field.name}={getattr(config, field.name)}"
         for field in dataclasses.fields(config)
-        if field.name not in (*CONFIG_KEYS, "dtype", "attention_window", "attention_kernel")
-        and getattr(config, field.name) != field.default
+        if field.name not in known and getattr(config, field.name) != field.default
     ]
 
 
@@ -89,11 +101,16 @@ def read_config(path: Path, settings: dict[str, Any], only: dict[str, Any]) -> B
             raise UserError(
                 f"{path}: {key} is {settings.get(key)!r}, only {value!r} is supported here"
             )
+    act = settings.get("hidden_act", "gelu")
+    if act not in HIDDEN_ACTS:
+        raise UserError(
+            f"{path}: hidden_act is {act!r}, supported here are {', '.join(HIDDEN_ACTS)}"
+        )
     if "vocab_size" not in settings:
         raise UserError(f"{path}: no vocab_size")
     fields = {ours: settings[key] for ours, key in CONFIG_KEYS.items() if key in settings}
     try:
-        return BertConfig(**fields)
+        return BertConfig(**fields, feed_forward=HIDDEN_ACTS[act])
     except (UserError, TypeError) as error:
         raise UserError(f"{path}: {error}") from None
 
