@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -42,3 +47,41 @@ def test_a_folder_of_the_user_s_own_wins(
     compile_cache.turn_on()
     found = set_to.get("jax_compilation_cache_dir")
     assert found == (None if own else str(compile_cache.folder()))
+
+
+# What compiles fast is kept, too, so that nothing hangs on how busy the machine is.
+CHILD = """
+import sys
+from bertjax import compile_cache, distributed, finetune
+compile_cache._LEAST_SECONDS = 0.0
+sys.exit(distributed.run(finetune.main))
+"""
+
+
+def test_a_second_fine_tuning_compiles_nothing(
+    home: Path, tmp_path: Path, tiny_vocabulary: Path
+) -> None:
+    """All programs of the first process serve the second, which has another folder."""
+    model, data = shutil.copytree(tiny_vocabulary, tmp_path / "model"), tmp_path / "data"
+    config = {"model_type": "bert", "vocab_size": 160, "hidden_size": 16, "num_hidden_layers": 1}
+    config |= {"num_attention_heads": 2, "intermediate_size": 32}
+    (model / "config.json").write_text(json.dumps(config))
+    data.mkdir()
+    for name in ("train", "dev"):
+        rows = "".join(f"the river {n % 2},{n % 2}\n" for n in range(16))
+        (data / f"{name}.csv").write_text(f"sentence,label\n{rows}")
+    flags = ["--task=classify", f"--data_dir={data}", f"--init=scratch:{model}", "--epochs=1"]
+    flags += ["--batch_size=8", "--max_seq_length=32"]
+    # On one device, whose programs are small, and not in the folder that tests share.
+    others = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
+    environment = {name: value for name, value in os.environ.items() if name not in others}
+
+    def programs(run: str) -> set[str]:
+        """What is kept after a run."""
+        command = [sys.executable, "-c", CHILD, *flags, f"--workdir={tmp_path / run}"]
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        return {path.name for path in home.rglob("*-cache")}
+
+    first = programs("first")
+    assert {"jit_step", "jit_predict"} <= {name.partition("-")[0] for name in first}
+    assert programs("second") == first
