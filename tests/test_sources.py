@@ -215,6 +215,23 @@ def test_questions_come_from_there_too() -> None:
     assert example.gold == (("T\u00fcrme", 6),)
 
 
+@pytest.mark.parametrize(("impossible", "gold"), [(False, (("T\u00fcrme", 6),)), (True, ())])
+def test_questions_without_an_answer_come_from_there_too(
+    impossible: bool, gold: tuple[tuple[str, int], ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Plausible answers are wrong ones."""
+    given, none = QUESTION["answers"], {"text": [b""][:0], "answer_start": [0][:0]}
+    record = QUESTION | {
+        "is_impossible": impossible,
+        "answers": none if impossible else given,
+        "plausible_answers": given if impossible else none,
+    }
+    found = mocked(SQUAD["squad2"], record)
+    assert found.keys() == {"train", "dev"}
+    assert [example.gold for examples in found.values() for example in examples] == [gold] * 2
+    assert "squad2: squad/v2.0 of tensorflow-datasets" in capsys.readouterr().out
+
+
 def test_in_training_answers_that_contexts_lack_are_left_out_there_too(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
