@@ -79,7 +79,8 @@ def find(init: str | None) -> Pretrained:
         asked = f"--init={init} names no folder" if init else "--init is missing"
         raise UserError(
             f"{asked}, and runs/ holds no pretraining run to take instead; give a run, a Hugging "
-            "Face or TF1 folder, or scratch:FOLDER with the size and vocabulary of one"
+            "Face or TF1 folder, or, for random weights, scratch:FOLDER with the size and "
+            "vocabulary of one (config.json and vocab.txt will do)"
         )
     start = load(folder, weights=not scratch)
     if scratch:
