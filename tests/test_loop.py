@@ -228,7 +228,7 @@ def test_too_many_skipped_updates_in_a_row_end_the_run_with_advice(
     story = Story(tmp_path, skips=(2, 4, 5, 6, 7, 8))
     with pytest.raises(UserError, match=r"^3 updates in a row .* step 6: .*lower learning rate"):
         play(story, mesh, Timetable(20, 5, 100, 100, max_skipped=3))
-    assert story.told[-1] == f"update {last}"
+    assert story.told[-2:] == [f"update {last}", f"log {last}"], "with what led there"
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
@@ -240,7 +240,7 @@ def test_an_update_that_cannot_be_left_out_ends_the_run_and_is_not_saved(
     story = Story(tmp_path, skips=(4,), leaves_out=False)
     with pytest.raises(UserError, match=r"^step 4: .* cannot be taken back; .*step-4.npz. Go on"):
         play(story, mesh, Timetable(20, 100, 100, save_every=2, max_skipped=9))
-    assert story.told[-2:] == ["batch 4", "update 4"]
+    assert story.told[-3:] == ["batch 4", "update 4", "log 4"]
     assert "save 2 None" in story.told and (tmp_path / "skipped" / "step-4.npz").is_file()
     assert "left out" not in " ".join(story.said)
 
@@ -276,7 +276,8 @@ def test_sigterm_finishes_the_step_saves_and_leaves_with_0(
     with pytest.raises(SystemExit) as caught:
         play(story, mesh, Timetable(8, 4, 100, 100))
     assert caught.value.code == 0
-    assert story.told == ["batch 1", "update 1", "batch 2", "update 2", "save 2 None"]
+    assert story.told == ["batch 1", "update 1", "batch 2", "update 2", "log 2", "save 2 None"]
+    assert story.metrics[2]["loss"] == 1.5, "of the steps since the last line"
     assert story.said[-2] == "on disk"
     assert "stopped at step 2, all saved" in story.said[-1]
     assert signal.getsignal(signal.SIGTERM) not in (handler, signal.SIG_DFL)
@@ -304,15 +305,16 @@ def test_a_run_that_nobody_stops_leaves_sigterm_as_it_was(
 def test_an_evaluation_that_sigterm_interrupts_is_made_up_for(
     mesh: Mesh, tmp_path: Path, handler: Any
 ) -> None:
-    timetable = Timetable(total_steps=2, log_every=9, eval_every=2, save_every=9)
+    timetable = Timetable(total_steps=3, log_every=9, eval_every=2, save_every=9)
     story = Story(tmp_path)
     story.stop_in_evaluation = (2, 1)
     with pytest.raises(SystemExit):
         play(story, mesh, timetable, evaluate=story.evaluate)
-    assert story.told[-4:] == ["evaluate 2", "part 0", "part 1", "save 2 None"]
+    assert story.told[-5:] == ["evaluate 2", "part 0", "part 1", "log 2", "save 2 None"]
     again = Story(tmp_path)
     play(again, mesh, timetable, start=2, evaluate=again.evaluate)
-    assert again.told == ["evaluate 2", "part 0", "part 1", "part 2", "keep 2", "save 2 0.5"]
+    wanted = ["evaluate 2", "part 0", "part 1", "part 2", "keep 2", "save 2 0.5", "batch 3"]
+    assert again.told[:7] == wanted
 
 
 def test_a_stuck_step_prints_where_it_is(tmp_path: Path) -> None:

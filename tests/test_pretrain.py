@@ -9,8 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,6 +112,34 @@ def test_after_sigterm_the_run_goes_on_from_the_very_step(
     # Twelve steps teach nothing yet, and the run says so.
     assert "warning: the masked-LM loss" in said
     assert "is not below" in said
+
+
+def test_every_step_is_in_one_line_of_the_log_of_a_run_that_was_stopped(
+    command: Command,
+    arguments: list[str],
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flags = [*arguments, f"--workdir={tmp_path}", "log_every=5"]
+    before = pretrain.phases.batches
+
+    def until_the_third(*given: Any) -> Iterator[Any]:
+        for number, batch in enumerate(before(*given), start=1):
+            if number == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain.phases, "batches", until_the_third)
+        with pytest.raises(SystemExit):
+            command(pretrain, *flags)
+    assert command(pretrain, *flags) == 0
+    lines = {line["step"]: line["loss"] for line in run_log.read_metrics(tmp_path)}
+    assert len(lines) == len(run_log.read_metrics(tmp_path))
+    assert list(lines) == [3, 5, 10, 12]
+    total = 3 * lines[3] + 2 * lines[5] + 5 * lines[10] + 2 * lines[12]
+    assert total == pytest.approx(sum(loss for _, loss, *_ in losses(tiny_run)))
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from bertjax.training.profiler import Profiler
 from bertjax.training.pulse import Pulse, Stopped
 from bertjax.training.rates import HostBatch, Meter
 from bertjax.training.run_log import RunLog
-from bertjax.training.skipped_updates import SkippedUpdates
+from bertjax.training.skipped_updates import Diverged, SkippedUpdates
 from bertjax.training.timetable import Timetable
 from bertjax.training.train_step import EvalStep, TrainStep
 
@@ -43,7 +44,8 @@ def train(
     In every step, in this order: batch, update, log, evaluate, save, stop if asked to.
 
     Raises:
-      Diverged: too many updates in a row were not finite, or one that could not be left out.
+      Diverged: too many updates in a row were not finite, or one that could not be left out; the
+        log has the steps before it.
       SystemExit: with 0 after SIGTERM, when the state is saved.
     """
     step = int(state.step)
@@ -68,8 +70,11 @@ def train(
             trace.after(step, metrics)
             meter.add(metrics, batch)
             ends.queued.append((step, metrics, batch))
-            ends.end(state, step)
-        ends.look()
+            try:
+                ends.end(state, step)
+            except Diverged:
+                ends.write(step)  # What led there.
+                raise
         checkpoints.wait()  # In here, where SIGTERM does not end it.
         if pulse.beat():
             raise SystemExit(0)
@@ -100,14 +105,18 @@ class _StepEnds:
         timetable = self.timetable
         self.look(self.ahead)
         if timetable.due(step, timetable.log_every):
-            self.log.write(step, self.meter.close(timetable.total_steps - step))
+            self.write(step)
         self.pulse.beat()
         evaluate = self.evaluate if timetable.due(step, timetable.eval_every) else None
         saved = evaluate is not None or timetable.due(step, timetable.save_every)
         if saved or self.pulse.stopping:
             self.look()  # Nothing is saved before its loss is seen.
-            with self.meter.apart():
-                self.settle(state, step, evaluate)
+            self.settle(state, step, evaluate)
+
+    def write(self, step: int) -> None:
+        """Logs the steps since the last line, if there are any."""
+        if self.meter.steps:
+            self.log.write(step, self.meter.close(self.timetable.total_steps - step))
 
     def look(self, ahead: int = 0) -> None:
         """Waits for the losses of all queued steps, but for so many that may still run."""
@@ -118,14 +127,15 @@ class _StepEnds:
         """Evaluates if there is something to do it with, saves, stops if asked to."""
         score = None
         if evaluate is not None and not self.pulse.stopping:
-            try:
+            with self.meter.apart(), suppress(Stopped):  # Made up for when the run goes on.
                 found, score = evaluate(state, self.pulse)
                 self.log.keep(step, found)
-            except Stopped:
-                pass  # Made up for when the run goes on.
-        # First: what is logged before the checkpoint is not logged again behind it.
-        self.log.send()
-        self.checkpoints.save(state, score)
+        if self.pulse.stopping:
+            self.write(step)
+        with self.meter.apart():
+            # First: what is logged before the checkpoint is not logged again behind it.
+            self.log.send()
+            self.checkpoints.save(state, score)
         if self.pulse.stopping:
             self.checkpoints.wait()
             self.log.say(f"stopped at step {step:,}, all saved; the same command goes on from here")

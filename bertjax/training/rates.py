@@ -49,6 +49,11 @@ class Meter:
         self._flops = self._waited = self._apart = 0.0
         self._start = time.perf_counter()
 
+    @property
+    def steps(self) -> int:
+        """So many since the last line."""
+        return len(self._metrics)
+
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Around the wait for a batch."""
