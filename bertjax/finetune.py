@@ -27,6 +27,7 @@ from bertjax.tasks import own, sources, submission
 from bertjax.tasks.base import Context, Options, Task
 from bertjax.tasks.table import TASKS
 from bertjax.tasks.word_lists import WORD_TASKS, find
+from bertjax.training.pulse import heed_sigterm
 from bertjax.weights import pretrained
 
 # What of the answers to questions a finished run leaves open.
@@ -46,6 +47,7 @@ def train(flags: argparse.Namespace, task: Task) -> None:
       Diverged: the only run lost its finite loss or scores.
       SystemExit: with 0 after SIGTERM, when all is saved.
     """
+    heed_sigterm()
     flag_checks.check_task(flags, task)
     flag_checks.check_folder(flags)
     mesh = partition.make_mesh()

@@ -27,7 +27,7 @@ from bertjax.runs.state import TrainState, abstract_state, init_state
 from bertjax.text import tokenizer
 from bertjax.training import arithmetic, continuation, loop, phases, profiler, program, wandb_log
 from bertjax.training.inputs import Inputs, open_run
-from bertjax.training.pulse import Pulse
+from bertjax.training.pulse import Pulse, heed_sigterm
 from bertjax.training.run_log import RunLog, read_metrics, shown, with_perplexities
 from bertjax.training.timetable import Timetable
 from bertjax.training.train_step import make_eval_step
@@ -208,6 +208,7 @@ def train(
 
 def main() -> None:
     flags = parse_arguments()
+    heed_sigterm()
     memory.keep_freed_memory()
     compile_cache.turn_on()
     traced = profiler.parse_steps(flags.profile) if flags.profile else None

@@ -187,9 +187,13 @@ def command(compiled: Path) -> Command:
     """Calls an entry point's main in this process, as `python -m` would."""
 
     def call(module: ModuleType, *arguments: object) -> int:
+        handler = signal.getsignal(signal.SIGTERM)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
-            return errors.run(module.main)
+            try:
+                return errors.run(module.main)
+            finally:
+                signal.signal(signal.SIGTERM, handler)
 
     return call
 

@@ -302,6 +302,43 @@ def test_a_run_that_nobody_stops_leaves_sigterm_as_it_was(
     assert signal.getsignal(signal.SIGTERM) == handler
 
 
+# Waits where a command opens its data, long before the first step.
+WAITING = """
+import sys, time
+from bertjax import distributed, {command}
+
+def wait(*_):
+    print("opening", flush=True)
+    time.sleep(300)
+
+{command}.{opens} = wait
+sys.exit(distributed.run({command}.main))
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "opens", "flags"),
+    [
+        ("pretrain", "open_run", ["--config=configs/bert.py:tiny", "--workdir=none"]),
+        ("finetune", "partition.make_mesh", ["--task=rte", "--workdir=none"]),
+    ],
+)
+def test_sigterm_before_the_first_step_is_told_and_leaves_with_0(
+    command: str, opens: str, flags: list[str]
+) -> None:
+    code = WAITING.format(command=command, opens=opens)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *flags], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "opening\n"
+    begin = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 0 and time.monotonic() - begin < 60
+    assert said.startswith("stopped while no step ran") and said.count("\n") == 1
+    assert not Path("none").exists()
+
+
 def test_an_evaluation_that_sigterm_interrupts_is_made_up_for(
     mesh: Mesh, tmp_path: Path, handler: Any
 ) -> None:
