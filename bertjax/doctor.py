@@ -1,10 +1,12 @@
-"""Looks at everything a long run needs before it starts: packages, devices, records, disk.
+"""Looks at everything a long run needs before it starts: packages, devices, inputs, disk.
 
-example:
+examples:
   python -m bertjax.doctor --platform=tpu --config=configs/bert.py:base --workdir=runs/base \\
       data.records=records/128
-Without --config only packages, devices and their connections. Of several processes all must ask at
-once; the first tells what it found, the others what is wrong with their own.
+  python -m bertjax.doctor --init=runs/base --data_dir=glue --workdir=runs/sst2
+It takes those flags of a pretraining or a fine-tuning that tell what is read and written; without
+any it looks at packages, devices and their connections. Of several processes all must ask at once;
+the first tells what it found, the others what is wrong with their own.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -33,7 +35,11 @@ from bertjax.files import storage
 from bertjax.runs import checkpoint, orbax_manager, run_folder, state
 from bertjax.training import chips
 from bertjax.training.inputs import Inputs, Opened, open_run
+from bertjax.weights import pretrained
 
+# What a fine-tuning, or a prediction, reads beside the model; as flags of bertjax.finetune.
+FILES = ("data_dir", "train", "dev", "test", "extra_train", "input")
+_OTHERS = ", ".join(f"--{name}" for name in FILES[1:])
 _SIDE = 256
 # A product in bfloat16 of numbers around 1 has errors of this share.
 _ERROR = 2e-2
@@ -45,6 +51,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--platform", choices=["cpu", "gpu", "tpu"], help="what must be there (default: any)")
     add("--config", metavar="FILE[:SIZE]", help="of the run to come, as for bertjax.pretrain")
     add("--workdir", type=storage.path, metavar="RUN", help="of the run to come")
+    add("--init", metavar="FROM", help="of a fine-tuning to come, as for bertjax.finetune")
+    add("--data_dir", type=storage.path, metavar="DIR", help="its files; also " + _OTHERS)
+    for name in FILES[1:]:
+        add(f"--{name}", type=storage.path, help=argparse.SUPPRESS)
     add("overrides", nargs="*", metavar="name=value", help="settings of the config")
     flags = parser.parse_intermixed_args(argv)  # as bertjax.pretrain does
     if flags.overrides and not flags.config:
@@ -148,6 +158,30 @@ def _check_first(each: Records) -> None:
         raise UserError(f"{path}: is damaged; {mend}")
 
 
+def model(init: str) -> str:
+    """The model that --init names is read as the run will read it."""
+    start = pretrained.find(init)
+    return f"{start.name}: {start.config.encoder}, {start.config.vocab_size:,} entries"
+
+
+def files(places: Mapping[str, Path]) -> str:
+    """{flag: file or folder}: each is there and can be read.
+
+    Raises:
+      UserError: one is not there, or is an empty folder.
+    """
+    for name, place in places.items():
+        if place.is_file():
+            with place.open("rb") as file:
+                file.read(1)
+        elif not (place.is_dir() and any(place.iterdir())):
+            raise UserError(
+                f"--{name}={place}: no such file, and no folder that holds any, on "
+                f"{platform.node()}; copy it there, or give another place"
+            )
+    return ", ".join(map(str, places.values()))
+
+
 def checkpoint_bytes(opened: Opened) -> int:
     """What a run's checkpoints take: the last ones, the best one, and one being written."""
     made = opened.program
@@ -215,6 +249,11 @@ def main() -> None:
         look("records", lambda: records(opened.inputs))
         if flags.workdir:
             need = checkpoint_bytes(opened)
+    if flags.init:
+        look("init", lambda: model(flags.init))
+    given = {name: getattr(flags, name) for name in FILES if getattr(flags, name)}
+    if given:
+        look("files", lambda: files(given))
     if flags.workdir:
         look("workdir", lambda: workdir(flags.workdir, need))
 

@@ -9,7 +9,7 @@ usage: ./launch/slurm.sh [options for sbatch] [--dry_run] -- COMMAND...
 Submits COMMAND as a job; the checkout and its environment lie on a disk that the nodes share (on a
 GPU machine: ./launch/worker.sh setup gpu). There is one task a GPU if --gpus-per-node=N or
 --gres=gpu:N says how many, else one a node with all of its GPUs; JAX finds the others by SLURM's
-variables. bertjax.doctor looks at them first, and at the records and the disk of a pretraining. Two
+variables. bertjax.doctor looks at them first, and at what a training is to read and write. Two
 minutes before the time limit the tasks are asked to save; then, and after a preemption, a crash or a
 lost node, the job is queued again and goes on from the last checkpoint; not after exit status 0
 (finished) or 2 (refused), nor after five crashes in a row.

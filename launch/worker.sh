@@ -6,7 +6,7 @@ set -euo pipefail
 usage() {
   cat << END
 usage: ./launch/worker.sh setup [EXTRA]           the environment, with an extra: tpu, gpu, tpu,wandb ...
-       ./launch/worker.sh check [KIND] [COMMAND...]   packages, devices, records, disk; fails without tpu or cuda
+       ./launch/worker.sh check [KIND] [COMMAND...]   packages, devices, inputs, disk; fails without tpu or cuda
        ./launch/worker.sh run COMMAND...          a command in the environment, in the foreground
        ./launch/worker.sh keep NAME COMMAND...    the same; its log and exit status are kept
        ./launch/worker.sh start NAME COMMAND...   the same, in the background
@@ -83,14 +83,24 @@ check() {
     ${platform:+--platform="$platform"} "${words[@]}"
 }
 
-# read_words COMMAND...: sets words to those that the doctor takes, too, if it is a pretraining.
+# read_words COMMAND...: sets words to those of a pretraining or fine-tuning that the doctor takes.
 read_words() {
-  while (($#)) && [[ $1 != bertjax.pretrain ]]; do shift; done
-  while (($#)); do
+  local flags=''
+  while (($#)) && [[ -z $flags ]]; do
     case $1 in
-      --config=* | --workdir=* | [!-]*=*) words+=("$1") ;;
-      --config | --workdir) words+=("$1" "${2:-}") && shift ;;
+      bertjax.pretrain) flags='--config --workdir name=value' ;;
+      bertjax.finetune)
+        flags='--init --data_dir --train --dev --test --extra_train --input --workdir' ;;
     esac
+    shift
+  done
+  while (($#)); do
+    if [[ " $flags " == *" ${1%%=*} "* ]]; then
+      words+=("$1")
+      if [[ $1 != *=* ]]; then words+=("${2:-}") && shift; fi
+    elif [[ $flags == *name=value && $1 == [!-]*=* ]]; then
+      words+=("$1")
+    fi
     shift || true # the last word was a flag without its value, which the command refuses
   done
 }

@@ -47,6 +47,48 @@ def test_a_healthy_machine_gets_a_line_for_every_check(
     assert not run.exists(), "it only looks"
 
 
+def test_what_a_fine_tuning_reads_and_writes_is_looked_at(
+    command: Command, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, run = tmp_path / "glue", tmp_path / "run"
+    data.mkdir()
+    (data / "train.tsv").write_text("sentence\tlabel\n")
+    flags = [f"--init={tiny_run}", f"--data_dir={data}", f"--dev={data / 'train.tsv'}"]
+    assert command(doctor, *flags, f"--workdir={run}") == 0
+    init, files, workdir = capsys.readouterr().out.splitlines()[3:]
+    assert init.startswith(f"init      {tiny_run}: bert, ")
+    assert files == f"files     {data}, {data / 'train.tsv'}"
+    assert workdir.startswith("workdir ") and not run.exists()
+
+    assert command(doctor, f"--init={tmp_path / 'none'}") == 2
+    assert f"error: {tmp_path / 'none'}: no such folder" in capsys.readouterr().err
+    (data / "train.tsv").unlink()
+    for place in (data, data / "train.tsv"):
+        assert command(doctor, f"--data_dir={place}") == 2
+        assert f"error: --data_dir={place}: no such file, and no fo" in capsys.readouterr().err
+    (data / "file").touch()
+    assert command(doctor, f"--workdir={data / 'file' / 'run'}") == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize("setting", ["data.long_records", "data.eval_records", "init"])
+def test_what_the_config_itself_names_is_looked_at(
+    setting: str,
+    command: Command,
+    tiny_settings: Path,
+    tiny_records: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As configs/lamb.py names data.long_records: nobody has typed it, and it must be there."""
+    own = tmp_path / "own.py"
+    lines = ["usual = get_config", "def get_config():", "    config = usual()"]
+    lines += [f"    config.{setting} = 'records/none'", "    return config"]
+    own.write_text("\n".join([tiny_settings.read_text(), *lines]))
+    assert command(doctor, f"--config={own}", f"data.records={tiny_records}") == 2
+    assert "records/none" in capsys.readouterr().err
+
+
 def test_a_folder_that_hosts_do_not_share_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,16 @@ def test_up_runs_the_command_on_every_worker_and_deletes(two_workers: Room, slic
     assert "bert has finished" in output
 
 
+def test_up_looks_at_what_a_fine_tuning_reads_and_writes(two_workers: Room) -> None:
+    flags = ["--init=gs://b/base", "--data_dir=gs://b/glue", "--workdir=gs://b/rte"]
+    words = ["up", "bert", TYPE, "--", "python", "-m", "bertjax.finetune", "--task=rte", *flags]
+    (two_workers.folder / "check.status").write_text("2")
+    assert two_workers.run("tpu.sh", *words)[0] == 2
+    looked = " ".join(["-m bertjax.doctor --platform=tpu", *flags])
+    assert two_workers.lines("looked") == [looked] * 2
+    assert not any("worker.sh start" in " ".join(call) for call in two_workers.calls())
+
+
 # While the machines are set up, at the start, and later.
 @pytest.mark.parametrize(
     ("moment", "after", "state"),

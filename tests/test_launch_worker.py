@@ -237,7 +237,12 @@ def test_state_tells_whether_it_is_another_command(room: Room) -> None:
     ("words", "looked"),
     [
         ([], ""),
-        (["tpu", "python", "-m", "bertjax.finetune", "--workdir=w"], ""),
+        (["tpu", "python", "-m", "bertjax.prepare", "--input=x", "--output=y"], ""),
+        (
+            [*["tpu", "python", "-m", "bertjax.finetune", "--task=rte", "--init", "gs://b/x y"]]
+            + ["--data_dir=d", "--columns", "a=b", "--train_examples=5", "--workdir=w"],
+            " --init gs://b/x y --data_dir=d --workdir=w",
+        ),
         (
             [*["cuda", "env", "A=b", "python", "-m", "bertjax.pretrain", "--config", "c.py:x y"]]
             + ["a.b=c", "--wandb=p", "--workdir=w", "--profile", "1:2", "d=e"],
@@ -246,7 +251,7 @@ def test_state_tells_whether_it_is_another_command(room: Room) -> None:
         (["cuda", "python", "-m", "bertjax.pretrain", "a=b", "--workdir"], " a=b --workdir "),
     ],
 )
-def test_check_looks_at_the_data_of_a_pretraining(
+def test_check_looks_at_what_a_training_reads_and_writes(
     room: Room, words: list[str], looked: str
 ) -> None:
     assert room.run("worker.sh", "check", *words)[0] == 0

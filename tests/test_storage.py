@@ -256,6 +256,15 @@ def test_the_doctor_writes_to_the_bucket(bucket: buckets.Bucket) -> None:
     assert bucket.names("bucket/new/") == []
 
 
+def test_the_doctor_finds_what_a_fine_tuning_reads_in_a_bucket(bucket: buckets.Bucket) -> None:
+    bucket.put("bucket/looked/at/train.tsv", b"sentence\tlabel\n")
+    folder = storage.path("gs://bucket/looked")
+    places = {"data_dir": folder, "train": folder / "at" / "train.tsv"}
+    assert doctor.files(places) == "gs://bucket/looked, gs://bucket/looked/at/train.tsv"
+    with pytest.raises(UserError, match="--dev=gs://bucket/looked/dev.tsv: no such file"):
+        doctor.files({"dev": folder / "dev.tsv"})
+
+
 def test_what_a_bucket_refuses_is_one_line(
     bucket: buckets.Bucket,
     records: str,
