@@ -48,20 +48,32 @@ def sized(size: str) -> Any:
     return encoders.from_settings(wanted, WORDS.vocab_size)
 
 
+def shapes_of(size: str) -> Any:
+    """The parameters of a size, with shapes but without numbers."""
+    model: Any = encoders.build(sized(size), WORDS)
+    return jax.eval_shape(model.init, jax.random.key(0), IDS, MASK, MASK)["params"]
+
+
 def test_the_original_has_the_published_93_6_million_parameters() -> None:
     """Peters et al.'s released weights; the softmax of the training is not among them.
 
     262 symbols of 16, 2,048 filters with bias, two highway layers, a projection to 512; in four
     LSTMs kernels of (512 + 512) x 16,384 with bias, and projections of 4,096 x 512.
     """
-    config = sized("original")
-    model: Any = encoders.build(config, WORDS)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), IDS, MASK, MASK)["params"]
+    shapes = shapes_of("original")
     filters = sum(wide * 16 * number + number for wide, number in ElmoConfig(1).filters)
     highway = 2 * 2 * (2048 * 2048 + 2048)
     assert count(shapes["embeddings"]) == 262 * 16 + filters + highway + 2048 * 512 + 512
     assert count(shapes["layer_0"]) == 2 * (1024 * 4 * 4096 + 4 * 4096 + 4096 * 512)
     assert count(shapes) == 93_600_864
+
+
+@pytest.mark.parametrize(("size", "parameters"), [("medium", 28_027_744), ("small", 13_593_312)])
+def test_the_smaller_ones_have_the_28_0_and_13_6_million_published(
+    size: str, parameters: int
+) -> None:
+    """The table of models at allennlp.org/elmo, whose file names tell of one highway layer."""
+    assert count(shapes_of(size)) == parameters
 
 
 @pytest.mark.parametrize("size", SIZES)
