@@ -28,7 +28,6 @@ from bertjax.tasks.base import Context, Options, Task
 from bertjax.tasks.table import TASKS
 from bertjax.tasks.word_lists import WORD_TASKS, find
 from bertjax.training.pulse import heed_sigterm
-from bertjax.weights import pretrained
 
 # What of the answers to questions a finished run leaves open.
 ANSWERING = ("null_threshold", "n_best", "max_answer_length")
@@ -99,7 +98,7 @@ def evaluate_words(flags: argparse.Namespace) -> None:
     if flags.test is None and flags.data_dir is None:
         raise UserError(f"--task={flags.task}: give its files, --data_dir=DIR or --test=FILE")
     files = {flags.test.stem: flags.test} if flags.test else find(flags.task, flags.data_dir)
-    word_tests.run(flags.task, pretrained.find(flags.init), files, flags.workdir)
+    word_tests.run(flags.task, flags.init, files, flags.workdir)
 
 
 # --- Predicting -----------------------------------------------------------------------------

@@ -179,13 +179,15 @@ def test_malformed_lines_are_named(
     task: str,
     content: str,
     message: str,
-    vectors: Path,
     tmp_path: Path,
     command: Command,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """Before the vectors, which may be gigabytes, are read: these could not be."""
     (tmp_path / "a.txt").write_text(content)
-    flags = [f"--task={task}", f"--init={vectors}", f"--test={tmp_path / 'a.txt'}"]
+    (tmp_path / "vectors.txt").write_text("2 1\nman 1\n")
+    flags = [f"--task={task}", f"--init={tmp_path / 'vectors.txt'}"]
+    flags += [f"--test={tmp_path / 'a.txt'}"]
     assert command(finetune, *flags, f"--workdir={tmp_path / 'out'}") == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
@@ -258,7 +260,21 @@ def test_flags_of_training_are_refused_by_name(
         named = ", ".join(flag.split("=")[0] for flag in some)
         wanted = f"error: {named}: nothing is trained for --task=similarity; leave them out\n"
         assert capsys.readouterr().err == wanted
+    assert command(finetune, *flags, f"--data_dir={tmp_path}") == 2
+    wanted = "error: --data_dir: --test alone is read; leave one of them out\n"
+    assert capsys.readouterr().err == wanted
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_a_run_is_refused_before_vectors_are_read(
+    tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text('{"kind": "finetune"}')
+    (tmp_path / "a.txt").write_text("man\twoman\t8\ncat\tdog\t9\n")
+    flags = ["--task=similarity", f"--init={tmp_path / 'none.txt'}", f"--workdir={tmp_path}"]
+    assert command(finetune, *flags, f"--test={tmp_path / 'a.txt'}") == 2
+    wanted = f"error: --workdir={tmp_path}: holds a run, whose scores these would replace; give"
+    assert capsys.readouterr().err == f"{wanted} another\n"
 
 
 def test_vectors_are_exported_and_come_back(

@@ -62,6 +62,8 @@ def check_words(flags: argparse.Namespace, usual: argparse.Namespace) -> None:
     given = _given(flags, usual)
     if idle := named(given, [name for name in given if name not in WORDS]):
         raise UserError(f"{idle}: nothing is trained for --task={flags.task}; leave them out")
+    if flags.test and flags.data_dir:
+        raise UserError("--data_dir: --test alone is read; leave one of them out")
 
 
 def check_folder(flags: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from bertjax.files.json_file import write_json
 from bertjax.runs.run_folder import SCORES, is_run
 from bertjax.scores import metrics
 from bertjax.tasks.word_lists import WORD_TASKS, Analogy, Pair
-from bertjax.weights.pretrained import Pretrained
+from bertjax.weights import pretrained
 from bertjax.weights.word_layer import KnownWords, WordLayer
 
 # What is said of a model without the words of a test.
@@ -124,10 +124,11 @@ _SCORE: dict[str, Callable[[Any, WordLayer], Scores]] = {
 }
 
 
-def run(task: str, start: Pretrained, files: dict[str, Path], workdir: Path) -> Scores:
+def run(task: str, init: str | None, files: dict[str, Path], workdir: Path) -> Scores:
     """Scores every file, prints what was found and writes metrics.json.
 
     Args:
+      init: whose vectors, see pretrained.find.
       files: {name of the test: its file}.
 
     Raises:
@@ -138,9 +139,11 @@ def run(task: str, start: Pretrained, files: dict[str, Path], workdir: Path) -> 
         raise UserError(
             f"--workdir={workdir}: holds a run, whose scores these would replace; give another"
         )
-    kind, layer = WORD_TASKS[task], WordLayer(start)
-    # All files are read before anything is computed.
+    kind = WORD_TASKS[task]
+    # The lists come before the vectors, which may be gigabytes.
     items = {test: kind.read(path) for test, path in files.items()}
+    start = pretrained.find(init)
+    layer = WordLayer(start)
     found: dict[str, Scores] = {}
     for test, some in items.items():
         try:
