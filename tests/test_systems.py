@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 from bertjax import export, fill, finetune, prepare, pretrain, settings
 from bertjax.data import manifest as manifest_of
-from bertjax.models import encoders
+from bertjax.models import encoders, flops
 from bertjax.models.config import BertConfig
-from bertjax.runs import checkpoint
+from bertjax.runs import checkpoint, run_folder
 from bertjax.text import tokenizer
 from bertjax.training import inputs, run_log
 
@@ -132,6 +133,13 @@ def test_its_losses_are_logged_and_evaluated(system: tuple[str, Path, list[str]]
             found = evaluated[f"eval_{part}_perplexity"]
             assert found == pytest.approx(2.718281828**loss, rel=1e-5)
             assert f"{part}_perplexity" in first
+    assert first["gradient_norm/layers"] > 0 and first["update_norm/layers"] > 0
+    operations = first["teraflops_per_device"] * 1e12 * jax.device_count()
+    operations *= first["seconds_per_step"]
+    if name == "elmo":
+        config: Any = encoders.from_run(run_folder.load_config(run))
+        assert operations == pytest.approx(flops.pretraining_step(config, 16, 32, 32))
+    assert operations > 0
 
 
 def test_it_is_fine_tuned_and_predicts(

@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 
 from bertjax import partition, shares
 from bertjax.models import flops
-from bertjax.models.config import BertConfig
 from bertjax.planner import estimate, topology
 from bertjax.planner.estimate import Estimate
 from bertjax.planner.planned_work import Work
@@ -117,7 +116,7 @@ def _speed(site: Site, work: Work, phase: Phase, step: Estimate) -> dict[str, An
         "steps": phase.num_steps,
         "days": phase.num_steps * seconds / 86400,
     }
-    if isinstance(work.encoder, BertConfig):
+    if isinstance(work.encoder, flops.Counted):
         operations = flops.pretraining_step(
             work.encoder,
             phase.batch_size,

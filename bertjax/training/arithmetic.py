@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bertjax.models import flops
-from bertjax.models.config import BertConfig, EncoderConfig
+from bertjax.models.config import EncoderConfig
 from bertjax.training import phases
 from bertjax.training.inputs import Inputs
 
@@ -18,7 +18,7 @@ Operations = Callable[[dict[str, np.ndarray]], float]
 def of_pretraining(config: ConfigDict, inputs: Inputs) -> Operations | None:
     """Counts one update's; None for an encoder whose arithmetic nobody has counted."""
     encoder = inputs.encoder
-    if not isinstance(encoder, BertConfig):
+    if not isinstance(encoder, flops.Counted):
         return None
     # Scored positions of a token, and sequences of a row, by the length of records.
     known: dict[int, tuple[float, int]] = {}
@@ -43,7 +43,7 @@ def scored(config: ConfigDict, inputs: Inputs, phase: phases.Phase) -> int:
 
 def of_tuning(encoder: EncoderConfig, *, frozen: bool) -> Operations | None:
     """The same of a task, whose head is small beside the encoder and left out."""
-    if not isinstance(encoder, BertConfig):
+    if not isinstance(encoder, flops.Counted):
         return None
 
     def operations(batch: dict[str, np.ndarray]) -> float:
