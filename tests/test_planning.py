@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -338,3 +342,32 @@ def test_two_phases_need_growing_lengths() -> None:
     config = settings.load("configs/bert.py:tiny", [])
     with pytest.raises(UserError, match="not longer than"):
         planned_work.imagined(config, [512, 128], 100)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_the_tpu_compiler_itself_is_asked(tiny_settings: Path, tmp_path: Path) -> None:
+    """The whole command, in a process of its own: libtpu stays with the process that loads it."""
+    flags = [f"--config={tiny_settings}", "--topology=v5e:2x2", "--compiles=1", "--json"]
+    flags += ["--global_batch=64", "--seq_length=32", "--vocab_size=1024"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bertjax.plan", *flags],
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    if "another process uses libtpu" in done.stderr:
+        pytest.skip("another process uses libtpu")
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert (row["chips"], row["mesh"], row["fits"]) == (4, "data=4", True)
+    memory = row["memory"]
+    assert sum(memory.values()) <= row["used"] < row["usable"]
+    # Adam's two moments beside the parameters, of which every chip has all.
+    assert memory["optimizer"] == pytest.approx(2 * memory["parameters"], rel=0.01)
+    assert memory["program"] > 0
+    assert row["cycles"] == sum(row["cycles_by_kind"].values()) > 0
+    assert row["cycles_by_kind"]["product"] > 0
+    # The chips add up their gradients, each of which is as large as its parameter.
+    number, sent = row["exchanges"]["all-reduce"]
+    assert number > 0 and sent > memory["parameters"]
+    assert row["seconds"] > 0 and 0 < row["share_of_peak"] < 1
