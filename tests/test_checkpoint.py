@@ -420,11 +420,19 @@ def test_a_step_saved_without_a_score_gets_one_later(tmp_path: Path, state: Trai
     make_run(tmp_path)
     with Checkpoints(tmp_path, keep_last=1) as checkpoints:
         checkpoints.save(at(state, 1))
+    params = tmp_path / "checkpoints" / "1" / "params"
+    before = params.stat()
     with Checkpoints(tmp_path, keep_last=1) as checkpoints:
         checkpoints.save(at(state, 1), 0.5)
+        # A kill while it was written again would leave none.
+        assert (params.stat().st_ino, params.stat().st_mtime_ns) == (
+            before.st_ino,
+            before.st_mtime_ns,
+        )
         for step, score in ((2, 0.1), (3, 0.2)):
             checkpoints.save(at(state, step), score)
     assert steps_in(tmp_path) == [1, 3]
+    assert checkpoint.best_step(tmp_path) == 1
 
 
 def test_a_checkpoint_without_room_is_not_begun(

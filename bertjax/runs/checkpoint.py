@@ -6,6 +6,7 @@ run/damaged/<step>/       checkpoints that could not be read, put aside
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -19,12 +20,15 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from bertjax import distributed
 from bertjax.errors import UserError
 from bertjax.files import storage
+from bertjax.files.whole_file import write_whole
 from bertjax.runs.orbax_manager import open_manager, writing
 from bertjax.runs.run_folder import CHECKPOINTS, SCORES, load_config
 from bertjax.runs.state import TrainState
 from bertjax.runs.stored import OPTIMIZER, PARAMS, Damaged, checksums_of, read_items, rest_of
 
 DAMAGED = "damaged"
+# Orbax's name of the item with the score, and of the file in it.
+METRICS = "metrics"
 
 
 def _score(metrics: dict[str, float]) -> float:
@@ -99,12 +103,11 @@ class Checkpoints:
           UserError: there is no room for it, or an earlier one could not be written.
         """
         step = int(state.step)
-        known = step in self._manager.all_steps()
-        if known and (score is None or self._manager.metrics(step)):
+        if step in self._manager.all_steps():
+            if score is not None and not self._manager.metrics(step):
+                self._add_score(step, score)
             return
         _check_room(self._run, state)
-        if known:  # Saved in the middle of its evaluation, which is now made up for.
-            self._manager.delete(step)
         with writing(self._run):
             self._manager.save(
                 step,
@@ -116,6 +119,19 @@ class Checkpoints:
                 metrics=None if score is None else {"score": score},
                 force=True,
             )
+
+    def _add_score(self, step: int, score: float) -> None:
+        """To a state saved in the middle of its evaluation, which is now made up for.
+
+        The checkpoint stays: if it were written anew, a kill in between would leave none.
+        """
+        self.wait()
+        if distributed.is_first():
+            with writing(self._run):
+                path = self._manager.directory / str(step) / METRICS / METRICS
+                write_whole(path, json.dumps({"score": score}).encode())
+        distributed.wait("score of a checkpoint")
+        self._manager.reload()
 
     def restore(self, abstract: TrainState) -> TrainState | None:
         """The newest whole state, placed as `abstract` (shapes, types, shardings) says, if any.
