@@ -306,7 +306,9 @@ def _step(
     begin = state.abstract_state(_init(model), descent, mesh)
     begin = begin.replace(step=jnp.int32(0), seed=jnp.int32(0), skipped=jnp.int32(0))
     begin = begin.replace(params=partition.placed(params, mesh))
-    step = train_step.make_train_step(objective, descent, microbatches=microbatches, norms_every=1)
+    step = train_step.make_train_step(
+        objective, descent, microbatches=microbatches, mesh=mesh, norms_every=1
+    )
     after, metrics = step(begin, shares.global_batch(batch, mesh))
     assert int(after.step) == 1
     gradients = jax.tree.map(lambda old, new: old - np.asarray(new), params, after.params)

@@ -25,6 +25,7 @@ MESHES = {
     "fsdp": {"data": 1, "fsdp": 8},
     "tensor": {"data": 4, "tensor": 2},
     "mixed": {"data": 2, "fsdp": 2, "tensor": 2},
+    "data and fsdp": {"data": 2, "fsdp": 4},
 }
 
 
@@ -50,13 +51,16 @@ def assert_lies(leaf: jax.Array, sharding: jax.sharding.NamedSharding) -> None:
     assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
 
 
-def trained(config: BertConfig, batch: Batch, mesh: Mesh) -> tuple[np.ndarray, Any]:
+def trained(
+    config: BertConfig, batch: Batch, mesh: Mesh, microbatches: int = 1
+) -> tuple[np.ndarray, Any]:
     """[20] losses, and the parameters after them; every step has other rows."""
     model = masked_lm.PretrainingModel(config)
     tx = optimizer.make_optimizer("adam2018", schedules.linear(1e-3, 5, 30))
     init = init_function(model, encoders.MASKED_LM.inputs)
     now = state.init_state(init, tx, mesh, seed=1)
-    step = train_step.make_train_step(masked_lm.objective(model), tx, mesh=mesh)
+    objective = masked_lm.objective(model)
+    step = train_step.make_train_step(objective, tx, microbatches=microbatches, mesh=mesh)
     losses = []
     for number in range(20):
         rows = np.random.default_rng(number).permutation(len(batch["input_ids"]))[:16]
@@ -85,14 +89,21 @@ def single(tiny_config: BertConfig, tiny_batch: Batch) -> Callable[[str], Any]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "mesh"), [("plain", "mixed"), *(("packed, with dropout", mesh) for mesh in MESHES)]
+    ("kind", "mesh", "parts"),
+    [
+        ("plain", "mixed", 1),
+        *(("packed, with dropout", mesh, 1) for mesh in ("data", "fsdp", "tensor", "mixed")),
+        # Where nothing is split along `tensor`, every device adds up its own parts.
+        ("plain", "data and fsdp", 2),
+        ("plain", "data", 2),
+    ],
 )
 def test_eight_devices_end_where_one_does(
-    kind: str, mesh: str, single: Callable[[str], Any]
+    kind: str, mesh: str, parts: int, single: Callable[[str], Any]
 ) -> None:
     config, batch, (losses, params) = single(kind)
     # It has learnt something, so that there is something to be equal.
     assert losses[-5:].mean() < losses[:5].mean() - 0.1
-    found, others = trained(config, batch, partition.make_mesh(**MESHES[mesh]))
+    found, others = trained(config, batch, partition.make_mesh(**MESHES[mesh]), parts)
     np.testing.assert_allclose(found, losses, rtol=0, atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), others, params)
