@@ -208,8 +208,8 @@ def train(
 
 def main() -> None:
     flags = parse_arguments()
-    heed_sigterm()
     memory.keep_freed_memory()
+    heed_sigterm()
     compile_cache.turn_on()
     traced = profiler.parse_steps(flags.profile) if flags.profile else None
     config, inputs, mesh, made, timetable = open_run(flags.config, flags.overrides)
