@@ -35,6 +35,8 @@ TOPOLOGIES = {1: "v5e:1x1", 256: "v5e:16x16"}
 # Tokens that a chip works on at once; the others 8,192.
 TOKENS = {"base": 8192, "large": 4096}
 PEER_TOKENS = 8192
+# (size, length, chips) where an older step does not fit with so many: parts that do.
+BEFORE_PARTS = {("base", 512, 256): 8, ("large", 512, 1): 8, ("large", 512, 256): 16}
 # Of 256 chips so many share out the parameters.
 FSDP = 8
 # Rows of 128 of a chip's batch: on one the paper's, on 256 that of You et al. 2020.
@@ -59,6 +61,8 @@ class Case(NamedTuple):
     @property
     def parts(self) -> int:
         """That a chip takes its rows in."""
+        if self.side == BEFORE and self[1:] in BEFORE_PARTS:
+            return BEFORE_PARTS[self[1:]]
         ours = self.side in (OURS, PACKED)
         return ROWS * 128 // (TOKENS[self.size] if ours else PEER_TOKENS)
 
@@ -78,7 +82,7 @@ def kind(cost: hlo_cost.Cost) -> str:
     if cost.kind == "random bits":
         return "random bits"
     # What belongs to no derivative comes behind it.
-    return "norms, GELU, losses, copies" if "jvp" in cost.source else "optimizer"
+    return "norms, GELU, losses, copies" if "jvp" in cost.source else "optimizer, the rest"
 
 
 def worker(case: Case, text: Path, options: argparse.Namespace) -> contest.Result:
