@@ -139,10 +139,13 @@ def _fit(spec: PartitionSpec, shape: tuple[int, ...], mesh: Any) -> PartitionSpe
     )
 
 
-def tree_shardings(tree: Any, mesh: Any) -> Any:
+def tree_shardings(tree: Any, mesh: Any, *, uneven: bool = False) -> Any:
     """A sharding for every leaf of a tree of parameters, or of state that holds such trees.
 
     Scalars are replicated; every other leaf must match exactly one row.
+
+    Args:
+      uneven: split axes that the mesh does not divide, too, as can be done within programs alone.
     """
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
@@ -151,7 +154,7 @@ def tree_shardings(tree: Any, mesh: Any) -> Any:
         specs = matching_rows(path_name(path))
         if len(specs) != 1:
             raise ValueError(f"{path_name(path)} matches {len(specs)} rows of partition.ROWS")
-        return NamedSharding(mesh, _fit(specs[0], leaf.shape, mesh))
+        return NamedSharding(mesh, specs[0] if uneven else _fit(specs[0], leaf.shape, mesh))
 
     return jax.tree_util.tree_map_with_path(sharding, tree)
 

@@ -99,6 +99,17 @@ def in_parts(
     )
 
 
+def shared_out(params: T) -> T:
+    """Parameters laid out over the mesh that is traced for, also where it does not divide them.
+
+    Such an axis is whole between programs; within one the last devices have less of it, or nothing.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size <= 1:
+        return params
+    return jax.lax.with_sharding_constraint(params, tree_shardings(params, mesh, uneven=True))
+
+
 def splits_rows_alone() -> bool:
     """Whether the mesh that is traced for has several devices, which share out nothing but rows."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -61,7 +61,8 @@ def get_config(size: str = "100") -> ConfigDict:
                 "batch_growth": (),
                 "seed": 0,
             },
-            # Columns of the tables over all devices.
+            # Columns of the tables over all devices; of a width that they do not divide, such as
+            # 100 on eight, each device holds all and works on its share.
             "mesh": {"data": 1, "fsdp": -1, "tensor": 1},
             "log_every": 100,
             "save_every": 1000,

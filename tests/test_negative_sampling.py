@@ -379,3 +379,31 @@ def test_tables_shared_out_in_any_way_learn_the_same(method: str) -> None:
         for part, expected in zip(parts, found["one"], strict=True):
             np.testing.assert_allclose(part, expected, atol=1e-5, err_msg=name)
     assert abs(found["one"][1]).max() > 0.01
+
+
+def test_columns_that_the_devices_do_not_divide_are_shared_out_within_a_step() -> None:
+    """100 on eight devices: 13 each, nine the last; the tables are those of one device."""
+    config = dataclasses.replace(CONFIG, hidden_size=100)
+    updates = word_updates.word_updates(config, COUNTS, WORDS)
+    model, row = Word2VecTables(config, WORDS), jnp.zeros((1, 4), jnp.int32)
+
+    def init(key: jax.Array) -> Any:
+        return model.init(key, row, row, row)["params"]
+
+    schedule = schedules.scale_by_schedule(schedules.linear(0.1, 0, 10))
+    found, evaluated = [], []
+    for number in (1, 8):
+        mesh = partition.make_mesh(1, number, 1, devices=jax.devices()[:number])
+        made = state.init_state(init, schedule, mesh, 0)
+        step: Any = train_step.make_row_step(updates, schedule, mesh=mesh)
+        batch = {name: np.asarray(ids) for name, ids in make_batch(rows=16).items()}
+        placed = shares.global_batch(batch, mesh)
+        assert (f"f32[{V},13]" in step.lower(made, placed).compile().as_text()) == (number == 8)
+        made, _ = step(made, placed)
+        found.append(flat(made.params))
+        evaluate = train_step.make_eval_step(updates.objective, mesh=mesh)
+        evaluated.append(float(evaluate(made.params, placed)[0][PART]["loss"]))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert abs(found[0][1]).max() > 0.01
+    assert evaluated[0] == pytest.approx(evaluated[1], rel=1e-5)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from bertjax import programs
 from bertjax.models import subwords
 from bertjax.models.negative_sampling import BLOCK, CHANGES, NOISE, SHARE, Rows, Words, group
 from bertjax.models.objectives import Batch, Objective, Sums
@@ -82,7 +83,9 @@ def word_updates(config: Word2VecConfig, counts: np.ndarray, words: Any) -> Word
                 outputs = learn(outputs, made.outputs, rate)
             return inputs, outputs, loss + made.loss
 
-        both = params["encoder"]["embeddings"]["token"]["embedding"], params["output"]["embedding"]
+        # Else every device would do the work of all columns, 100 on eight devices, say.
+        shared = programs.shared_out(params)
+        both = shared["encoder"]["embeddings"]["token"]["embedding"], shared["output"]["embedding"]
         first, second = (Table(rows, jnp.zeros(len(rows))) for rows in both)
         groups = -(-found.size // size)
         inputs, outputs, loss = jax.lax.fori_loop(0, groups, one, (first, second, jnp.zeros(())))

@@ -178,7 +178,7 @@ def make_row_step(
     Args:
       schedule: schedules.scale_by_schedule; the run's only optimizer.
       mesh: every device of it then sees the whole batch, which is but ids; what they share out are
-        the tables.
+        the columns of the tables.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
