@@ -57,7 +57,7 @@ SWITCHES="spot reserved keep dry_run"
 LISTS="create_flag ssh_flag"
 # What a training reads.
 SOURCES="data.records data.long_records data.eval_records init --init --data_dir --train --dev --test"
-SOURCES+=" --extra_train --input"
+SOURCES+=" --extra_train --input --ensemble"
 accelerator='' zone='' project='' slices=1 runtime_version='' slice=0 worker=0
 spot='' reserved='' keep='' dry_run='' create_flag=() ssh_flag=()
 
@@ -104,7 +104,7 @@ check_given() {
 # check_folders: a machine's disk goes with it, no other worker sees it, and what it holds at
 # first is this checkout.
 check_folders() {
-  local i option value kept='' training='' told=' '
+  local i option value kept='' training='' told=' ' flag=''
   for i in "${!command[@]}"; do
     option=${command[i]%%=*} value=${command[i]#*=}
     if [[ ${command[i]} != *=* ]]; then value=${command[i + 1]:-}; fi
@@ -119,6 +119,11 @@ check_folders() {
       check_source "$option" "$value"
     fi
     if [[ -n $training && $option == --config ]]; then check_source --config "${value%%:*}"; fi
+    if [[ ${command[i]} == -* ]]; then
+      flag=$option
+    elif [[ -n $training && $flag == --ensemble ]]; then # all words up to the next flag
+      check_source --ensemble "${command[i]}"
+    fi
     told+="$option "
   done
   [[ $training != pretrain || $told == *" data.records "* ]] ||

@@ -14,6 +14,7 @@ from machine_room import TRICKY, Room
 
 TYPE = "--accelerator=v5e-16"
 TUNE = "python -m bertjax.finetune --task=rte"
+PREDICT = f"{TUNE} --mode=predict --output=gs://b/x"
 PRETRAIN = "python -m bertjax.pretrain --workdir=gs://b/x"
 
 
@@ -116,6 +117,11 @@ def test_another_image_serves_an_unknown_accelerator(room: Room) -> None:
         (f"up bert {TYPE} -- {TUNE} --workdir=gs://b/x --init runs/x", "--init=runs/x is on no"),
         (f"up bert {TYPE} -- {TUNE} --workdir=gs://b/x --init=scratch:x", "--init=x is on no"),
         (f"up bert {TYPE} -- {TUNE} --workdir=gs://b/x --train=x", "--train=x is on no worker"),
+        (f"up bert {TYPE} -- {PREDICT} --ensemble=runs/a", "--ensemble=runs/a is on no worker"),
+        (
+            f"up bert {TYPE} -- {PREDICT} --ensemble gs://b/x runs/a --test=gs://b/y",
+            "--ensemble=runs/a is on no worker",
+        ),
         (f"up bert {TYPE} -- {PRETRAIN} data.records=r", "data.records=r is on no worker"),
         (f"up bert {TYPE} -- {PRETRAIN} init=/x", "init=/x is on no worker"),
         (f"up bert {TYPE} -- {PRETRAIN} --config=brt.py:base", "--config=brt.py is on no worker"),
@@ -144,8 +150,9 @@ def test_inputs_may_be_files_that_are_packed(room: Room) -> None:
     (room.checkout / "mails").mkdir()
     (room.checkout / "mails" / "train.csv").touch()
     words = shlex.split(f"up bert {TYPE} --dry_run -- {TUNE} --workdir=gs://b/x --init=scratch")
-    for more in ("--train=mails/train.csv", "--data_dir=mails"):
-        status, output = room.run("tpu.sh", *words, more)
+    several = ["--ensemble", "gs://b/a", "gs://b/c", "mails", "--epochs", "3"]
+    for more in (["--train=mails/train.csv"], ["--data_dir=mails"], several):
+        status, output = room.run("tpu.sh", *words, *more)
         assert status == 0, output
 
 
