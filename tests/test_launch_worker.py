@@ -310,6 +310,24 @@ def test_gpu_checks_before_it_runs(room: Room) -> None:
     assert len(room.lines("checks")) == 2, "what is refused is not tried again"
 
 
+def test_gpu_dry_run_prints_every_call_and_makes_none(room: Room) -> None:
+    room.program("nvidia-smi", "#!/bin/sh\nexit 9")
+    before = {path.name for path in room.checkout.iterdir()}
+    status, output = room.run("gpu.sh", "--dry_run", "--", "true", "--wandb=a b")
+    assert status == 0
+    assert output.splitlines() == [
+        "nvidia-smi --list-gpus",
+        "./launch/worker.sh setup gpu,wandb",
+        "./launch/worker.sh check cuda true --wandb='a b'",
+        "./launch/worker.sh start run true --wandb='a b'",
+        "./launch/worker.sh state run",
+    ]
+    status, output = room.run("gpu.sh", "--no_setup", "--dry_run", "--", "true")
+    assert status == 0 and " setup " not in output
+    assert {path.name for path in room.checkout.iterdir()} == before
+    assert not room.lines("pip") and not room.lines("checks")
+
+
 def test_gpu_without_a_driver_says_so(room: Room) -> None:
     room.program("nvidia-smi", "#!/bin/sh\nexit 9")
     status, output = room.run("gpu.sh", "--", "true")
