@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bertjax import export, fill, finetune, prepare, pretrain
+from bertjax import export, fill, finetune, plan, prepare, pretrain
 from bertjax.data import example_bytes, records
 from bertjax.data import manifest as manifests
 from bertjax.data.manifest import MANIFEST, Manifest
@@ -338,6 +338,24 @@ PRETRAIN: dict[str, tuple[Callable[[Place], list[object]], str]] = {
 }
 
 
+def planned(config: object, *more: str) -> list[object]:
+    return [f"--config={config}", "--topology=v5e-4", "--seq_length=32", *more]
+
+
+PLAN: dict[str, tuple[Callable[[Place], list[object]], str]] = {
+    "steps backwards": (
+        lambda p: planned(p.config, "train.steps=-5"),
+        "train.steps=-5 train.epochs",
+    ),
+    "no steps": (lambda p: planned(p.config, "train.steps=0"), "train.epochs=0: give at least one"),
+    "no batch": (lambda p: planned(p.config, "--global_batch=0"), "train.batch_size=0: give"),
+    "epochs of records that are not there": (
+        lambda p: planned("configs/word2vec.py"),
+        "train.epochs=5: only records tell how many steps that makes; give train.steps",
+    ),
+}
+
+
 # --- Fine-tuning ----------------------------------------------------------------------------
 
 
@@ -534,6 +552,7 @@ CASES = [
     for module, cases in (
         (prepare, PREPARE),
         (pretrain, PRETRAIN),
+        (plan, PLAN),
         (finetune, FINETUNE),
         (export, EXPORT),
         (fill, FILL),

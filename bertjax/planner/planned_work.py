@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from jax.sharding import Mesh
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from bertjax.data import input as data_input
 from bertjax.data.manifest import Manifest
-from bertjax.data.records import FEATURES
+from bertjax.data.records import FEATURES, Records
 from bertjax.errors import UserError
 from bertjax.models import encoders
 from bertjax.models.config import EncoderConfig
@@ -78,6 +78,7 @@ def imagined(config: ConfigDict, lengths: list[int], vocab_size: int) -> Work:
             f"--seq_length={lengths[0]}: the config has a second phase, of longer records; give "
             "two lengths"
         )
+    config.train.steps = _steps(config)
     encoder = encoders.from_settings(config, vocab_size)
     pretraining, share = encoders.pretraining(encoder), config.data.masked_lm_prob or 0.15
     opened: list[Any] = [
@@ -106,6 +107,17 @@ def imagined(config: ConfigDict, lengths: list[int], vocab_size: int) -> Work:
         )
 
     return Work(config, encoder, plan, build, _padded_rows, scored)
+
+
+def _steps(config: ConfigDict) -> int:
+    """Raises UserError: none, or as many as only records could tell."""
+    train, unknown = config.train, cast(Records, ())
+    if train.get("epochs", 0.0) > 0 and not train.steps:
+        raise UserError(
+            f"train.epochs={train.epochs:g}: only records tell how many steps that makes; give "
+            "train.steps, or data.records that are there"
+        )
+    return phases.count_steps(config, unknown)
 
 
 def _manifest(length: int, vocab_size: int, share: float) -> Manifest:
