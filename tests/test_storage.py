@@ -197,28 +197,33 @@ def test_a_run_in_a_bucket_goes_on_and_is_the_one_that_never_left_this_machine(
 
 
 def test_a_damaged_checkpoint_in_a_bucket_is_put_aside_for_the_one_before(
-    bucket: buckets.Bucket, run: str, records: str, command: Command, tiny_settings: Path, capsys: Any
+    bucket: buckets.Bucket,
+    run: str,
+    records: str,
+    command: Command,
+    tiny_settings: Path,
+    capsys: Any,
 ) -> None:
-    start = "bucket/runs/damaged/"
-    for name in bucket.names("bucket/runs/tiny/"):
-        bucket.put(name.replace("bucket/runs/tiny/", start), bucket.objects[name][0])
-    newest = f"{start}checkpoints/12/"
-    whole = {name.removeprefix(newest): bucket.objects[name][0] for name in bucket.names(newest)}
-    largest = max(whole, key=lambda name: len(whole[name]))
-    content = bytearray(whole[largest])
-    content[len(content) // 2] ^= 1
-    bucket.put(newest + largest, bytes(content))
-    arguments = [f"--config={tiny_settings}", "--workdir=gs://bucket/runs/damaged"]
+    tiny, start = "bucket/runs/tiny/", "bucket/runs/damaged/"
+    for name in bucket.names(tiny):
+        bucket.put(name.replace(tiny, start), bucket.objects[name][0])
+    newest, aside = f"{start}checkpoints/12/", f"{start}damaged/12/"
+    files = [name.removeprefix(newest) for name in bucket.names(newest)]
+    content = bytearray(bucket.objects[f"{newest}params/manifest.ocdbt"][0])
+    content[len(content) // 2] ^= 4
+    bucket.put(f"{newest}params/manifest.ocdbt", bytes(content))
     capsys.readouterr()
+    arguments = [f"--config={tiny_settings}", "--workdir=gs://bucket/runs/damaged"]
     assert command(pretrain, *arguments, f"data.records={records}") == 0
     told = capsys.readouterr().out
-    print(told)
-    print(bucket.names(start))
     assert "warning: checkpoint 12 is damaged (" in told
     assert "it lies in gs://bucket/runs/damaged/damaged/12 now\ncontinuing at step 10\n" in told
-    aside = f"{start}damaged/12/"
-    assert {name.removeprefix(aside) for name in bucket.names(aside)} == set(whole)
-    assert {name.removeprefix(newest) for name in bucket.names(newest)} == set(whole)
+    assert [name.removeprefix(aside) for name in bucket.names(aside)] == files
+    assert bytes(content) == bucket.objects[f"{aside}params/manifest.ocdbt"][0]
+    losses = [
+        line["loss"] for line in run_log.read_metrics(storage.path("gs://bucket/runs/damaged"))
+    ]
+    assert losses == [line["loss"] for line in run_log.read_metrics(storage.path(run))]
 
 
 def test_what_others_read_is_written_to_and_read_from_a_bucket(

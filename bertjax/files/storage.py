@@ -1,7 +1,8 @@
 """Paths as users give them: of this machine, or gs://BUCKET/... in Google Cloud Storage.
 
-In a bucket a file appears when all of it is written; but nothing there can be appended to, mapped
-into memory or renamed as a folder. What needs that is done in a local folder and copied.
+In a bucket a file appears when all of it is written; but nothing there can be appended to or mapped
+into memory, and a folder is renamed file by file. What needs that is done in a local folder and
+copied.
 """
 
 from __future__ import annotations
