@@ -33,8 +33,8 @@ from bertjax.training.timetable import Timetable
 from bertjax.training.train_step import make_eval_step
 
 # Settings that may be others when a run goes on: nothing that it learns hangs on them (on
-# microbatches only which numbers dropout draws). Of records the contents are compared, not where
-# they lie.
+# microbatches only which numbers dropout and a sampled softmax draw). Of records the contents are
+# compared, not where they lie.
 MAY_CHANGE = tuple(
     f"settings.{name}"
     for name in (
