@@ -120,8 +120,7 @@ def predict(flags: argparse.Namespace) -> None:
     examples = read_new(flags, task)
     wanted = submission.files_of(task, examples) if flags.submission else {}
     output = flags.output or flags.workdir
-    if not flags.output:
-        finished.check_output(output, examples)
+    finished.check_output(output, examples)
     encoded = {split: finished.encode(members, split, examples[split]) for split in examples}
     for split, found in examples.items():
         finished.write(members, split, found, encoded[split], output)

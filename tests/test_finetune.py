@@ -425,6 +425,27 @@ def test_all_splits_are_checked_before_the_first_is_predicted(
     assert not output.exists()
 
 
+def test_a_run_s_own_predictions_are_not_replaced_whether_the_folder_is_named_or_not(
+    command: Command, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else the training's command, given again with --submission, would pack the others."""
+    put_rows(tmp_path / "test.tsv", [("sentence",), ("a garden",)])
+    another = shutil.copytree(run, tmp_path / "another")
+    given = ["--mode=predict", f"--workdir={run}", f"--input={tmp_path / 'test.tsv'}"]
+    for folder, output in (
+        (run, []),
+        (run, [f"--output={run}"]),
+        (another, [f"--output={another}"]),
+    ):
+        before = (folder / "predictions-test.tsv").read_bytes()
+        assert command(finetune, *given, *output) == 2
+        told = (
+            f"error: {folder}: holds the training's own predictions of test; give others a folder"
+        )
+        assert capsys.readouterr().err.startswith(told)
+        assert (folder / "predictions-test.tsv").read_bytes() == before
+
+
 # --- Formats --------------------------------------------------------------------------------
 
 

@@ -82,7 +82,7 @@ def name_of(path: Path) -> str:
 
 
 def check_output(run: Path, splits: Iterable[str]) -> None:
-    """Raises UserError: predictions in the run's folder would take the place of its own."""
+    """Raises UserError: the folder is a run's, whose own predictions these would replace."""
     path = run / run_folder.SCORES
     known = read_json(path).get("digests", ("dev", "test")) if path.is_file() else ()
     for split in splits:
