@@ -176,11 +176,12 @@ def test_mnli_has_two_devs_and_two_tests(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["MNLI", "AX", "diagnostic"])
 @pytest.mark.parametrize("data_dir", ["MNLI", "."])
+@pytest.mark.parametrize("name", ["diagnostic__tsv", "AX__tsv"])
 def test_the_diagnostic_examples_are_found_beside_mnli(
-    tmp_path: Path, place: str, data_dir: str
+    tmp_path: Path, place: str, data_dir: str, name: str
 ) -> None:
     mnli(tmp_path / "MNLI")
-    put(tmp_path / place, diagnostic__tsv=["index|sentence1|sentence2", "0|The cat.|A cat."])
+    put(tmp_path / place, **{name: ["index|sentence1|sentence2", "0|The cat.|A cat."]})
     found = read("mnli", tmp_path / data_dir)
     assert found["ax"] == [("The cat.", "A cat.", None)]
     assert len(found) == 6
@@ -223,7 +224,8 @@ def test_where_the_diagnostic_file_is_looked_for_is_told(tmp_path: Path) -> None
     put(tmp_path / "AX", diagnostic__tsv=["index|sentence1|sentence2", "0|a|b"])
     put(tmp_path / "MNLI", train__tsv=["x"])
     assert GLUE["mnli"].reader.find(tmp_path)["ax"].samefile(tmp_path / "AX" / "diagnostic.tsv")
-    wanted = "; for AX, diagnostic-full.tsv or diagnostic.tsv there or in AX beside it"
+    names = "diagnostic-full.tsv or diagnostic.tsv or AX.tsv"
+    wanted = f"; for AX, {names} there or in AX beside it"
     assert [name for name, task in GLUE.items() if task.reader.source.endswith(wanted)] == ["mnli"]
 
 

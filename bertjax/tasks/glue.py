@@ -26,15 +26,17 @@ _MSR_FILES = {
     "test": ("test.tsv", _MSR_TEST),
 }
 _MSR_DEV_IDS = ("dev_ids.tsv", "mrpc_dev_ids.tsv")
-_DIAGNOSTIC = ("", "../AX/", "../diagnostic/")
+# The full ones, with labels, before those for the site, of which the last is the site's own name.
+_DIAGNOSTIC = ("diagnostic-full.tsv", "diagnostic.tsv", "AX.tsv")
 _MNLI_FILES = {
     "train": ("train.tsv",),
     "dev": ("dev_matched.tsv",),
     "dev_mismatched": ("dev_mismatched.tsv",),
     "test": ("test_matched.tsv",),
     "test_mismatched": ("test_mismatched.tsv",),
-    # The full one, with labels, before the one for the site.
-    "ax": tuple(f"{place}diagnostic{kind}.tsv" for kind in ("-full", "") for place in _DIAGNOSTIC),
+    "ax": tuple(
+        f"{place}{name}" for name in _DIAGNOSTIC for place in ("", "../AX/", "../diagnostic/")
+    ),
 }
 _MNLI_TFDS = {
     "train": "train",
@@ -76,7 +78,7 @@ class GlueReader:
         """See base.Reader."""
         names = ", ".join(names[0] for split, names in self.files.items() if split != "ax")
         place = f"{self.site}: " if self.site else ""
-        diagnostic = "; for AX, diagnostic-full.tsv or diagnostic.tsv there or in AX beside it"
+        diagnostic = f"; for AX, {' or '.join(_DIAGNOSTIC)} there or in AX beside it"
         return f"{place}a folder {self.folders[0]} with {names}" + diagnostic * ("ax" in self.files)
 
     def find(self, folder: Path, given: Collection[str] = ()) -> dict[str, Path]:
