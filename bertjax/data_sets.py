@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import Any
 from urllib.parse import urlsplit
+
+from bertjax.errors import UserError
 
 # How long to wait for an answer, in seconds; tensorflow-datasets itself tries for minutes.
 _PATIENCE = 5
@@ -48,10 +51,11 @@ def examples(builder: Any, split: str) -> Iterator[dict[str, Any]]:
 
     Raises:
       Unavailable: its host does not answer, no such split, or anything else that stands in the way.
+      UserError: while they are read, for the cache is damaged.
     """
     try:
         try:
-            return builder.as_dataset(split=split).as_numpy_iterator()
+            return _read(builder.as_dataset(split=split), builder.data_path)
         except AssertionError:  # It is not in the cache.
             # Those of the community list no addresses.
             _check_reachable(getattr(builder, "url_infos", None) or ())
@@ -65,13 +69,31 @@ def examples(builder: Any, split: str) -> Iterator[dict[str, Any]]:
             import tensorflow_datasets as tfds
 
             there = tfds.builder_from_directory(builder.data_path)
-            return there.as_dataset(split=split).as_numpy_iterator()
+            return _read(there.as_dataset(split=split), builder.data_path)
     except Exception as error:
         raise _unavailable(error) from error
 
 
+def _read(dataset: Any, folder: Any) -> Iterator[dict[str, Any]]:
+    """Raises UserError: a file in the folder is cut, changed or missing."""
+    import tensorflow as tf
+
+    try:
+        yield from dataset.as_numpy_iterator()
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"{folder}: what tensorflow-datasets keeps there is damaged ({_line(error)}); delete "
+            "this folder and run the same command again"
+        ) from error
+
+
 def _unavailable(error: Exception) -> Unavailable:
-    return Unavailable(" ".join(str(error).split())[:200])
+    return Unavailable(_line(error))
+
+
+def _line(error: Exception) -> str:
+    """What an error says, without the places in TensorFlow's program: {{function_node ...}}."""
+    return " ".join(re.sub(r"\{\{.*?\}\}", "", str(error)).split())[:200]
 
 
 def _check_reachable(urls: Collection[str]) -> None:

@@ -304,6 +304,29 @@ def test_the_cache_is_read_in_the_order_of_the_official_file(
     assert line.startswith(f"cola: glue/cola of tensorflow-datasets, {cache}/glue/cola/2.0.0 (oth")
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda file: file.write_bytes(file.read_bytes()[:-5]), "truncated record at "),
+        (lambda file: file.write_bytes(b"x" + file.read_bytes()[1:]), "corrupted record at 0"),
+        (lambda file: file.unlink(), ""),
+    ],
+)
+def test_a_damaged_cache_is_told_with_its_folder(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], Any], told: str
+) -> None:
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(cache))
+    folder = cache / "glue" / "cola" / "2.0.0"
+    change(folder / "glue-train.tfrecord-00000-of-00001")
+    told = told or f"{folder}/glue-train.tfrecord-00000-of-00001; No such file or directory"
+    with pytest.raises(UserError) as error:
+        load(GLUE["cola"])
+    line = str(error.value)
+    assert line.startswith(f"{folder}: what tensorflow-datasets keeps there is damaged ({told}")
+    assert line.endswith("); delete this folder and run the same command again")
+    assert "\n" not in line
+
+
 # --- Without network ------------------------------------------------------------------------
 
 
