@@ -18,6 +18,7 @@ from typing import Any
 
 from bertjax import compile_cache, distributed, memory, partition
 from bertjax.errors import UserError
+from bertjax.files import storage
 from bertjax.finetuning import earlier, finished, flag_checks, from_flags, method, sweep, word_tests
 from bertjax.finetuning.flags import new_parser
 from bertjax.finetuning.method import Method
@@ -112,6 +113,8 @@ def predict(flags: argparse.Namespace) -> None:
     mesh = partition.make_mesh()
     given = from_flags.given(flags, Options)
     options = {name: value for name, value in given.items() if name in ANSWERING}
+    output = flags.output or flags.workdir
+    storage.check_writable(output)
     runs = flags.ensemble or [flags.workdir]
     members = [finished.load(run, mesh, options, flags.columns) for run in runs]
     finished.check_alike(members)
@@ -119,7 +122,6 @@ def predict(flags: argparse.Namespace) -> None:
     flag_checks.check_task(flags, task)
     examples = read_new(flags, task)
     wanted = submission.files_of(task, examples) if flags.submission else {}
-    output = flags.output or flags.workdir
     finished.check_output(output, examples)
     encoded = {split: finished.encode(members, split, examples[split]) for split in examples}
     for split, found in examples.items():

@@ -518,6 +518,17 @@ FINETUNE: dict[str, tuple[Callable[[Place], list[object]], str]] = {
         "dev.jsonl:1: ",
     ),
     "workdir is a file": (finetune_into_a_file, "a file of this name is in the way"),
+    "workdir below a file": (
+        lambda p: p.finetune(f"--workdir={p.put('file', '')}/run", "--init=none"),
+        "file/run: a part of the path is a file",
+    ),
+    "output below a file": (
+        lambda p: [
+            *("--mode=predict", "--workdir=none", "--input=none"),
+            f"--output={p.put('file', '')}/predicted",
+        ],
+        "file/predicted: a part of the path is a file",
+    ),
 }
 
 

@@ -7,6 +7,7 @@ copied.
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
@@ -90,6 +91,24 @@ def matching(pattern: str) -> list[Path]:
         bucket, _, inner = pattern.removeprefix("gs://").partition("/")
         found = path(f"gs://{bucket}").glob(inner)
     return sorted(file for file in found if file.is_file())
+
+
+def check_writable(folder: Path) -> None:
+    """Raises OSError: a local folder, or the nearest above it that is there, takes no files.
+
+    Nothing is left there. Of a bucket nothing is asked.
+    """
+    if is_remote(folder):
+        return
+    if folder.is_file():
+        raise FileExistsError(errno.EEXIST, "is a file", str(folder))
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        error.filename = str(folder)  # And not the name of what was tried.
+        raise
 
 
 def remove_folder(folder: Path) -> None:

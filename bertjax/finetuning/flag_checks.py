@@ -8,6 +8,7 @@ from typing import Any
 
 from bertjax.command_line import named
 from bertjax.errors import UserError
+from bertjax.files import storage
 from bertjax.finetuning.from_flags import EVERY, is_single
 from bertjax.models import features
 from bertjax.runs import run_folder
@@ -69,8 +70,10 @@ def check_words(flags: argparse.Namespace, usual: argparse.Namespace) -> None:
 def check_folder(flags: argparse.Namespace) -> None:
     """Raises UserError: --workdir holds a sweep where one run is asked for, or the other way round.
 
-    Of a folder with both, all that read it would take the best run of the sweep.
+    Of a folder with both, all that read it would take the best run of the sweep. And OSError:
+    nothing can be written there.
     """
+    storage.check_writable(flags.workdir)
     for kind in features.CHOICES if flags.layers == EVERY else ("",):
         folder = flags.workdir / kind
         if is_single(flags) and (folder / run_folder.SWEEP).is_file():

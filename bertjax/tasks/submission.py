@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -56,10 +55,7 @@ def check_target(path: Path) -> None:
     if path.is_dir():
         raise UserError(f"--submission={path}: a folder; give a file, {path / 'glue.zip'}")
     _read(path)
-    if not storage.is_remote(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+    storage.check_writable(path.parent)
 
 
 def write_submission(path: Path, answers: Mapping[str, Sequence[str]]) -> list[str]:
