@@ -60,6 +60,7 @@ def train(flags: argparse.Namespace, task: Task) -> None:
         **{**task.options, **from_flags.given(flags, Options), "max_seq_length": limit}
     )
     examples, source = from_flags.read_data(task, flags)
+    extra = from_flags.read_extra(task, flags)
     wanted = submission.files_of(task, examples) if flags.submission else {}
     fixed = task.labels
     labels = list(task.family.find_labels(examples["train"]) if fixed is None else fixed)
@@ -69,11 +70,12 @@ def train(flags: argparse.Namespace, task: Task) -> None:
     kinds = from_flags.layer_kinds(flags, task, start)
     models = [from_flags.build_model(flags, task, start, len(labels), layers) for layers in kinds]
     data = method.encode(task, examples, context, source, flags.columns)
+    first = method.trained_on(data, task, context, extra, flags.extra_train) if extra else None
     runs = []
     for model in models:
         folder = flags.workdir / model.layers if len(models) > 1 else flags.workdir
         tuner = Tuner(task, context, start, model, mesh, shared)
-        runs.append(from_flags.run_all(flags, tuner, folder, data))
+        runs.append(from_flags.run_all(flags, tuner, folder, data, first))
     if not distributed.is_first():
         return
     if len(models) > 1:

@@ -329,7 +329,7 @@ def test_all_layers_are_those_that_the_encoder_has(
 ) -> None:
     """What is trained is left out here: it takes as long as four runs."""
 
-    def trained(flags: Any, tuner: Tuner, folder: Path, data: Any) -> Path:
+    def trained(flags: Any, tuner: Tuner, folder: Path, data: Any, first: Any) -> Path:
         folder.mkdir(parents=True)
         found = {"primary": "f1", "perfect": 1.0, "score": len(tuner.model.layers) / 100}
         (folder / "metrics.json").write_text(json.dumps(found))
@@ -369,7 +369,8 @@ def test_training_first_is_refused_where_nothing_of_it_is_kept(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = [*tags, "--encoder=frozen", "--extra_train=x.conll", f"--init={tiny_run}"]
+    other = _put(tmp_path / "other.conll", _tags(random.Random(2), 1))
+    given = [*tags, "--encoder=frozen", f"--extra_train={other}", f"--init={tiny_run}"]
     assert command(finetune, *given, f"--workdir={tmp_path / 'run'}") == 2
     assert "error: --extra_train: of a frozen encoder nothing is kept" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

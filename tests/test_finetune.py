@@ -324,7 +324,7 @@ def test_labels_are_those_of_all_examples_however_few_are_drawn(
 ) -> None:
     seen: list[tuple[Any, int]] = []
 
-    def run_all(flags: Any, tuner: Any, folder: Path, data: Any) -> Path:
+    def run_all(flags: Any, tuner: Any, folder: Path, data: Any, first: Any) -> Path:
         seen.append((tuner.context.labels, len(data.examples["train"])))
         return folder
 
@@ -375,6 +375,30 @@ def test_without_init_the_newest_pretraining_is_taken_and_told(
     first, second, *_ = capsys.readouterr().out.splitlines()
     assert first == "weights: the newest run, runs/base (others: --init)"
     assert second.startswith("classify: train ")
+
+
+def test_what_is_trained_on_first_is_read_with_the_rest_and_checked_before_any_model(
+    command: Command,
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    more = tmp_path / "more.tsv"
+    flags = [*arguments, f"--extra_train={more}", f"--workdir={tmp_path / 'run'}"]
+
+    def told() -> str:
+        assert command(finetune, *flags) == 2
+        return capsys.readouterr().err
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune.method, "encode", None)
+        assert told() == f"error: {more}: not found\n"
+        put_rows(more, [("sentence", "label"), ("a", "b", "c")])
+        assert told().startswith(f"error: {more}:2: 3 columns, the header has 2")
+    monkeypatch.setattr(finetune, "Tuner", None)
+    put_rows(more, [("sentence", "label"), ("the river", "mud")])
+    assert told().startswith(f"error: {more}:2: unknown label 'mud'")
 
 
 # --- Predicting -----------------------------------------------------------------------------

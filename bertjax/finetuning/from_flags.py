@@ -68,6 +68,13 @@ def read_data(
     return examples, source
 
 
+def read_extra(task: Task, flags: argparse.Namespace) -> list[Any]:
+    """The examples of --extra_train; none without it."""
+    if not flags.extra_train:
+        return []
+    return sources.load(task, {"train": flags.extra_train}, need=())["train"]
+
+
 def layer_kinds(
     flags: argparse.Namespace, task: Task, start: pretrained.Pretrained
 ) -> tuple[str, ...]:
@@ -130,11 +137,17 @@ def build_model(
     )
 
 
-def run_all(flags: argparse.Namespace, tuner: Tuner, folder: Path, data: Data) -> Path:
-    """One run, or many of which the best by dev is kept; returns the best run's folder."""
+def run_all(
+    flags: argparse.Namespace, tuner: Tuner, folder: Path, data: Data, first: Data | None
+) -> Path:
+    """One run, or many of which the best by dev is kept; returns the best run's folder.
+
+    Args:
+      first: what is trained on before, see method.trained_on.
+    """
     point = first_point(flags, tuner.task)
-    if flags.extra_train:
-        tuner.train_first(folder / "extra", flags.extra_train, point, data)
+    if first:
+        tuner.train_first(folder / "extra", point, first)
     points = all_points(flags, tuner.task)
     if is_single(flags):
         tuner.run(folder, point, data)

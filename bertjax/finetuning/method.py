@@ -7,6 +7,7 @@ import functools
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
@@ -58,6 +59,20 @@ def encode(
         encoded[split] = task.family.encode(found, context)
         tell(split, found, encoded[split])
     return Data(examples, encoded, source, columns)
+
+
+def trained_on(
+    data: Data, task: Task, context: Context, examples: Sequence[Any], path: Path
+) -> Data:
+    """The data with the examples of another file in place of those of train."""
+    encoded = task.family.encode(examples, context)
+    tell(f"first on {path}", examples, encoded)
+    return dataclasses.replace(
+        data,
+        examples={**data.examples, "train": examples},
+        encoded={**data.encoded, "train": encoded},
+        source=f"{path} and {data.source}",
+    )
 
 
 def tell(name: str, examples: Sequence[Any], encoded: Encoded) -> None:

@@ -20,14 +20,13 @@ from bertjax.data import rows as data_rows
 from bertjax.files.json_file import write_json
 from bertjax.finetuning import earlier, mixing
 from bertjax.finetuning.earlier import Result
-from bertjax.finetuning.method import Data, Method, Point, tell
+from bertjax.finetuning.method import Data, Method, Point
 from bertjax.finetuning.predictor import Predictor, Through, conclude, row_shape, shown
 from bertjax.models import objectives
 from bertjax.models.heads import TaskModel
 from bertjax.runs import checkpoint, parameters, run_folder
 from bertjax.runs.state import TrainState, abstract_state, init_state
 from bertjax.scores import metrics
-from bertjax.tasks import sources
 from bertjax.tasks.base import Context, Encoded, Task
 from bertjax.training import arithmetic, loop, optimizer, schedules
 from bertjax.training.pulse import Pulse, Stopped
@@ -175,18 +174,9 @@ class Tuner:
             print(f"{split}: {shown(found)}")
         print(f"wrote {workdir}/{run_folder.SCORES} and the predictions")
 
-    def train_first(self, folder: Path, path: Path, point: Point, data: Data) -> None:
-        """Trains on another file, and starts from there (paper, section 4.2: TriviaQA)."""
-        examples = sources.load(self.task, {"train": path}, need=())["train"]
-        encoded = self.task.family.encode(examples, self.context)
-        tell(f"first on {path}", examples, encoded)
-        first = dataclasses.replace(
-            data,
-            examples={**data.examples, "train": examples},
-            encoded={**data.encoded, "train": encoded},
-            source=f"{path} and {data.source}",
-        )
-        self.run(folder, point, first)
+    def train_first(self, folder: Path, point: Point, data: Data) -> None:
+        """Trains on other examples, and starts from there (paper, section 4.2: TriviaQA)."""
+        self.run(folder, point, data)
         self._begin_with(pretrained.load(folder))
 
     def predict(
