@@ -20,6 +20,30 @@ from bertjax.tasks.table import TASKS
 from bertjax.text.tokenizer import WordPieceTokenizer
 
 
+def test_of_a_run_that_is_not_finished_the_way_on_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command that would be refused is not the way."""
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise UserError("far enough")
+
+    def told() -> str:
+        with pytest.raises(UserError, match="far enough"):
+            finished.load(tmp_path, mesh)
+        return capsys.readouterr().out
+
+    mesh: Any = None
+    monkeypatch.setattr(finished.checkpoint, "load_params", stop)
+    (tmp_path / "config.json").write_text('{"kind": "finetune"}')
+    begins = f"{tmp_path}: not finished, its best checkpoint so far is taken; "
+    assert told() == f"{begins}the command of its training goes on\n"
+    (tmp_path / "diverged.txt").write_text("the loss is not finite\n")
+    assert told().startswith(f"{begins}it diverged, as diverged.txt there tells: train in another")
+    (tmp_path / "metrics.json").write_text("{}")
+    assert told() == ""
+
+
 @pytest.mark.parametrize(
     ("file", "name"),
     [

@@ -13,6 +13,7 @@ from bertjax.data.rows import Shape
 from bertjax.errors import UserError
 from bertjax.files.json_file import read_json
 from bertjax.files.tables import EXTENSIONS
+from bertjax.finetuning import earlier
 from bertjax.finetuning.method import tell
 from bertjax.finetuning.predictor import Predictor, conclude, row_shape, shown
 from bertjax.models import encoders
@@ -55,8 +56,7 @@ def load(
     if config.get("kind") != "finetune":
         raise UserError(f"{run}: not a fine-tuning; give the --workdir of bertjax.finetune")
     if not (run / run_folder.SCORES).is_file():
-        print(f"{run}: not finished, its best checkpoint so far is taken; the command of its "
-              "training goes on")  # fmt: skip
+        print(f"{run}: not finished, its best checkpoint so far is taken; {_way_on(run)}")
     params = checkpoint.load_params(run, best=True)
     pretrained.check_head(run, config, params)
     encoder = encoders.from_run(config)
@@ -74,6 +74,16 @@ def load(
     # With the batches of the training, predictions are the same to the last bit.
     shape = row_shape(model, params, context, config["settings"]["batch_size"])
     return Finished(run, task, context, Predictor(model, mesh), shape, params)
+
+
+def _way_on(run: Path) -> str:
+    """How to come from an unfinished run to a finished one."""
+    if (run / earlier.DIVERGED).is_file():
+        return (
+            f"it diverged, as {earlier.DIVERGED} there tells: train in another --workdir with a "
+            "lower --learning_rate"
+        )
+    return "the command of its training goes on"
 
 
 def name_of(path: Path) -> str:
