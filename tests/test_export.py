@@ -11,6 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
+import torch
+import transformers
 
 from bertjax import export
 from bertjax.errors import UserError
@@ -101,6 +104,44 @@ def test_the_newest_checkpoint_is_the_default(
     assert command(export, f"--run={tmp_path / 'run'}", f"--output={tmp_path / 'out'}") == 0
     _, read, _ = huggingface.read_huggingface(tmp_path / "out")
     _assert_same(read, jax.tree.map(lambda leaf: leaf * 2, params("")))
+
+
+def test_a_folder_of_transformers_comes_back_to_the_last_byte(
+    tmp_path: Path,
+    tiny_config: BertConfig,
+    tiny_tokenizer: WordPieceTokenizer,
+    save_run: Callable[..., None],
+    command: Command,
+) -> None:
+    """As a run of ours, and also by way of a checkpoint of 2018."""
+    settings = transformers.BertConfig(
+        vocab_size=tiny_config.vocab_size,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    model = transformers.BertForPreTraining(settings)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)  # Else all biases are alike.
+    model.save_pretrained(tmp_path / "theirs")
+
+    def exported(layout: str, read: tuple[BertConfig, Any, Any], name: str) -> Path:
+        config, params, _ = read
+        save_run(tmp_path / f"run-{name}", config, tiny_tokenizer, params)
+        files = [f"--run={tmp_path / f'run-{name}'}", f"--output={tmp_path / name}"]
+        assert command(export, f"--format={layout}", *files) == 0
+        return tmp_path / name
+
+    def tensors(folder: Path) -> dict[str, bytes]:
+        found = safetensors.numpy.load_file(folder / "model.safetensors")
+        return {name: array.tobytes() for name, array in found.items()}
+
+    wanted, read = tensors(tmp_path / "theirs"), huggingface.read_huggingface(tmp_path / "theirs")
+    assert tensors(exported("hf", read, "hf")) == wanted
+    of_2018 = google.read_google(exported("tf1", read, "tf1"))
+    assert tensors(exported("hf", of_2018, "again")) == wanted
 
 
 # --- What is refused ------------------------------------------------------------------------
