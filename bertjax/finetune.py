@@ -50,6 +50,7 @@ def train(flags: argparse.Namespace, task: Task) -> None:
     heed_sigterm()
     flag_checks.check_task(flags, task)
     flag_checks.check_folder(flags)
+    watching = from_flags.watching(flags)
     mesh = partition.make_mesh()
     shared = Method(**from_flags.given(flags, Method))
     for point in from_flags.all_points(flags, task):
@@ -74,7 +75,7 @@ def train(flags: argparse.Namespace, task: Task) -> None:
     runs = []
     for model in models:
         folder = flags.workdir / model.layers if len(models) > 1 else flags.workdir
-        tuner = Tuner(task, context, start, model, mesh, shared)
+        tuner = Tuner(task, context, start, model, mesh, shared, watching)
         runs.append(from_flags.run_all(flags, tuner, folder, data, first))
     if not distributed.is_first():
         return

@@ -21,36 +21,48 @@ from bertjax.training.profiler import Profiler
 Command = Callable[..., int]
 
 
-def test_steps_are_traced_and_metrics_mirrored_also_when_a_run_goes_on(
-    command: Command,
-    tiny_settings: Path,
-    tiny_records: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+@pytest.fixture()
+def wandb(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A stand-in, which keeps in `seen` what its runs are given."""
     seen: dict[str, list[Any]] = {"init": [], "log": [], "finish": []}
     opened = types.SimpleNamespace(
         log=lambda metrics, step: seen["log"].append((step, metrics)),
         finish=lambda: seen["finish"].append(1),
     )
-    wandb = types.ModuleType("wandb")
-    wandb.__dict__["init"] = lambda **given: seen["init"].append(given) or opened
+    module = types.ModuleType("wandb")
     away = type("CommError", (RuntimeError,), {})
-    wandb.__dict__["Error"] = RuntimeError
-    wandb.__dict__["errors"] = types.SimpleNamespace(
-        CommError=away, AuthenticationError=type("AuthenticationError", (away,), {})
+    module.__dict__.update(
+        seen=seen,
+        init=lambda **given: seen["init"].append(given) or opened,
+        Error=RuntimeError,
+        errors=types.SimpleNamespace(
+            CommError=away, AuthenticationError=type("AuthenticationError", (away,), {})
+        ),
     )
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return module
+
+
+def without_step(row: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if name != "step"}
+
+
+def test_steps_are_traced_and_metrics_mirrored_also_when_a_run_goes_on(
+    command: Command,
+    tiny_settings: Path,
+    tiny_records: Path,
+    tmp_path: Path,
+    wandb: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seen, away = wandb.seen, wandb.errors.CommError
     run = tmp_path / "run"
     flags = [f"--config={tiny_settings}", f"--workdir={run}", f"data.records={tiny_records}"]
     flags += ["train.steps=4", "log_every=1", "--wandb=encoders"]
     assert command(pretrain, *flags, "--profile=2:3") == 0
     assert len(list(run.glob("plugins/profile/*/*.xplane.pb"))) == 1
     assert [step for step, _ in seen["log"]] == [1, 2, 3, 4]
-    kept = [
-        {name: v for name, v in row.items() if name != "step"} for row in run_log.read_metrics(run)
-    ]
+    kept = [without_step(row) for row in run_log.read_metrics(run)]
     assert [metrics for _, metrics in seen["log"]] == kept
     assert seen["finish"] == [1]
 
@@ -105,6 +117,56 @@ def test_what_is_missing_or_wrong_is_told_before_the_run_begins(
     assert command(pretrain, *flags, "--wandb=encoders") == 2
     assert "pip install 'bertjax[wandb]'" in capsys.readouterr().err
     assert not run.exists()
+
+
+@pytest.fixture()
+def tuning(tiny_run: Path, tmp_path: Path) -> list[str]:
+    """Flags of a fine-tuning of two steps."""
+    table = tmp_path / "rows.tsv"
+    table.write_text("sentence\tlabel\n" + "the river\twater\na garden\tland\n" * 8)
+    flags = ["--task=classify", f"--train={table}", f"--dev={table}", f"--init={tiny_run}"]
+    return [*flags, "--batch_size=8", "--max_seq_length=16", "--epochs=1"]
+
+
+def test_a_fine_tuning_is_traced_and_mirrored_run_by_run(
+    command: Command,
+    tuning: list[str],
+    tmp_path: Path,
+    wandb: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    one, many, seen = tmp_path / "one", tmp_path / "many", wandb.seen
+    flags = [*tuning, f"--workdir={one}", "--wandb=heads"]
+    assert command(finetune, *flags, "--profile=2:2") == 0
+    assert len(list(one.glob("plugins/profile/*/*.xplane.pb"))) == 1
+    assert [m for _, m in seen["log"]] == [without_step(r) for r in run_log.read_metrics(one)]
+    assert "dev_accuracy" in seen["log"][-1][1] and seen["finish"] == [1]
+    assert command(finetune, *flags, "--profile=2:2") == 0
+    assert "--profile=2:2: nothing to trace, the run is at step 2\n" in capsys.readouterr().out
+    assert command(finetune, *tuning, f"--workdir={many}", "--wandb=heads", "--seeds=2") == 0
+    runs = [(given["project"], given["name"].rpartition("-")[2]) for given in seen["init"]]
+    assert runs == [("heads", "one"), ("heads", "seed0"), ("heads", "seed1")]
+    assert seen["init"][0]["config"]["task"] == "classify"
+
+
+def test_what_of_a_fine_tuning_cannot_be_watched_is_told_before_it_begins(
+    command: Command,
+    tuning: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def told(*more: str) -> str:
+        assert command(finetune, *tuning, f"--workdir={tmp_path / 'run'}", *more) == 2
+        assert not (tmp_path / "run").exists()
+        return capsys.readouterr().err
+
+    assert "--profile=3:2: give the first and the last step" in told("--profile=3:2")
+    assert "--profile=3:4: the run has 2 steps" in told("--profile=3:4")
+    for many in ("--seeds=2", "--sweep", "--layers=all", "--extra_train=rows.tsv"):
+        assert "--profile: traces one training; leave it out, or" in told("--profile=1:2", many)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert "pip install 'bertjax[wandb]'" in told("--wandb=heads")
 
 
 def operations(line: dict[str, float], peak: float) -> float:

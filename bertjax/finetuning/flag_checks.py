@@ -20,7 +20,7 @@ TRAINING = (
     *("train", "init", "seeds", "sweep", "keep_all", "encoder", "layers", "extra_train"),
     *("batch_size", "learning_rate", "epochs", "seed", "warmup_share", "layer_decay", "dropout"),
     *("bias_correction", "dtype", "max_seq_length", "doc_stride", "max_query_length"),
-    *("train_examples", "document_context", "head"),
+    *("train_examples", "document_context", "head", "wandb", "profile"),
 )
 # What tests of word vectors take.
 WORDS = ("task", "mode", "workdir", "data_dir", "test", "init")
@@ -47,6 +47,7 @@ def check_mode(flags: argparse.Namespace, usual: argparse.Namespace) -> None:
             raise UserError(f"{idle}: for --mode=predict; add that, or leave it out")
         if flags.keep_all and is_single(flags):
             raise UserError("--keep_all: of one run all is kept; add --seeds=N or --sweep")
+        check_profile(flags)
         return
     if idle := named(given, TRAINING):
         raise UserError(f"{idle}: --mode=predict goes on with what the run was trained with")
@@ -56,6 +57,15 @@ def check_mode(flags: argparse.Namespace, usual: argparse.Namespace) -> None:
         raise UserError(f"{idle}: --input alone is predicted; leave one of them out")
     if flags.output and flags.output.is_file():
         raise UserError(f"--output={flags.output}: a file; give a folder")
+
+
+def check_profile(flags: argparse.Namespace) -> None:
+    """Raises UserError: steps to trace where it is not clear of which training."""
+    if flags.profile and (flags.extra_train or flags.layers == EVERY or not is_single(flags)):
+        raise UserError(
+            "--profile: traces one training; leave it out, or --seeds, --sweep, --layers=all and "
+            "--extra_train"
+        )
 
 
 def check_words(flags: argparse.Namespace, usual: argparse.Namespace) -> None:

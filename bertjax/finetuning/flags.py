@@ -12,7 +12,7 @@ from bertjax.models import features
 from bertjax.tasks.table import TASKS
 from bertjax.tasks.word_lists import WORD_TASKS
 
-_INITS = "a run, Hugging Face or TF1 folder, word vectors, scratch[:FOLDER]"
+_INITS = "a run, HF or TF1 folder, vectors, scratch[:FOLDER]"
 
 
 def new_parser(doc: str | None) -> argparse.ArgumentParser:
@@ -59,6 +59,12 @@ def new_parser(doc: str | None) -> argparse.ArgumentParser:
         metavar="ZIP",
         help="add the test answers, for the GLUE site",
     )
+    add(
+        "--wandb",
+        metavar="PROJECT",
+        help="every run's metrics to Weights & Biases, too; --profile A:B traces one's",
+    )
+    add("--profile", help=argparse.SUPPRESS)
     _add_settings(parser)
     return parser
 

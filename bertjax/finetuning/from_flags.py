@@ -10,11 +10,12 @@ from typing import Any
 from bertjax.errors import UserError
 from bertjax.finetuning import sweep
 from bertjax.finetuning.method import Data, Point
-from bertjax.finetuning.tuning import Tuner
+from bertjax.finetuning.tuning import Tuner, Watching
 from bertjax.models import encoders, features
 from bertjax.models.heads import TASK_HEADS, TaskModel
 from bertjax.tasks import sources
 from bertjax.tasks.base import HEAD_RATES, Recipe, Task
+from bertjax.training import profiler, wandb_log
 from bertjax.weights import pretrained
 
 # For --layers: all of them, one after the other (paper, table 7).
@@ -135,6 +136,13 @@ def build_model(
         bilstm=kind == "bilstm",
         words=start.tokenizer,
     )
+
+
+def watching(flags: argparse.Namespace) -> Watching:
+    """Raises UserError: --profile names no steps, or there is no wandb for --wandb."""
+    if flags.wandb:
+        wandb_log.opener(flags.wandb, flags.workdir, {})  # That it is missing is told early.
+    return Watching(flags.wandb, profiler.parse_steps(flags.profile) if flags.profile else None)
 
 
 def run_all(

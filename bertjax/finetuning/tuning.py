@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from bertjax import distributed, partition, shares
 from bertjax.data import rows as data_rows
+from bertjax.errors import UserError
 from bertjax.files.json_file import write_json
 from bertjax.finetuning import earlier, mixing
 from bertjax.finetuning.earlier import Result
@@ -28,7 +29,8 @@ from bertjax.runs import checkpoint, parameters, run_folder
 from bertjax.runs.state import TrainState, abstract_state, init_state
 from bertjax.scores import metrics
 from bertjax.tasks.base import Context, Encoded, Task
-from bertjax.training import arithmetic, loop, optimizer, schedules
+from bertjax.training import arithmetic, loop, optimizer, schedules, wandb_log
+from bertjax.training.profiler import Profiler
 from bertjax.training.pulse import Pulse, Stopped
 from bertjax.training.run_log import RunLog
 from bertjax.training.skipped_updates import Diverged
@@ -50,6 +52,18 @@ class _Best:
     predictions: list[Any] = dataclasses.field(default_factory=list)
 
 
+class Watching(NamedTuple):
+    """What a user wants to see beside the runs' own logs.
+
+    Attributes:
+      project: of Weights & Biases, where every run is one, too.
+      traced: the first and the last of the steps to trace.
+    """
+
+    project: str | None = None
+    traced: tuple[int, int] | None = None
+
+
 class Tuner:
     """Trains one task from one start; what is compiled serves all its runs."""
 
@@ -61,9 +75,10 @@ class Tuner:
         model: TaskModel,
         mesh: Mesh,
         method: Method,
+        watching: Watching | None = None,
     ):
         self.task, self.context, self.mesh = task, context, mesh
-        self.model, self.method = model, method
+        self.model, self.method, self.watching = model, method, watching or Watching()
         self._begin_with(start)
         self.predictor = Predictor(model, mesh)
         # A head on other features cannot go on from one on the paper's.
@@ -134,19 +149,23 @@ class Tuner:
         A finished run is only read; one that was interrupted goes on where it was.
 
         Raises:
-          UserError: the folder holds a run with other settings, examples or weights to begin with.
+          UserError: the folder holds a run with other settings, examples or weights to begin with;
+            steps to trace that it does not have.
           Diverged: the loss is not finite, now or when the run was trained before.
           SystemExit: with 0 after SIGTERM.
         """
+        total = self._epoch(point, data) * point.epochs
+        trace = self._profiler(workdir, total)
         # Of data and weights the contents are compared, not where they lie.
         run_folder.save_config(workdir, self.config(point, data), ("data", "init"))
         if distributed.everywhere((workdir / run_folder.SCORES).exists()):
+            trace.tell(total)
             return earlier.reused(workdir, data)
         if distributed.is_first():
             self.context.tokenizer.save(workdir)
         best = _Best()
         with earlier.given_up_once(workdir):
-            seconds = self._train(workdir, point, data, best)
+            seconds = self._train(workdir, point, data, best, trace)
             step = checkpoint.best_step(workdir)
             params = checkpoint.load_params(workdir, step)
             known = {"dev": best.predictions} if best.step == step else {}
@@ -195,11 +214,29 @@ class Tuner:
             )
         return self.task.family.predict(examples, encoded.rows, outputs, self.context)
 
-    def _train(self, workdir: Path, point: Point, data: Data, best: _Best) -> float:
+    def _epoch(self, point: Point, data: Data) -> int:
+        """Steps of one."""
+        train = data.encoded["train"]
+        return data_rows.steps_per_epoch(len(train.rows) // train.choices, point.batch_size)
+
+    def _profiler(self, workdir: Path, total: int) -> Profiler:
+        """Raises UserError: a run of so many steps has none to trace."""
+        traced = self.watching.traced
+        if traced and traced[0] > total:
+            raise UserError(f"--profile={traced[0]}:{traced[1]}: the run has {total:,} steps")
+        return Profiler(workdir, traced)
+
+    def _mirror(self, workdir: Path, point: Point, data: Data) -> Callable[[float], Any] | None:
+        project = self.watching.project
+        return wandb_log.opener(project, workdir, self.config(point, data)) if project else None
+
+    def _train(
+        self, workdir: Path, point: Point, data: Data, best: _Best, trace: Profiler
+    ) -> float:
         """Trains to the last epoch, evaluating after each; returns seconds spent."""
         train = data.encoded["train"]
         shape = self.shape(point.batch_size)._replace(choices=train.choices)
-        per_epoch = data_rows.steps_per_epoch(len(train.rows) // train.choices, point.batch_size)
+        per_epoch = self._epoch(point, data)
         total = per_epoch * point.epochs
         schedule = schedules.linear(
             point.learning_rate, int(self.method.warmup_share * total), total
@@ -208,7 +245,9 @@ class Tuner:
         with checkpoint.Checkpoints(workdir) as checkpoints:
             state = self._start(checkpoints, schedule, point.seed)
             first = int(state.step)
-            with RunLog(workdir, "fine-tuning", total, first) as log:
+            trace.tell(first)
+            mirror = self._mirror(workdir, point, data)
+            with RunLog(workdir, "fine-tuning", total, first, mirror) as log:
                 loop.train(
                     state,
                     self._train_step,
@@ -229,6 +268,7 @@ class Tuner:
                     checkpoints=checkpoints,
                     evaluate=self._evaluation(log, point.batch_size, per_epoch, data, best),
                     flops=arithmetic.of_tuning(self.model.config, frozen=self.model.frozen),
+                    profiler=trace,
                 )
         return time.monotonic() - began
 
