@@ -18,11 +18,14 @@ from bertjax.comparison.findings import Mix, Ordering, Score
 from bertjax.errors import UserError
 from bertjax.tasks.table import TASKS
 from bertjax.tasks.word_lists import WORD_TASKS
+from bertjax.training import run_log
 from bertjax.weights import pretrained
 
 Command = Callable[..., int]
 # Steps of a system, however slow they are here.
-LEAST = 10
+LEAST = 5
+# Half of it for three systems.
+SECONDS = 0.3
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -53,12 +56,23 @@ def get_config():
 """
 
 
+# In what a comparison is killed for the first and the second time.
+KILLED = ("pretrained/bert ", "tasks/bert/near/tuned ")
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nobody heeds it."""
+
+
 @pytest.fixture(scope="module")
 def compared(
     tmp_path_factory: pytest.TempPathFactory, command: Command, tiny_corpus: Path,
     tiny_settings: Path,
 ) -> tuple[Path, list[str], list[str]]:  # fmt: skip
-    """A finished comparison; its folder, its flags and the commands that it ran."""
+    """A comparison, killed twice and given again; its folder, its flags, the commands that it ran.
+
+    Of those that it gave again each is named once.
+    """
     folder = tmp_path_factory.mktemp("comparison")
     for split, rows in (("train", 32), ("dev", 16)):
         lines = [f"the {'river' if i % 2 else 'garden'} {i}\t{i % 2}" for i in range(rows)]
@@ -67,21 +81,45 @@ def compared(
     config = folder / "compare.py"
     config.write_text(CONFIG % {"settings": str(tiny_settings)}, encoding="utf-8")
     flags = [f"--config={config}", f"--data_dir={folder}", f"--workdir={folder / 'runs'}"]
-    flags += ["--input", str(tiny_corpus), "--budget=1s", "--seeds=2", "--held_out=0.3"]
+    flags += ["--input", str(tiny_corpus), f"--budget={SECONDS}s", "--seeds=2", "--held_out=0.3"]
     flags += ["--jobs=1"]
     ran: list[str] = []
+    kills, keep = list(KILLED), run_log.RunLog.keep
 
     def call(module: str, arguments: Sequence[str], log: Path | None = None) -> None:
         ran.append(own_command.shown(module, arguments))
         assert command(importlib.import_module(f"bertjax.{module}"), *arguments) == 0
 
+    def kept(self: run_log.RunLog, step: int, metrics: dict[str, float]) -> None:
+        keep(self, step, metrics)
+        if kills and kills[0] in ran[-1] and step > 1:
+            raise Killed(kills.pop(0))
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare, "call", call)
         patch.setattr(budget, "call", call)
-        for name, steps in (("_MEASURED", 8), ("_SECONDS", 0), ("_LEAST", LEAST)):
+        for name, steps in (("_MEASURED", 4), ("_SECONDS", 0), ("_LEAST", LEAST)):
             patch.setattr(budget, name, steps)
+        patch.setattr(run_log.RunLog, "keep", kept)
+        for killed in KILLED:
+            with pytest.raises(Killed, match=killed):
+                command(compare, *flags)
         assert command(compare, *flags) == 0
-    return folder / "runs", flags, ran
+    return folder / "runs", flags, list(dict.fromkeys(ran))
+
+
+def test_a_killed_comparison_goes_on_where_it_was(
+    compared: tuple[Path, list[str], list[str]],
+) -> None:
+    """What was whole is not begun again, what was not goes on from a step that was saved."""
+    runs, _, _ = compared
+    steps = {}
+    for name in ("other", "bert"):
+        starts = json.loads((runs / "pretrained" / name / "starts.json").read_text())["starts"]
+        steps[name] = [start["step"] for start in starts]
+    assert steps["other"] == [0]
+    first, second = steps["bert"]
+    assert first == 0 < second < LEAST
 
 
 def test_every_system_has_records_training_tasks_and_a_place_in_the_report(
@@ -122,7 +160,7 @@ def test_each_system_has_the_steps_that_fill_its_share(
     measured = json.loads((runs / "steps.json").read_text())
     assert measured.keys() == {"bert", "other", "wide"}
     for name, found in measured.items():
-        wanted = max(LEAST, round(1 / 2 / 3 / found["seconds_per_step"]))
+        wanted = max(LEAST, round(SECONDS / 2 / 3 / found["seconds_per_step"]))
         assert found["steps"] == wanted
         assert any(f"pretrained/{name} " in line and f"steps={wanted}" in line for line in ran)
 
