@@ -314,6 +314,15 @@ PRETRAIN: dict[str, tuple[Callable[[Place], list[object]], str]] = {
         ),
         "train.long_share=0.0: give a share between 0 and 1",
     ),
+    "second phase of a share that rounds to no step": (
+        lambda p: p.pretrain(
+            f"data.long_records={longer_records(p)}",
+            "train.long_share=0.01",
+            "train.steps=20",
+            "model.max_positions=64",
+        ),
+        "train.long_share=0.01: of 20 steps that is 20 on records of length 32 and 0 of",
+    ),
     "shapes of padded records": (
         lambda p: p.pretrain("data.shapes=(16,)"),
         "data.shapes groups records by length, and these are padded",

@@ -86,9 +86,9 @@ def plan(config: ConfigDict, records: Records, longer: Records | None) -> list[P
     longer ones the second's. The first is cut where its batches grow (train.batch_growth).
 
     Raises:
-      UserError: a share that is none, second records that are not longer, shapes that no record
-        has or whose rows are all of one length, batches that grow at no step of the first phase,
-        rows of a second phase where there is none.
+      UserError: a share that is none or leaves a phase without steps, second records that are not
+        longer, shapes that no record has or whose rows are all of one length, batches that grow at
+        no step of the first phase, rows of a second phase where there is none.
     """
     train, length = config.train, records.manifest.max_seq_length
     shorter, rest = _shapes(config, records, longer)
@@ -104,6 +104,11 @@ def plan(config: ConfigDict, records: Records, longer: Records | None) -> list[P
     if not 0 < train.long_share < 1:
         raise UserError(f"train.long_share={train.long_share}: give a share between 0 and 1")
     first = train.steps - round(train.steps * train.long_share)
+    if not 0 < first < train.steps:
+        raise UserError(
+            f"train.long_share={train.long_share}: of {train.steps:,} steps that is {first:,} on "
+            f"records of length {length} and {train.steps - first:,} of {other}; both need one"
+        )
     begin = _growing(Phase(records, train.batch_size, 0, first, shorter), config)
     rows = train.long_batch_size or max(1, begin[-1].batch_size * length // other)
     return [*begin, Phase(longer, rows, first, train.steps - first, rest)]
