@@ -20,7 +20,6 @@ from ml_collections import ConfigDict
 from bertjax import compile_cache, distributed, memory, partition, shares
 from bertjax.command_line import new_parser
 from bertjax.data import input as data_input
-from bertjax.errors import UserError
 from bertjax.files import storage
 from bertjax.runs import checkpoint, run_folder
 from bertjax.runs.state import TrainState, abstract_state, init_state
@@ -213,12 +212,11 @@ def main() -> None:
     compile_cache.turn_on()
     traced = profiler.parse_steps(flags.profile) if flags.profile else None
     config, inputs, mesh, made, timetable = open_run(flags.config, flags.overrides)
-    if traced and traced[0] > config.train.steps:
-        raise UserError(f"--profile={flags.profile}: the run has {config.train.steps:,} steps")
+    trace = profiler.of_run(flags.workdir, traced, config.train.steps)
     facts = resolved(config, inputs)
     watching = Watching(
         wandb_log.opener(flags.wandb, flags.workdir, facts) if flags.wandb else None,
-        profiler.Profiler(flags.workdir, traced),
+        trace,
     )
     run_folder.save_config(flags.workdir, facts, MAY_CHANGE)
     if distributed.is_first():

@@ -17,7 +17,6 @@ from jax.sharding import Mesh
 
 from bertjax import distributed, partition, shares
 from bertjax.data import rows as data_rows
-from bertjax.errors import UserError
 from bertjax.files.json_file import write_json
 from bertjax.finetuning import earlier, mixing
 from bertjax.finetuning.earlier import Result
@@ -29,8 +28,7 @@ from bertjax.runs import checkpoint, parameters, run_folder
 from bertjax.runs.state import TrainState, abstract_state, init_state
 from bertjax.scores import metrics
 from bertjax.tasks.base import Context, Encoded, Task
-from bertjax.training import arithmetic, loop, optimizer, schedules, wandb_log
-from bertjax.training.profiler import Profiler
+from bertjax.training import arithmetic, loop, optimizer, profiler, schedules, wandb_log
 from bertjax.training.pulse import Pulse, Stopped
 from bertjax.training.run_log import RunLog
 from bertjax.training.skipped_updates import Diverged
@@ -155,7 +153,7 @@ class Tuner:
           SystemExit: with 0 after SIGTERM.
         """
         total = self._epoch(point, data) * point.epochs
-        trace = self._profiler(workdir, total)
+        trace = profiler.of_run(workdir, self.watching.traced, total)
         # Of data and weights the contents are compared, not where they lie.
         run_folder.save_config(workdir, self.config(point, data), ("data", "init"))
         if distributed.everywhere((workdir / run_folder.SCORES).exists()):
@@ -219,19 +217,12 @@ class Tuner:
         train = data.encoded["train"]
         return data_rows.steps_per_epoch(len(train.rows) // train.choices, point.batch_size)
 
-    def _profiler(self, workdir: Path, total: int) -> Profiler:
-        """Raises UserError: a run of so many steps has none to trace."""
-        traced = self.watching.traced
-        if traced and traced[0] > total:
-            raise UserError(f"--profile={traced[0]}:{traced[1]}: the run has {total:,} steps")
-        return Profiler(workdir, traced)
-
     def _mirror(self, workdir: Path, point: Point, data: Data) -> Callable[[float], Any] | None:
         project = self.watching.project
         return wandb_log.opener(project, workdir, self.config(point, data)) if project else None
 
     def _train(
-        self, workdir: Path, point: Point, data: Data, best: _Best, trace: Profiler
+        self, workdir: Path, point: Point, data: Data, best: _Best, trace: profiler.Profiler
     ) -> float:
         """Trains to the last epoch, evaluating after each; returns seconds spent."""
         train = data.encoded["train"]

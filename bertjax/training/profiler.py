@@ -53,6 +53,17 @@ class Profiler:
             self._outbox = None
 
 
+def of_run(run: Path, steps: tuple[int, int] | None, total: int) -> Profiler:
+    """Of a run of so many steps.
+
+    Raises:
+      UserError: it ends before the steps to trace.
+    """
+    if steps and steps[0] > total:
+        raise UserError(f"--profile={steps[0]}:{steps[1]}: the run has {total:,} steps")
+    return Profiler(run, steps)
+
+
 def parse_steps(given: str) -> tuple[int, int]:
     """ "100:110" -> (100, 110).
 
