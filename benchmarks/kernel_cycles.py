@@ -21,6 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import contest
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from bertjax import programs
+from bertjax.models import drop_add_norm, flash
+from bertjax.models.kernels import LANES
+from bertjax.models.reach import How
+from bertjax.planner import topology
 
 CHIPS = {"v4": "v4:1x1x1", "v5e": "v5e:1x1", "v5p": "v5p:1x1x1", "v6e": "v6e:1x1"}
 ROWS, HEADS, WIDTH = 32, 12, 768
@@ -32,15 +42,14 @@ _KERNEL = re.compile(
 
 
 def trips(kernel: str, length: int) -> list[int]:
-    """How often each loop of a kernel runs, the outermost first; one of a single turn is no loop.
-
-    As flash.py and drop_add_norm.py take their rows: 256 and 512 tokens in a step of the grid.
-    """
+    """How often each loop of a kernel runs, the outermost first; a single turn is no loop."""
     if kernel == "attention":
-        rows, groups = max(1, 256 // length), HEADS * 64 // 128
-        inner = [length // 128, groups // min(groups, 768 // length)]
+        rows, groups = max(1, flash._ROWS // length), WIDTH // LANES
+        together = min(groups, flash._UNROLLED // length)
+        inner = [length // flash._BLOCK, groups // together]
     else:
-        rows, inner = max(1, 512 // length), [length // 32]
+        rows = max(1, drop_add_norm._TOKENS // length)
+        inner = [length // drop_add_norm._TOGETHER]
     return [ROWS // rows, *(count for count in (rows, *inner) if count > 1)]
 
 
@@ -56,16 +65,6 @@ def cycles(schedule: str, kernel: str, length: int) -> int:
 
 def compile_kernels(topology_name: str, length: int) -> None:
     """Attention and norms, forward and backward, with a tenth dropped."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-    from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-    from bertjax import programs
-    from bertjax.models import drop_add_norm, flash
-    from bertjax.models.reach import How
-    from bertjax.planner import topology
-
     jax.config.update("jax_platforms", "cpu")
     devices = topology.devices(topology.parse(topology_name))[:1]
     mesh = Mesh(np.array(devices).reshape(1, 1, 1), ("data", "fsdp", "tensor"))
