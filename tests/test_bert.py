@@ -22,7 +22,7 @@ from bertjax.models.encoder_output import Packing, of_places
 from bertjax.models.heads import TaskModel
 from bertjax.models.layers import Dropout, LayerNorm
 from bertjax.models.masked_lm import PretrainingModel
-from bertjax.weights import convert
+from bertjax.weights import convert, model_folder
 
 VOCAB = 30_522  # of bert-*-uncased
 Batch = dict[str, np.ndarray]
@@ -104,14 +104,7 @@ def pretraining(tiny_config: BertConfig, random_params: Callable[..., Any]) -> A
 @pytest.fixture(scope="module")
 def reference(tiny_config: BertConfig, pretraining: Any, tiny_batch: Batch) -> dict[str, Any]:
     """transformers' outputs for the same parameters and batch."""
-    config = transformers.BertConfig(
-        vocab_size=tiny_config.vocab_size,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
+    config = transformers.BertConfig(**model_folder.config_json(tiny_config))
     model = transformers.BertForPreTraining(config).eval()
     tensors = convert.to_foreign(pretraining, tiny_config, "huggingface")
     found = model.load_state_dict({k: torch.tensor(v) for k, v in tensors.items()}, strict=False)

@@ -23,7 +23,7 @@ from bertjax.models.masked_lm import PretrainingModel
 from bertjax.runs import checkpoint, run_folder
 from bertjax.runs.state import TrainState
 from bertjax.text.tokenizer import Tokenizer, WordPieceTokenizer
-from bertjax.weights import google, huggingface
+from bertjax.weights import google, huggingface, model_folder
 
 Command = Callable[..., int]
 READERS = {"hf": huggingface.read_huggingface, "tf1": google.read_google}
@@ -114,14 +114,7 @@ def test_a_folder_of_transformers_comes_back_to_the_last_byte(
     command: Command,
 ) -> None:
     """As a run of ours, and also by way of a checkpoint of 2018."""
-    settings = transformers.BertConfig(
-        vocab_size=tiny_config.vocab_size,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
+    settings = transformers.BertConfig(**model_folder.config_json(tiny_config))
     model = transformers.BertForPreTraining(settings)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter)  # Else all biases are alike.
